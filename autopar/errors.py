@@ -1,0 +1,87 @@
+"""The exception tree: every error that a user can meet, each with its exit status.
+
+AutoparError (1, our bug unless a subclass says otherwise)
+ ├── UsageError (2)          the command line or an argument is wrong
+ ├── InfeasibleError (3)     no plan fits; names the binding constraint and the shortfall
+ ├── FileError (4)           a plan, cluster or cost-model file is wrong at ``path:line``
+ │    ├── PlanError
+ │    └── CostModelError
+ ├── CaptureError (5)        the model cannot be captured; names the user's source line
+ ├── DifferenceError (6)     verify found a difference
+ └── DistributedError (1)    a distributed run failed or timed out; names the ranks
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class AutoparError(Exception):
+    """Base of every error that autopar raises on purpose."""
+
+    exit_status = 1
+
+
+class UsageError(AutoparError, ValueError):
+    """A command line, an argument or a model file that cannot be used as given."""
+
+    exit_status = 2
+
+
+class InfeasibleError(AutoparError):
+    """No plan satisfies the constraints.
+
+    Attributes:
+        binding: the constraint that cannot be met, in a few words.
+        shortfall_bytes: memory missing on the tightest device, if memory binds.
+    """
+
+    exit_status = 3
+
+    def __init__(self, message: str, *, binding: str = "", shortfall_bytes: int | None = None) -> None:
+        super().__init__(message)
+        self.binding = binding
+        self.shortfall_bytes = shortfall_bytes
+
+
+class FileError(AutoparError):
+    """A file that is wrong at a known place; the message starts with ``path:line: ``."""
+
+    exit_status = 4
+
+    def __init__(self, message: str, *, path: str = "", line: int | None = None) -> None:
+        where = f"{path}:{line}: " if path and line is not None else f"{path}: " if path else ""
+        super().__init__(where + message)
+        self.path = path
+        self.line = line
+
+
+class PlanError(FileError):
+    """A plan file (or a ``--set`` constraint) that is malformed or contradicts the model or the cluster."""
+
+
+class CostModelError(FileError):
+    """A cost-model or cluster file that is malformed."""
+
+
+class CaptureError(AutoparError):
+    """The model could not be captured as a graph; the message names the user's source line and a remedy."""
+
+    exit_status = 5
+
+
+class DifferenceError(AutoparError):
+    """The parallel run and the single process disagree."""
+
+    exit_status = 6
+
+
+class DistributedError(AutoparError):
+    """A distributed run failed or timed out; the message names the ranks."""
+
+
+def closest_match(name: str, known: Iterable[str]) -> str:
+    """Returns ``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean '{matches[0]}'?" if matches else ""

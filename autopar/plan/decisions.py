@@ -1,0 +1,133 @@
+"""The plan as data: every decision that a plan file can hold, absent (``None`` or empty) where the solver is free.
+
+One type serves whole plans and partial ones: a partial plan is a set of constraints (``--with``, ``--set``), a complete
+plan leaves nothing to decide. Reading, writing and merging live in their own modules of this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+Scalar = str | int | float | bool | None
+
+
+class ScheduleName(StrEnum):
+    """Pipeline schedules of the plan language."""
+
+    GPIPE = "gpipe"
+    ONE_F_ONE_B = "1f1b"
+    INTERLEAVED = "interleaved"
+    ZERO_BUBBLE = "zero-bubble"
+    ZBV = "zbv"
+
+
+class Recompute(StrEnum):
+    """What a block's backward computes again instead of keeping it."""
+
+    NONE = "none"
+    SELECTIVE = "selective"
+    FULL = "full"
+
+
+class Precision(StrEnum):
+    """Compute dtype; parameters, gradients and optimiser state are fp32 masters in every case."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelReference:
+    """Which model a plan is for: its target as typed on the command line, its arguments, a hash of its graph."""
+
+    source: str
+    args: Mapping[str, Scalar] = field(default_factory=dict)
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterReference:
+    """Which devices a plan is for."""
+
+    device: str
+    nodes: int
+    devices_per_node: int
+
+    @property
+    def num_devices(self) -> int:
+        """Devices in all."""
+        return self.nodes * self.devices_per_node
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """Degrees of the three axes; the tensor axis varies fastest, then data, then pipeline."""
+
+    pipeline: int | None = None
+    data: int | None = None
+    tensor: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PatternLine:
+    """One line of a pattern section (``tensor``, ``activations``, ``recompute``): the first that matches a name wins.
+
+    Attributes:
+        pattern: a module, parameter or block name; ``*`` matches one component, ``blocks.0-5`` a range. It also
+            matches everything inside the module that it names, so ``"*"`` alone matches every name.
+        word: what the line says, e.g. ``column``, ``sequence``, ``full``.
+        line: line number in the plan file, for messages; None when not read from a file.
+    """
+
+    pattern: str
+    word: str
+    line: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All decisions. ``None`` (or an empty tuple for ``tensor``/``activations``/``operators``) means: the solver's.
+
+    Attributes:
+        global_batch: samples per optimiser step = micro_batch x num_micro_batches x mesh.data.
+        micro_batch: samples per forward of one data rank.
+        stages: block names (ranges already expanded) of each pipeline stage, in order.
+        tensor: parameter placements by pattern: ``column``, ``row``, ``vocab``, ``replicate``, ``shard(d)``.
+        activations: what flows out of a block: ``replicate``, ``sequence``, ``batch``, ``shard(d)``.
+        zero: ZeRO level of each stage (all equal unless the file gives a list); None: the solver's.
+        recompute: by block pattern.
+        operators: choices of inner operators that differ from the deterministic propagation, by operator key
+            (``module:operator#ordinal``), e.g. ``"shard(2), replicate -> shard(2)"``.
+        optimizer: ``adamw``, ``adam``, ``sgd``, ``sgd-momentum``: state bytes per parameter.
+        path: file this was read from, for messages.
+        lines: dotted key (``mesh.tensor``, ``pipeline.stages.1``) to line number in that file.
+    """
+
+    version: int = 1
+    model: ModelReference | None = None
+    cluster: ClusterReference | None = None
+    global_batch: int | None = None
+    micro_batch: int | None = None
+    mesh: Mesh = Mesh()
+    precision: Precision | None = None
+    optimizer: str | None = None
+    schedule: ScheduleName | None = None
+    virtual: int | None = None
+    stages: tuple[tuple[str, ...], ...] | None = None
+    tensor: tuple[PatternLine, ...] = ()
+    activations: tuple[PatternLine, ...] = ()
+    operators: tuple[PatternLine, ...] = ()
+    zero: int | tuple[int, ...] | None = None
+    recompute: tuple[PatternLine, ...] = ()
+    offload: str | None = None
+    path: str = ""
+    lines: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches per step of one data rank; needs global_batch, micro_batch and mesh.data."""
+        assert self.global_batch and self.micro_batch and self.mesh.data
+        return self.global_batch // (self.micro_batch * self.mesh.data)
