@@ -1,0 +1,78 @@
+"""One accelerator (or CPU process) as numbers: what a cost-model file says about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autopar.hardware.link import HostLink, IntraNodeLink, NetworkLink
+from autopar.hardware.tables import SizeTable
+
+# In order of preference: the first that a device computes in is its default.
+PRECISIONS = ("bf16", "fp16", "fp32")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What planning needs to know of a device; every number comes from its cost-model file, with unit and
+    source.
+
+    Attributes:
+        name: as ``--device`` takes it, e.g. ``a100-sxm-80gb``.
+        description: for people.
+        kind: ``gpu`` or ``cpu``.
+        detected_as: names under which the driver may report it (``torch.cuda.get_device_name``).
+        peak_flops_per_s: dense peak by precision (``bf16``, ``fp16``, ``fp32``); unsupported ones are absent.
+        matmul_efficiency: by precision, the fraction of the peak that a matrix product reaches, by the edge
+            of the cube of equal volume, (batch x M x N x K) ** (1/3).
+        attention_efficiency: fraction of the peak that fused attention reaches, forward.
+        memory_bytes: what the driver reports as total.
+        framework_reserved_bytes: context, library workspaces and allocator slack, before any tensor.
+        memory_bytes_per_s: peak memory bandwidth.
+        memory_efficiency: fraction of it that a memory-bound operator reaches.
+        launch_s: overhead of one operator.
+        default_devices_per_node: devices of the usual node.
+        path: the cost-model file, for messages.
+    """
+
+    name: str
+    description: str
+    kind: str
+    detected_as: tuple[str, ...]
+    peak_flops_per_s: Mapping[str, float]
+    matmul_efficiency: Mapping[str, SizeTable]
+    attention_efficiency: float
+    memory_bytes: int
+    framework_reserved_bytes: int
+    memory_bytes_per_s: float
+    memory_efficiency: float
+    launch_s: float
+    intra_node: IntraNodeLink
+    network: NetworkLink
+    host: HostLink
+    default_devices_per_node: int
+    path: str = ""
+
+    @property
+    def default_precision(self) -> str:
+        """``bf16`` where the device has it, else ``fp16``, else ``fp32``."""
+        return next(precision for precision in PRECISIONS if precision in self.peak_flops_per_s)
+
+    def supports(self, precision: str) -> bool:
+        """Whether the device computes matrix products in this precision."""
+        return precision in self.peak_flops_per_s
+
+    def peak(self, precision: str) -> float:
+        """Dense peak in FLOP/s; that of fp32 where the precision has no units of its own (it is emulated)."""
+        return self.peak_flops_per_s.get(precision, self.peak_flops_per_s["fp32"])
+
+    def matmul_flops_per_s(self, precision: str, cube_edge: float) -> float:
+        """What a matrix product of this size and precision reaches, FLOP/s."""
+        if precision not in self.peak_flops_per_s:
+            precision = "fp32"
+        return self.peak_flops_per_s[precision] * self.matmul_efficiency[precision].at(cube_edge)
+
+    @property
+    def effective_memory_bytes_per_s(self) -> float:
+        """Memory bandwidth that a memory-bound operator reaches."""
+        return self.memory_bytes_per_s * self.memory_efficiency

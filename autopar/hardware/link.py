@@ -1,0 +1,136 @@
+"""Links between devices and what collectives reach on them.
+
+Bus bandwidth is that of nccl-tests (doc/PERFORMANCE.md there): bytes x factor(kind, n) / time, which for a
+ring is the rate on each link and therefore comparable across group sizes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autopar.hardware.tables import SizeTable
+
+
+class CollectiveKind(StrEnum):
+    """Collectives, with the meaning of their number of bytes."""
+
+    ALL_REDUCE = "all_reduce"  # bytes of the tensor
+    ALL_GATHER = "all_gather"  # bytes of the gathered output
+    REDUCE_SCATTER = "reduce_scatter"  # bytes of one rank's whole input
+    ALL_TO_ALL = "all_to_all"  # bytes of one rank's whole input
+    BROADCAST = "broadcast"  # bytes of the tensor
+
+    def bus_factor(self, num_ranks: int) -> float:
+        """Bytes that pass each link per byte of the collective (nccl-tests doc/PERFORMANCE.md)."""
+        if self is CollectiveKind.ALL_REDUCE:
+            return 2 * (num_ranks - 1) / num_ranks
+        if self is CollectiveKind.BROADCAST:
+            return 1.0
+        return (num_ranks - 1) / num_ranks
+
+
+@dataclass(frozen=True, slots=True)
+class BusCurve:
+    """Bus bandwidth of the all-reduce of one group size, by payload.
+
+    Attributes:
+        num_ranks: size of the group measured.
+        bytes_per_s: by payload in bytes.
+    """
+
+    num_ranks: int
+    bytes_per_s: SizeTable
+
+    def seconds(self, num_bytes: float, latency_s: float) -> float:
+        """Time of an all-reduce; below the first measured payload it falls linearly to the latency."""
+        factor = CollectiveKind.ALL_REDUCE.bus_factor(self.num_ranks)
+        first_bytes, first_rate = self.bytes_per_s.points[0]
+        if num_bytes < first_bytes:
+            first_s = factor * first_bytes / first_rate
+            floor_s = min(latency_s, first_s)
+            return floor_s + (first_s - floor_s) * num_bytes / first_bytes
+        return factor * num_bytes / self.bytes_per_s.at(num_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class IntraNodeLink:
+    """What joins the devices of a node.
+
+    Attributes:
+        kind: e.g. ``NVLink3``.
+        bytes_per_s: of a device, one direction, nominal.
+        ring_bytes_per_s: bus bandwidth that large ring collectives reach (all-gather and reduce-scatter never
+            exceed it; switch-offloaded all-reduce may).
+        latency_s: of a point-to-point message, and of each doubling of a group in a small collective.
+        curves: measured all-reduce curves, by ascending group size; may be empty.
+        shared: whether concurrent groups of a node divide the bandwidth (PCIe through the host, loopback) or
+            each device has a link of its own into a switch.
+    """
+
+    kind: str
+    bytes_per_s: float
+    ring_bytes_per_s: float
+    latency_s: float
+    curves: tuple[BusCurve, ...] = ()
+    shared: bool = False
+
+    def collective_s(self, kind: CollectiveKind, num_bytes: float, num_ranks: int, num_active: int) -> float:
+        """Time of a collective of ``num_ranks`` ranks while ``num_active`` devices of the node communicate.
+
+        A ring all-gather or reduce-scatter takes half the steps of an all-reduce of the same payload, so it
+        has the bus bandwidth of the all-reduce curve at that payload, but no more than the ring's.
+        """
+        latency_s = self.latency_s * math.ceil(math.log2(num_ranks))
+        if not self.curves:
+            return latency_s + kind.bus_factor(num_ranks) * num_bytes / self.ring_bytes_per_s
+        # On a shared medium a group is slowed by its neighbours: together they load it like one larger group.
+        load = max(num_ranks, num_active) if self.shared else num_ranks
+        curve = next((c for c in self.curves if c.num_ranks >= load), self.curves[-1])
+        all_reduce_s = curve.seconds(num_bytes, latency_s)
+        share = kind.bus_factor(num_ranks) / CollectiveKind.ALL_REDUCE.bus_factor(curve.num_ranks)
+        if kind is CollectiveKind.ALL_REDUCE:
+            return all_reduce_s * share
+        ring_s = kind.bus_factor(num_ranks) * num_bytes / self.ring_bytes_per_s
+        return max(all_reduce_s * share, ring_s)
+
+    def p2p_s(self, num_bytes: float) -> float:
+        """Time of one message between two devices of a node."""
+        rate = min(self.bytes_per_s, self.ring_bytes_per_s) if self.shared else self.bytes_per_s * 0.8
+        return self.latency_s + num_bytes / rate
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkLink:
+    """What joins the nodes, as one device's share of its node's network cards.
+
+    Attributes:
+        kind: e.g. ``8x HDR200 InfiniBand``.
+        bytes_per_s: of a device, one direction, nominal.
+        efficiency: fraction that large messages reach.
+        latency_s: of a message.
+    """
+
+    kind: str
+    bytes_per_s: float
+    efficiency: float
+    latency_s: float
+
+    @property
+    def effective_bytes_per_s(self) -> float:
+        """What large messages of one device reach."""
+        return self.bytes_per_s * self.efficiency
+
+
+@dataclass(frozen=True, slots=True)
+class HostLink:
+    """What joins a device and its host.
+
+    Attributes:
+        bytes_per_s: of a device, one direction.
+        memory_bytes: host memory of a node.
+    """
+
+    bytes_per_s: float
+    memory_bytes: int

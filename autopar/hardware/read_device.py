@@ -1,0 +1,133 @@
+"""Reads a cost-model file into a Device. Strict: what is not understood is an error at ``file:line``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from autopar.errors import CostModelError
+from autopar.hardware.device import PRECISIONS, Device
+from autopar.hardware.fields import Fields
+from autopar.hardware.link import BusCurve, HostLink, IntraNodeLink, NetworkLink
+from autopar.hardware.tables import SizeTable
+from autopar.hardware.yaml_lines import load_with_lines
+
+_KEYS = (
+    "version",
+    "name",
+    "description",
+    "kind",
+    "detected_as",
+    "sources",
+    "compute",
+    "memory",
+    "intra_node",
+    "network",
+    "host",
+    "default_devices_per_node",
+)
+
+
+def read_device(path: str | Path) -> Device:
+    """Reads a cost-model file.
+
+    Raises:
+        CostModelError: the file is malformed; the message starts with ``path:line: ``.
+    """
+    document, lines = load_with_lines(path, CostModelError)
+    unsourced = Fields.of(str(path), document, lines, None)
+    unsourced.only(*_KEYS)
+    if unsourced.count("version") != 1:
+        unsourced.fail("version", "this autopar reads version 1 of cost models; write 'version: 1'")
+    sources = unsourced.section("sources")
+    for key in sources.values:
+        sources.text(key)
+    top = Fields.of(str(path), document, lines, frozenset(sources.values))
+    kind = top.text("kind")
+    if kind not in ("gpu", "cpu"):
+        top.fail("kind", f"kind '{kind}' must be 'gpu' or 'cpu'")
+    peaks, efficiency, attention, launch_s = _compute(top.section("compute"))
+    memory = top.section("memory")
+    memory.only("capacity", "framework_reserve", "bandwidth", "efficiency")
+    return Device(
+        name=top.text("name"),
+        description=top.text("description"),
+        kind=kind,
+        detected_as=top.texts("detected_as"),
+        peak_flops_per_s=peaks,
+        matmul_efficiency=efficiency,
+        attention_efficiency=attention,
+        memory_bytes=int(memory.number("capacity", "GiB")),
+        framework_reserved_bytes=int(memory.number("framework_reserve", "GiB")),
+        memory_bytes_per_s=memory.number("bandwidth", "GB/s"),
+        memory_efficiency=memory.number("efficiency", "fraction"),
+        launch_s=launch_s,
+        intra_node=_intra_node(top.section("intra_node")),
+        network=_network(top.section("network")),
+        host=_host(top.section("host")),
+        default_devices_per_node=int(top.number("default_devices_per_node", "devices")),
+        path=str(path),
+    )
+
+
+def _compute(compute: Fields) -> tuple[dict[str, float], dict[str, SizeTable], float, float]:
+    compute.only("peak", "matmul_efficiency", "attention_efficiency", "launch")
+    peak_fields = compute.section("peak")
+    peak_fields.only(*PRECISIONS)
+    peaks: dict[str, float] = {}
+    for precision in PRECISIONS:
+        if precision not in peak_fields.values:
+            peak_fields.fail(precision, f"'{precision}' is missing; write 'value: null' if it is unsupported")
+        value = peak_fields.optional_number(precision, "TFLOP/s")
+        if value is not None:
+            peaks[precision] = value
+    if "fp32" not in peaks:
+        peak_fields.fail("fp32", "every device computes in fp32; give its peak")
+    tables = compute.section("matmul_efficiency")
+    tables.only("half", "fp32")
+    fp32 = tables.table("fp32", "cube_edge", "fraction")
+    half = tables.table("half", "cube_edge", "fraction") if len(peaks) > 1 else fp32
+    efficiency = {precision: fp32 if precision == "fp32" else half for precision in peaks}
+    return (
+        peaks,
+        efficiency,
+        compute.number("attention_efficiency", "fraction"),
+        compute.number("launch", "us"),
+    )
+
+
+def _intra_node(link: Fields) -> IntraNodeLink:
+    link.only("kind", "bandwidth", "ring_bandwidth", "latency", "shared", "all_reduce")
+    curves: list[BusCurve] = []
+    given = link.values.get("all_reduce", [])
+    if not isinstance(given, list):
+        link.fail("all_reduce", "'intra_node.all_reduce' must be a list of curves, one per group size")
+    for i, item in enumerate(given):
+        curve = Fields.of(link.path, item, link.lines, link.sources, f"{link.key}.all_reduce.{i}")
+        curve.only("group", "size_unit", "unit", "source", "conf", "note", "points")
+        group = curve.count("group")
+        if group < 2 or (curves and group <= curves[-1].num_ranks):
+            curve.fail("group", f"group {group}: groups are at least 2 and ascend from curve to curve")
+        curves.append(BusCurve(group, curve.own_table("B", "GB/s")))
+    return IntraNodeLink(
+        kind=link.text("kind"),
+        bytes_per_s=link.number("bandwidth", "GB/s"),
+        ring_bytes_per_s=link.number("ring_bandwidth", "GB/s"),
+        latency_s=link.number("latency", "us"),
+        curves=tuple(curves),
+        shared=link.flag("shared"),
+    )
+
+
+def _network(link: Fields) -> NetworkLink:
+    link.only("kind", "bandwidth_per_device", "efficiency", "latency")
+    return NetworkLink(
+        kind=link.text("kind"),
+        bytes_per_s=link.number("bandwidth_per_device", "GB/s"),
+        efficiency=link.number("efficiency", "fraction"),
+        latency_s=link.number("latency", "us"),
+    )
+
+
+def _host(host: Fields) -> HostLink:
+    host.only("pcie", "memory")
+    return HostLink(bytes_per_s=host.number("pcie", "GB/s"), memory_bytes=int(host.number("memory", "GiB")))
