@@ -18,7 +18,8 @@ PLACEMENTS = ("replicate", "shard(0)", "shard(1)", "partial")
 
 
 def random_problem(rng: random.Random, num_nodes: int) -> OperatorProblem:
-    """A random graph with shared values, some impossible conversions and strategies that differ in cost only."""
+    """A random graph with shared values, some impossible conversions and strategies that differ in cost
+    only."""
     placements = PLACEMENTS[: rng.randint(2, 4)]
     demands = [Demand(p, g) for p in placements for g in (False, True) if p != "partial"]
     nodes = []

@@ -1,0 +1,231 @@
+"""Level 2: cut a chain of blocks into stages and choose how each block runs, exactly, within every stage's
+memory.
+
+    minimise    Σ_s t_s + (m - 1) · max_s t_s
+    over        cuts of the chain into stages, and an option of every block
+    subject to  words of neighbouring blocks meet, memory of every stage <= limit
+
+where t_s is the least time of the stage's segment within its memory (``segments.py``), since both terms grow
+with it. For a fixed bound θ on the slowest stage the best cut is a shortest path over (stage, block, word)
+(shortest_path). Its length falls as θ grows, so that between two bounds the objective is at least
+``length(upper) + (m - 1) · lower``: the sweep halves intervals of θ and drops those whose bound does not
+beat the best cut found (sweep). Only segments that are quicker than the largest θ worth trying are ever
+costed (widen). The result is optimal, except where a Pareto front was too large to be carried whole: then
+the count ILP (``chain_ilp.py``) takes over, with this result as its start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopar.solve.chain_problem import ChainProblem, ChainSolution, evaluate_chain, objective_s
+from autopar.solve.segments import Segments
+
+_WIDENINGS = (1.02, 1.1, 1.25, 1.6, 2.5, 5.0, float("inf"))
+_RELATIVE_TOLERANCE = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A shortest path: length, slowest stage, first block and (input, output) word of every stage."""
+
+    total_s: float
+    slowest_s: float
+    first_blocks: tuple[int, ...]
+    words: tuple[tuple[int, int], ...]
+
+    def objective_s(self, num_micro_batches: int) -> float:
+        return self.total_s + (num_micro_batches - 1) * self.slowest_s
+
+
+class ChainSolver:
+    """Solves one chain problem; keeps what it computed, for the solution and for the diagnosis of a
+    failure."""
+
+    def __init__(self, problem: ChainProblem) -> None:
+        self._problem = problem
+        self._size = len(problem.blocks)
+        self._segments: dict[tuple[int, int], Segments] = {}
+        self._costs: dict[int, NDArray[np.float64]] = {}
+        self._width_s = -1.0
+        words = {problem.first_word, problem.last_word}
+        for table in problem.tables:
+            words |= {w for kind in table for o in kind for w in (o.input_word, o.output_word)}
+        self._words = tuple(sorted(words))
+
+    def segments(self, stage: int) -> Segments:
+        """The segments of a stage; stages with the same table and micro-batches in flight share them."""
+        table = self._problem.table_of_stage[stage] if self._problem.table_of_stage else 0
+        key = (table, self._problem.in_flight[stage])
+        if key not in self._segments:
+            self._segments[key] = Segments(self._problem, stage, self._words)
+        return self._segments[key]
+
+    @property
+    def truncated(self) -> bool:
+        """Whether a Pareto front was cut short, so that the result may miss the optimum."""
+        return any(segments.truncated for segments in self._segments.values())
+
+    def solve(self) -> ChainSolution | None:
+        """The optimum, or None where no cut fits into memory."""
+        if self._problem.num_stages > self._size:
+            return None
+        floor_s = self._slowest_floor_s()
+        best: _Cut | None = None
+        for factor in _WIDENINGS:
+            self.widen(floor_s * factor)
+            best = self.shortest_path(self._width_s)
+            if best is not None:
+                break
+        if best is None:
+            return None
+        m = self._problem.num_micro_batches
+        quickest_s = self._quickest_total_s()
+        worth_s = (best.objective_s(m) - quickest_s) / (m - 1) if m > 1 else float("inf")
+        self.widen(max(worth_s, self._width_s))
+        return self._solution(self.sweep(best))
+
+    def widen(self, width_s: float) -> None:
+        """Costs every segment that may be at most this slow."""
+        if width_s <= self._width_s:
+            return
+        self._width_s = width_s
+        self._costs = {stage: self._stage_costs(stage) for stage in range(self._problem.num_stages)}
+
+    def shortest_path(self, slowest_s: float) -> _Cut | None:
+        """The cut of least total time in which no stage is slower than the bound."""
+        distance = np.full((self._size + 1, len(self._words)), np.inf)
+        distance[0, self._words.index(self._problem.first_word)] = 0.0
+        history = []
+        for stage in range(self._problem.num_stages):
+            history.append(distance)
+            costs = self._costs[stage]
+            reached = np.full_like(distance, np.inf)
+            for length in range(1, costs.shape[1] + 1):
+                costed = costs[: self._size + 1 - length, length - 1]
+                allowed = np.where(costed <= slowest_s, costed, np.inf)
+                through = (distance[: self._size + 1 - length, :, None] + allowed).min(axis=1)
+                np.minimum(reached[length:], through, out=reached[length:])
+            distance = reached
+        target = self._words.index(self._problem.last_word)
+        if not np.isfinite(distance[self._size, target]):
+            return None
+        return self._backtrack(history, float(distance[self._size, target]), target, slowest_s)
+
+    def sweep(self, best: _Cut) -> _Cut:
+        """The best cut over all bounds on the slowest stage."""
+        m = self._problem.num_micro_batches
+        finite = [costs[np.isfinite(costs)] for costs in self._costs.values()]
+        bounds = np.unique(np.concatenate(finite))
+        top = self.shortest_path(float(bounds[-1]))
+        assert top is not None
+        best = min(best, top, key=lambda cut: cut.objective_s(m))
+        intervals = [(0, len(bounds) - 1, top)]
+        while intervals:
+            low, high, cut = intervals.pop()
+            high = min(high, int(np.searchsorted(bounds, cut.slowest_s, side="left")) - 1)
+            if low > high:
+                continue
+            tolerance = _RELATIVE_TOLERANCE * best.objective_s(m)
+            if cut.total_s + (m - 1) * float(bounds[low]) >= best.objective_s(m) - tolerance:
+                continue
+            middle = (low + high) // 2
+            found = self.shortest_path(float(bounds[middle]))
+            intervals.append((middle + 1, high, cut))
+            if found is not None:
+                if found.objective_s(m) < best.objective_s(m) - tolerance:
+                    best = found
+                intervals.append((low, middle, found))
+        return best
+
+    def _stage_costs(self, stage: int) -> NDArray[np.float64]:
+        """Seconds by (first block, length - 1, input word, output word); infinite where not allowed."""
+        last = self._problem.num_stages - 1
+        firsts = self._problem.first_blocks
+        starts = (
+            [firsts[stage]] if firsts else [0] if stage == 0 else range(stage, self._size - (last - stage))
+        )
+        segments = self.segments(stage)
+        found: dict[tuple[int, int], int] = {}
+        for start in starts:
+            composition = None
+            for block in range(start, self._size - (last - stage)):
+                composition = segments.extend(composition, block)
+                if segments.quickest_s(composition) > self._width_s:
+                    break
+                ends = block + 1 == (firsts[stage + 1] if firsts and stage < last else self._size)
+                if ends or (stage < last and not firsts):
+                    found[start, block] = composition
+        longest = max((block - start + 1 for start, block in found), default=1)
+        costs = np.full((self._size, longest, len(self._words), len(self._words)), np.inf)
+        for (start, block), composition in found.items():
+            for source, row in enumerate(segments.best(composition)):
+                for target, segment in enumerate(row):
+                    if segment is not None:
+                        seconds = segment.seconds + self._send_s(stage, block, target)
+                        costs[start, block - start, source, target] = seconds
+        return np.where(costs <= self._width_s, costs, np.inf)
+
+    def _send_s(self, stage: int, block: int, word: int) -> float:
+        if stage + 1 == self._problem.num_stages:
+            return 0.0
+        return next(
+            o.send_s for o in self._problem.options(stage, block) if o.output_word == self._words[word]
+        )
+
+    def _slowest_floor_s(self) -> float:
+        """No cut has a slowest stage quicker than this."""
+        widest_s = max(
+            min(min((o.seconds for o in table[kind]), default=float("inf")) for table in self._problem.tables)
+            - sum(shared.seconds for shared in self._problem.shared if block in shared.blocks)
+            for block, kind in enumerate(self._problem.blocks)
+        )
+        return max(widest_s, self._quickest_total_s() / self._problem.num_stages)
+
+    def _quickest_total_s(self) -> float:
+        """No cut takes less than this in all."""
+        total_s = 0.0
+        for kind in self._problem.blocks:
+            total_s += min(
+                min((o.seconds for o in table[kind]), default=0.0) for table in self._problem.tables
+            )
+        repeats_s = sum((len(shared.blocks) - 1) * shared.seconds for shared in self._problem.shared)
+        return max(total_s - repeats_s, 0.0)
+
+    def _backtrack(
+        self, history: list[NDArray[np.float64]], total_s: float, target: int, slowest_s: float
+    ) -> _Cut:
+        end, reached = self._size, total_s
+        first_blocks: list[int] = []
+        words: list[tuple[int, int]] = []
+        slowest = 0.0
+        for stage in reversed(range(self._problem.num_stages)):
+            costs, distance = self._costs[stage], history[stage]
+            lengths = np.arange(1, min(costs.shape[1], end) + 1)
+            arriving = costs[end - lengths, lengths - 1, :, target]
+            through = np.where(arriving <= slowest_s, distance[end - lengths] + arriving, np.inf)
+            at, source = divmod(int(np.argmin(through)), len(self._words))
+            assert through[at, source] <= reached
+            slowest = max(slowest, float(arriving[at, source]))
+            end, reached = end - int(lengths[at]), float(distance[end - lengths[at], source])
+            first_blocks.append(end)
+            words.append((source, target))
+            target = source
+        return _Cut(total_s, slowest, tuple(reversed(first_blocks)), tuple(reversed(words)))
+
+    def _solution(self, cut: _Cut) -> ChainSolution:
+        options: list[int] = []
+        ends = [*cut.first_blocks[1:], self._size]
+        for stage, (first, end) in enumerate(zip(cut.first_blocks, ends, strict=True)):
+            segments, composition = self.segments(stage), None
+            for block in range(first, end):
+                composition = segments.extend(composition, block)
+            assert composition is not None
+            options.extend(segments.options(composition, *cut.words[stage]))
+        loads = evaluate_chain(self._problem, cut.first_blocks, options)
+        assert loads is not None
+        objective = objective_s(self._problem, [load.seconds for load in loads])
+        return ChainSolution(cut.first_blocks, tuple(options), loads, objective, objective)

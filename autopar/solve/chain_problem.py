@@ -1,0 +1,158 @@
+"""The table that the chain solver reads: blocks in a row, the ways of running each, and the stages to cut
+them into.
+
+The objective of a chain cut into stages is ``Σ stage_s + (m - 1) · max stage_s`` for m micro-batches, where
+stage_s sums, over the blocks of the stage, the seconds of the option chosen and the hand-over at its end.
+Costs that are paid once a step (gradient synchronisation, update) enter an option's seconds divided by m: the
+slowest stage then pays them in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way of running a block: cost on one rank for one micro-batch.
+
+    Attributes:
+        input_word: placement of what comes in; must be the previous block's ``output_word``.
+        output_word: placement of what goes out.
+        seconds: forward and backward, with its share of what is paid once a step.
+        saved_bytes: kept for each micro-batch in flight.
+        held_bytes: kept always (parameters, gradients, optimiser state).
+        transient_bytes: lives only while the block runs; the largest of a stage counts.
+        send_s: handing the output to another stage and its gradient back; equal for the options of a block
+            that have the same output word.
+    """
+
+    input_word: str
+    output_word: str
+    seconds: float
+    saved_bytes: int
+    held_bytes: int
+    transient_bytes: int
+    send_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A tied parameter: a stage that holds several of these blocks holds it once.
+
+    Attributes:
+        blocks: ascending indices of the blocks that use it.
+        held_bytes: counted in each of them; deducted for all but one of a stage.
+        seconds: likewise.
+    """
+
+    blocks: tuple[int, ...]
+    held_bytes: int
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChainProblem:
+    """Blocks to be cut into ``len(in_flight)`` stages.
+
+    Attributes:
+        tables: one or several tables ``kind -> options``; stages differ in table where their ZeRO level
+            differs.
+        blocks: kind of each block; equal kinds have equal options.
+        in_flight: micro-batches whose saved bytes each stage keeps at once.
+        num_micro_batches: m.
+        limit_bytes: memory of a rank for what options count.
+        table_of_stage: which table each stage reads; empty: the first.
+        shared: tied parameters.
+        first_blocks: first block of every stage, if pinned.
+        first_word: placement in which the first block is fed.
+        last_word: placement of the last block's output.
+    """
+
+    tables: tuple[tuple[tuple[Option, ...], ...], ...]
+    blocks: tuple[int, ...]
+    in_flight: tuple[int, ...]
+    num_micro_batches: int
+    limit_bytes: int
+    table_of_stage: tuple[int, ...] = ()
+    shared: tuple[Shared, ...] = ()
+    first_blocks: tuple[int, ...] | None = None
+    first_word: str = "replicate"
+    last_word: str = "replicate"
+
+    @property
+    def num_stages(self) -> int:
+        """Pipeline stages."""
+        return len(self.in_flight)
+
+    def table(self, stage: int) -> tuple[tuple[Option, ...], ...]:
+        """``kind -> options`` of a stage."""
+        return self.tables[self.table_of_stage[stage] if self.table_of_stage else 0]
+
+    def options(self, stage: int, block: int) -> tuple[Option, ...]:
+        """What can be chosen for a block in a stage."""
+        return self.table(stage)[self.blocks[block]]
+
+
+@dataclass(frozen=True, slots=True)
+class StageLoad:
+    """What a stage costs: seconds per micro-batch, peak bytes."""
+
+    seconds: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChainSolution:
+    """A cut and an option per block.
+
+    Attributes:
+        first_blocks: first block of every stage.
+        options: index of the option of every block, in its stage's table.
+        loads: of every stage, recomputed from the choice.
+        objective_s: recomputed from the choice.
+        bound_s: proven lower bound; equal to the objective when optimal.
+    """
+
+    first_blocks: tuple[int, ...]
+    options: tuple[int, ...]
+    loads: tuple[StageLoad, ...]
+    objective_s: float
+    bound_s: float
+
+
+def objective_s(problem: ChainProblem, stage_seconds: Sequence[float]) -> float:
+    """``Σ stage + (m - 1) · max stage``."""
+    return sum(stage_seconds) + (problem.num_micro_batches - 1) * max(stage_seconds)
+
+
+def stage_ranges(problem: ChainProblem, first_blocks: Sequence[int]) -> list[range]:
+    """The blocks of every stage."""
+    ends = [*first_blocks[1:], len(problem.blocks)]
+    return [range(first, end) for first, end in zip(first_blocks, ends, strict=True)]
+
+
+def evaluate_chain(
+    problem: ChainProblem, first_blocks: Sequence[int], options: Sequence[int]
+) -> tuple[StageLoad, ...] | None:
+    """What every stage costs under a cut and an option per block; None where words do not meet."""
+    loads, word = [], problem.first_word
+    for stage, blocks in enumerate(stage_ranges(problem, first_blocks)):
+        seconds, resident, transient = 0.0, 0, 0
+        for block in blocks:
+            option = problem.options(stage, block)[options[block]]
+            if option.input_word != word:
+                return None
+            word = option.output_word
+            seconds += option.seconds
+            resident += option.saved_bytes * problem.in_flight[stage] + option.held_bytes
+            transient = max(transient, option.transient_bytes)
+        for shared in problem.shared:
+            repeats = max(0, sum(block in blocks for block in shared.blocks) - 1)
+            seconds -= repeats * shared.seconds
+            resident -= repeats * shared.held_bytes
+        if stage + 1 < problem.num_stages:
+            seconds += problem.options(stage, blocks[-1])[options[blocks[-1]]].send_s
+        loads.append(StageLoad(seconds, resident + transient))
+    return tuple(loads) if word == problem.last_word else None

@@ -1,0 +1,318 @@
+"""The cheapest way to run consecutive blocks as one stage, within the stage's memory: a knapsack solved
+exactly.
+
+A segment is known by its composition (which kinds, how many of each in a row), so that the many segments of a
+chain of equal blocks are computed once. The quickest choice that ignores memory is tried first; only where it
+does not fit is the Pareto front of (memory, seconds) carried from block to block. The largest transient of
+the stage is handled by a
+threshold: options above it are left out, and the threshold itself is deducted from the memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopar.solve.chain_problem import ChainProblem, Option
+
+_LARGEST_FRONT = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Path:
+    """The quickest way from one word to another, without regard to memory."""
+
+    seconds: float
+    resident_bytes: int
+    transient_bytes: int
+    options: _Steps | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Options of the blocks, last first, sharing tails."""
+
+    option: int
+    before: _Steps | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Front:
+    """Pareto front of (resident bytes, seconds) for one pair of words, memory ascending, seconds
+    descending."""
+
+    resident_bytes: NDArray[np.int64]
+    seconds: NDArray[np.float64]
+    option: NDArray[np.int32]
+    word: NDArray[np.int32]
+    label: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Composition:
+    """A segment up to its position in the chain: the one before it, and one block more.
+
+    Attributes:
+        kind: of the last block.
+        groups: tied parameters that the segment holds.
+        discount_bytes: deducted with the last block, since the segment already holds its tied parameter.
+        transients: distinct transient bytes of the options in the segment, ascending.
+    """
+
+    before: int | None
+    kind: int
+    groups: frozenset[int]
+    discount_bytes: int
+    discount_s: float
+    transients: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentCost:
+    """The optimum of a segment for a pair of words, and what it takes to tell its options."""
+
+    seconds: float
+    threshold_bytes: int | None
+
+
+class Segments:
+    """Segments of a chain for one table and one number of micro-batches in flight."""
+
+    def __init__(self, problem: ChainProblem, stage: int, words: tuple[str, ...]) -> None:
+        self._problem = problem
+        self._table = problem.table(stage)
+        self._in_flight = problem.in_flight[stage]
+        self.words = words
+        self._groups_of_block = {
+            block: frozenset(g for g, shared in enumerate(problem.shared) if block in shared.blocks)
+            for shared in problem.shared
+            for block in shared.blocks
+        }
+        self._compositions: list[_Composition] = []
+        self._known: dict[tuple[int | None, int, int | None], int] = {}
+        self._quickest: dict[tuple[int, int | None], list[list[_Path | None]]] = {}
+        self._fronts: dict[tuple[int, int], list[list[_Front | None]]] = {}
+        self._best: dict[int, list[list[SegmentCost | None]]] = {}
+        self.truncated = False
+
+    def extend(self, composition: int | None, block: int) -> int:
+        """The segment that has one more block at its end (None: the empty one)."""
+        kind = self._problem.blocks[block]
+        groups = self._groups_of_block.get(block, frozenset())
+        key = (composition, kind, block if groups else None)
+        if key not in self._known:
+            before = self._compositions[composition] if composition is not None else None
+            held = before.groups if before else frozenset()
+            repeated = [self._problem.shared[g] for g in sorted(groups & held)]
+            transients = {option.transient_bytes for option in self._table[kind]}
+            self._compositions.append(
+                _Composition(
+                    composition,
+                    kind,
+                    groups | held,
+                    sum(shared.held_bytes for shared in repeated),
+                    sum(shared.seconds for shared in repeated),
+                    tuple(sorted(transients | set(before.transients if before else ()))),
+                )
+            )
+            self._known[key] = len(self._compositions) - 1
+        return self._known[key]
+
+    def quickest_s(self, composition: int) -> float:
+        """Least seconds over all words, without regard to memory."""
+        paths = self._paths(composition, None)
+        return min((p.seconds for row in paths for p in row if p is not None), default=float("inf"))
+
+    def best(self, composition: int) -> list[list[SegmentCost | None]]:
+        """Optimum for every (input word, output word), by index in ``words``; None where nothing fits."""
+        if composition not in self._best:
+            size = range(len(self.words))
+            self._best[composition] = [[self._solve(composition, a, c) for c in size] for a in size]
+        return self._best[composition]
+
+    def options(self, composition: int, source: int, target: int) -> tuple[int, ...]:
+        """Option of every block of the segment, in the optimum."""
+        best = self.best(composition)[source][target]
+        assert best is not None
+        path = self._paths(composition, best.threshold_bytes)[source][target]
+        assert path is not None
+        threshold = best.threshold_bytes
+        limit = self._problem.limit_bytes
+        if threshold is None or path.resident_bytes + threshold <= limit:
+            steps, reverse = path.options, []
+            while steps is not None:
+                reverse.append(steps.option)
+                steps = steps.before
+            return tuple(reversed(reverse))
+        return self._trace(composition, threshold, source, target)
+
+    def least_memory_bytes(self, composition: int) -> float:
+        """Least peak bytes of the segment over all choices and words."""
+        least = float("inf")
+        for threshold in self._compositions[composition].transients:
+            for row in self._leanest(composition, threshold):
+                least = min(least, min(row) + threshold)
+        return least
+
+    def _solve(self, composition: int, source: int, target: int) -> SegmentCost | None:
+        path = self._paths(composition, None)[source][target]
+        if path is None:
+            return None
+        limit = self._problem.limit_bytes
+        if path.resident_bytes + path.transient_bytes <= limit:
+            return SegmentCost(path.seconds, None)
+        best: SegmentCost | None = None
+        for threshold in reversed(self._compositions[composition].transients):
+            if threshold > limit:
+                continue
+            path = self._paths(composition, threshold)[source][target]
+            if path is None or (best is not None and path.seconds >= best.seconds):
+                break
+            if path.resident_bytes + threshold <= limit:
+                return SegmentCost(path.seconds, threshold)
+            front = self._front(composition, threshold)[source][target]
+            if front is not None and (best is None or front.seconds[-1] < best.seconds):
+                best = SegmentCost(float(front.seconds[-1]), threshold)
+        return best
+
+    def _allowed(self, kind: int, threshold: int | None) -> list[tuple[int, Option]]:
+        return [
+            (index, option)
+            for index, option in enumerate(self._table[kind])
+            if threshold is None or option.transient_bytes <= threshold
+        ]
+
+    def _resident(self, option: Option) -> int:
+        return option.saved_bytes * self._in_flight + option.held_bytes
+
+    def _paths(self, composition: int, threshold: int | None) -> list[list[_Path | None]]:
+        key = (composition, threshold)
+        if key in self._quickest:
+            return self._quickest[key]
+        this = self._compositions[composition]
+        before = self._paths(this.before, threshold) if this.before is not None else self._empty_paths()
+        size = len(self.words)
+        paths: list[list[_Path | None]] = [[None] * size for _ in range(size)]
+        for index, option in self._allowed(this.kind, threshold):
+            middle, target = self.words.index(option.input_word), self.words.index(option.output_word)
+            for source in range(size):
+                prefix = before[source][middle]
+                if prefix is None:
+                    continue
+                path = _Path(
+                    prefix.seconds + option.seconds - this.discount_s,
+                    prefix.resident_bytes + self._resident(option) - this.discount_bytes,
+                    max(prefix.transient_bytes, option.transient_bytes),
+                    _Steps(index, prefix.options),
+                )
+                known = paths[source][target]
+                if known is None or (path.seconds, path.resident_bytes) < (
+                    known.seconds,
+                    known.resident_bytes,
+                ):
+                    paths[source][target] = path
+        self._quickest[key] = paths
+        return paths
+
+    def _empty_paths(self) -> list[list[_Path | None]]:
+        size = range(len(self.words))
+        return [[_Path(0.0, 0, 0, None) if a == c else None for c in size] for a in size]
+
+    def _leanest(self, composition: int, threshold: int) -> list[list[float]]:
+        chain = []
+        at: int | None = composition
+        while at is not None:
+            chain.append(at)
+            at = self._compositions[at].before
+        size = range(len(self.words))
+        least = [[0.0 if a == c else float("inf") for c in size] for a in size]
+        for this in (self._compositions[c] for c in reversed(chain)):
+            after = [[float("inf") for _ in size] for _ in size]
+            for _, option in self._allowed(this.kind, threshold):
+                middle, target = self.words.index(option.input_word), self.words.index(option.output_word)
+                for a in size:
+                    resident = least[a][middle] + self._resident(option) - this.discount_bytes
+                    after[a][target] = min(after[a][target], resident)
+            least = after
+        return least
+
+    def _front(self, composition: int, threshold: int) -> list[list[_Front | None]]:
+        key = (composition, threshold)
+        if key in self._fronts:
+            return self._fronts[key]
+        this = self._compositions[composition]
+        before = self._front(this.before, threshold) if this.before is not None else None
+        size = range(len(self.words))
+        budget = self._problem.limit_bytes - threshold
+        fronts: list[list[_Front | None]] = [[None for _ in size] for _ in size]
+        allowed = self._allowed(this.kind, threshold)
+        for source in size:
+            for target in size:
+                parts = []
+                for index, option in allowed:
+                    middle = self.words.index(option.input_word)
+                    if self.words.index(option.output_word) != target:
+                        continue
+                    if before is None:
+                        prefix = _EMPTY_FRONT if source == middle else None
+                    else:
+                        prefix = before[source][middle]
+                    if prefix is not None:
+                        parts.append(self._step(prefix, index, middle, option, this))
+                fronts[source][target] = self._prune(parts, budget)
+        self._fronts[key] = fronts
+        return fronts
+
+    def _step(self, prefix: _Front, index: int, word: int, option: Option, this: _Composition) -> _Front:
+        size = len(prefix.seconds)
+        return _Front(
+            prefix.resident_bytes + (self._resident(option) - this.discount_bytes),
+            prefix.seconds + (option.seconds - this.discount_s),
+            np.full(size, index, np.int32),
+            np.full(size, word, np.int32),
+            np.arange(size, dtype=np.int64),
+        )
+
+    def _prune(self, parts: list[_Front], budget: int) -> _Front | None:
+        if not parts:
+            return None
+        resident = np.concatenate([p.resident_bytes for p in parts])
+        seconds = np.concatenate([p.seconds for p in parts])
+        order = np.lexsort((seconds, resident))
+        order = order[resident[order] <= budget]
+        if not len(order):
+            return None
+        ordered = seconds[order]
+        better = np.empty(len(order), bool)
+        better[0] = True
+        better[1:] = ordered[1:] < np.minimum.accumulate(ordered)[:-1]
+        keep = order[better]
+        if len(keep) > _LARGEST_FRONT:
+            self.truncated = True
+            keep = keep[np.unique(np.linspace(0, len(keep) - 1, _LARGEST_FRONT).astype(np.int64))]
+        return _Front(
+            resident[keep],
+            seconds[keep],
+            np.concatenate([p.option for p in parts])[keep],
+            np.concatenate([p.word for p in parts])[keep],
+            np.concatenate([p.label for p in parts])[keep],
+        )
+
+    def _trace(self, composition: int, threshold: int, source: int, target: int) -> tuple[int, ...]:
+        reverse: list[int] = []
+        at: int | None = composition
+        label = -1
+        while at is not None:
+            front = self._front(at, threshold)[source][target]
+            assert front is not None
+            reverse.append(int(front.option[label]))
+            target, label = int(front.word[label]), int(front.label[label])
+            at = self._compositions[at].before
+        return tuple(reversed(reverse))
+
+
+_EMPTY_FRONT = _Front(
+    np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int64)
+)
