@@ -1,7 +1,7 @@
-"""The plan as data: every decision that a plan file can hold, absent (``None`` or empty) where the solver is free.
+"""The plan as data: every decision that a plan file can hold, absent where the solver is free.
 
-One type serves whole plans and partial ones: a partial plan is a set of constraints (``--with``, ``--set``), a complete
-plan leaves nothing to decide. Reading, writing and merging live in their own modules of this package.
+One type serves whole plans and partial ones: a partial plan is a set of constraints (``--with``, ``--set``),
+a complete plan leaves nothing to decide. Reading, writing and merging live in their own modules here.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from autopar.errors import PlanError
 
 Scalar = str | int | float | bool | None
 
@@ -41,7 +43,7 @@ class Precision(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ModelReference:
-    """Which model a plan is for: its target as typed on the command line, its arguments, a hash of its graph."""
+    """Which model a plan is for: its target as typed, its arguments, a hash of its graph."""
 
     source: str
     args: Mapping[str, Scalar] = field(default_factory=dict)
@@ -73,11 +75,11 @@ class Mesh:
 
 @dataclass(frozen=True, slots=True)
 class PatternLine:
-    """One line of a pattern section (``tensor``, ``activations``, ``recompute``): the first that matches a name wins.
+    """One line of a pattern section such as ``tensor``: the first that matches a name wins.
 
     Attributes:
-        pattern: a module, parameter or block name; ``*`` matches one component, ``blocks.0-5`` a range. It also
-            matches everything inside the module that it names, so ``"*"`` alone matches every name.
+        pattern: a module, parameter or block name; ``*`` matches one component, ``blocks.0-5`` a range. It
+            also matches everything inside the module that it names, so ``"*"`` alone matches every name.
         word: what the line says, e.g. ``column``, ``sequence``, ``full``.
         line: line number in the plan file, for messages; None when not read from a file.
     """
@@ -89,7 +91,7 @@ class PatternLine:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All decisions. ``None`` (or an empty tuple for ``tensor``/``activations``/``operators``) means: the solver's.
+    """All decisions. ``None``, or no lines in a pattern section, means: the solver's.
 
     Attributes:
         global_batch: samples per optimiser step = micro_batch x num_micro_batches x mesh.data.
@@ -102,8 +104,13 @@ class Plan:
         operators: choices of inner operators that differ from the deterministic propagation, by operator key
             (``module:operator#ordinal``), e.g. ``"shard(2), replicate -> shard(2)"``.
         optimizer: ``adamw``, ``adam``, ``sgd``, ``sgd-momentum``: state bytes per parameter.
+        offload: ``none``, or what lives in host memory (``optimizer``, ``parameters``, ``activations``),
+            joined by commas.
         path: file this was read from, for messages.
-        lines: dotted key (``mesh.tensor``, ``pipeline.stages.1``) to line number in that file.
+        lines: dotted key (``mesh.tensor``, ``pipeline.stages.1``, ``tensor.blocks.*.attn.qkv``) to line number
+            in that file.
+        sources: of a merged plan, the dotted keys that do not come from ``path``, with ``file:line`` or
+            ``--set mesh.tensor=4``.
     """
 
     version: int = 1
@@ -125,6 +132,15 @@ class Plan:
     offload: str | None = None
     path: str = ""
     lines: Mapping[str, int] = field(default_factory=dict)
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def error(self, key: str, message: str) -> PlanError:
+        """An error about the decision under a dotted key, at its line or the nearest one around it."""
+        while key and key not in self.sources and key not in self.lines:
+            key = key.rpartition(".")[0]
+        if key in self.sources:
+            return PlanError(message, path=self.sources[key])
+        return PlanError(message, path=self.path, line=self.lines.get(key) if self.path else None)
 
     @property
     def num_micro_batches(self) -> int:

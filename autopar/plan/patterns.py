@@ -24,7 +24,8 @@ def _component_matches(pattern: str, component: str) -> bool:
 def matches(pattern: str, name: str) -> bool:
     """Whether ``pattern`` names ``name`` or a module that holds it.
 
-    ``*`` matches one component and ``0-5`` a range of numbers: ``matches('blocks.*.attn', 'blocks.3.attn.qkv.weight')``.
+    ``*`` matches one component and ``0-5`` a range of numbers:
+    ``matches('blocks.*.attn', 'blocks.3.attn.qkv.weight')``.
     """
     wanted, given = pattern.split("."), name.split(".")
     return len(wanted) <= len(given) and all(
