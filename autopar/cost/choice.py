@@ -1,4 +1,4 @@
-"""What one block costs under one way of running it: the coin in which cost, solve and the planner deal. No torch here.
+"""What one block costs under one way of running it: the coin in which cost, solve and planner deal. No torch.
 
 All numbers are for one rank and one micro-batch, at a given tensor degree and micro-batch size.
 """
@@ -30,7 +30,7 @@ class ParameterShare:
 
 @dataclass(frozen=True, slots=True)
 class BlockChoice:
-    """One way of running every block of a class: boundary placements, parameter placements, recompute; and its cost.
+    """One way of running every block of a class: boundary and parameter placements, recompute; and its cost.
 
     Attributes:
         class_key: the block class (``Block.class_key``).
@@ -39,8 +39,8 @@ class BlockChoice:
         input_word: what the chain's previous block hands over: ``replicate``, ``sequence`` or ``batch``.
         output_word: what this block hands to the next.
         recompute: ``none`` or ``full``.
-        parameters: one share per parameter placeholder of the class's first block, in placeholder order; another
-            block of the class has the same shares under its own names, position by position.
+        parameters: one share per parameter placeholder of the class's first block, in placeholder order;
+            another block of the class has the same shares under its own names, position by position.
         overrides: operator key -> rule text wherever the choice differs from the deterministic propagation.
         forward_compute_s: time of the operators of the forward pass.
         forward_comm_s: exposed collectives on the tensor axis in the forward pass.

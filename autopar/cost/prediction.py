@@ -31,7 +31,7 @@ class StageMemory:
 
 @dataclass(frozen=True, slots=True)
 class StagePrediction:
-    """One stage over one step: busy computing, exposed communication, idle (bubble); they add up to the step time."""
+    """One stage over one step: computing, exposed communication, idle (bubble); they add up to the step."""
 
     compute_s: float
     comm_s: float
@@ -44,7 +44,8 @@ class Prediction:
     """A whole plan.
 
     Attributes:
-        mfu: model FLOPs / (step time x devices x peak); forward + backward = 3x forward FLOPs, recompute not counted.
+        mfu: model FLOPs / (step time x devices x peak); forward + backward = 3x forward FLOPs, recompute not
+            counted.
     """
 
     step_time_s: float

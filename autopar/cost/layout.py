@@ -1,0 +1,102 @@
+"""A whole plan as the step-time model reads it: every block's choice, stage by stage. No torch here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autopar.cost.choice import BlockChoice
+from autopar.plan.decisions import Precision, ScheduleName
+
+
+@dataclass(frozen=True, slots=True)
+class SharedParameter:
+    """A parameter that several blocks read (tied weights).
+
+    A stage that holds several of these blocks holds the parameter once; stages that hold one each keep a copy
+    each and add up its gradients at the end of the step.
+
+    Attributes:
+        name: canonical name.
+        blocks: indices in the chain of the blocks that read it, ascending.
+        num_elements: of one rank's piece on the tensor axis.
+        trainable: whether it has a gradient.
+    """
+
+    name: str
+    blocks: tuple[int, ...]
+    num_elements: int
+    trainable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Everything that decides the time and the memory of a step.
+
+    Attributes:
+        pipeline: ranks on the pipeline axis.
+        data: ranks on the data axis.
+        tensor: ranks on the tensor axis (fastest varying, then data, then pipeline).
+        micro_batch: samples per forward of one data rank.
+        num_micro_batches: forwards per step of one data rank.
+        virtual: stages per rank.
+        zero: ZeRO level of each stage.
+        precision: compute dtype; masters, gradients and optimiser state are fp32.
+        optimizer: ``adamw``, ``adam``, ``sgd`` or ``sgd-momentum``.
+        stages: choices of the blocks of each stage, in order.
+        shared: parameters that several blocks read.
+        carried_bytes: per stage boundary, local bytes of values that an earlier block than the last of the
+            stage computed and that a later stage reads; empty where nothing skips blocks.
+    """
+
+    pipeline: int
+    data: int
+    tensor: int
+    micro_batch: int
+    num_micro_batches: int
+    schedule: ScheduleName
+    virtual: int
+    zero: tuple[int, ...]
+    precision: Precision
+    optimizer: str
+    stages: tuple[tuple[BlockChoice, ...], ...]
+    shared: tuple[SharedParameter, ...] = ()
+    carried_bytes: tuple[int, ...] = ()
+
+    @property
+    def num_devices(self) -> int:
+        """Product of the axes."""
+        return self.pipeline * self.data * self.tensor
+
+    @property
+    def global_batch(self) -> int:
+        """Samples per step."""
+        return self.micro_batch * self.num_micro_batches * self.data
+
+    def first_block(self, stage: int) -> int:
+        """Index in the chain of a stage's first block."""
+        return sum(len(blocks) for blocks in self.stages[:stage])
+
+    def repeated_elements(self, stage: int) -> tuple[int, ...]:
+        """Per block of a stage, elements of shared parameters that an earlier block of the stage holds
+        already."""
+        first = self.first_block(stage)
+        repeated = [0] * len(self.stages[stage])
+        for parameter in self.shared:
+            here = [block - first for block in parameter.blocks if 0 <= block - first < len(repeated)]
+            for position in here[1:]:
+                repeated[position] += parameter.num_elements
+        return tuple(repeated)
+
+    def holders(self, parameter: SharedParameter) -> tuple[int, ...]:
+        """Stages that hold a shared parameter, ascending."""
+        result = []
+        for stage, blocks in enumerate(self.stages):
+            first = self.first_block(stage)
+            if any(first <= block < first + len(blocks) for block in parameter.blocks):
+                result.append(stage)
+        return tuple(result)
+
+    def boundary_bytes(self, boundary: int) -> int:
+        """Local bytes sent per micro-batch from stage ``boundary`` to the next."""
+        carried = self.carried_bytes[boundary] if self.carried_bytes else 0
+        return self.stages[boundary][-1].output_bytes + carried
