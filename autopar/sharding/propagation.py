@@ -1,0 +1,247 @@
+"""One deterministic choice of a rule for every operator of a block, from the placements of parameters and
+boundaries.
+
+Each operator in order takes the rule with the least redistribution: what its operands cost to convert,
+forward and backward (a conversion that an earlier operator made is free), and the reduction that a partial
+result leaves pending. Ties prefer a resolved result, then to resolve partial sums to the placement of the
+block's output, then fewer conversions, then sharded work where an operand is sharded and replicated work
+elsewhere, then the order of the rule table. A sharded parameter is used as it is placed unless no rule can.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import fx
+
+from autopar.capture.model_graph import Block, InputKind
+from autopar.errors import UsageError
+from autopar.sharding.aliasing import pinned_nodes, statistics
+from autopar.sharding.gradients import nodes_with_gradient
+from autopar.sharding.placement import PARTIAL, REPLICATE, Partial, Placement, Shard
+from autopar.sharding.redistribution import conversion_units
+from autopar.sharding.rule import Rule, find_rule, replicated
+from autopar.sharding.rules.operator import tensor_arguments
+from autopar.sharding.rules.table import strategies
+
+# What a node's value is placed as: one placement, or for tuples one for each element.
+Placed = Placement | tuple[Placement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSharding:
+    """How a block runs on the tensor axis.
+
+    Attributes:
+        degree: size of the tensor axis.
+        parameters: placement of every parameter placeholder of the block.
+        inputs: placement of every other placeholder: activations, batch entries, buffers, constants. A
+            buffer that is not replicated arrives as a local shard, like a parameter.
+        outputs: placement of every value that the block returns.
+        rules: rule of every ``call_function`` node, by name.
+    """
+
+    degree: int
+    parameters: Mapping[str, Placement]
+    inputs: Mapping[str, Placement]
+    outputs: tuple[Placement, ...]
+    rules: Mapping[str, Rule]
+
+    def placement_of(self, placeholder: str) -> Placement:
+        """Placement in which a placeholder's value arrives."""
+        return self.parameters.get(placeholder, self.inputs.get(placeholder, REPLICATE))
+
+
+def block_strategies(
+    block: Block, degree: int, fused: frozenset[int] = frozenset()
+) -> dict[str, tuple[Rule, ...]]:
+    """``strategies`` of every call of a block by node name, with in-place operators taken into account."""
+    pinned = pinned_nodes(block.graph)
+    return {
+        node.name: node_strategies(node, degree, fused, pinned)
+        for node in block.graph.nodes
+        if node.op == "call_function"
+    }
+
+
+def node_strategies(
+    node: fx.Node, degree: int, fused: frozenset[int], pinned: frozenset[str]
+) -> tuple[Rule, ...]:
+    """Rules of one call; the replicated one alone where its value shares storage with a mutated tensor."""
+    if node.name in pinned:
+        return (replicated(len(tensor_arguments(node))),)
+    return strategies(node, degree, fused)
+
+
+def propagate(
+    block: Block,
+    degree: int,
+    parameters: Mapping[str, Placement],
+    inputs: Mapping[str, Placement],
+    outputs: tuple[Placement, ...],
+    overrides: Mapping[str, str] | None = None,
+) -> BlockSharding:
+    """Chooses a rule for every operator of ``block``.
+
+    Args:
+        block: the block.
+        degree: size of the tensor axis; 1 gives a sharding in which everything is replicated.
+        parameters: placement by canonical parameter name, and by buffer name for buffers that are sharded
+            with their module; absent means replicated.
+        inputs: placement by global value name of the activations that the block reads; absent means
+            replicated.
+        outputs: placement of every value that the block returns.
+        overrides: rule text by operator key; it wins over the least redistribution.
+
+    Raises:
+        UsageError: an override names a rule that its operator does not have.
+    """
+    kinds = {item.placeholder: item for item in block.inputs}
+    own: dict[str, Placement] = {}
+    other: dict[str, Placement] = {}
+    for item in block.inputs:
+        if item.kind == InputKind.PARAMETER:
+            own[item.placeholder] = parameters.get(item.source, REPLICATE) if degree > 1 else REPLICATE
+        elif item.kind == InputKind.BUFFER:
+            other[item.placeholder] = parameters.get(item.source, REPLICATE) if degree > 1 else REPLICATE
+        else:
+            other[item.placeholder] = inputs.get(item.source, REPLICATE) if degree > 1 else REPLICATE
+    calls = [node for node in block.graph.nodes if node.op == "call_function"]
+    if degree == 1:
+        rules = {node.name: replicated(len(tensor_arguments(node))) for node in calls}
+        return BlockSharding(1, own, other, (REPLICATE,) * len(block.outputs), rules)
+    state = _State(block, degree, own | other, outputs)
+    fused = frozenset(p.blocks for p in (*own.values(), *other.values()) if isinstance(p, Shard)) - {1}
+    rules = {}
+    for node in calls:
+        text = (overrides or {}).get(node.meta.get("operator_key", ""))
+        candidates = node_strategies(node, degree, fused | state.blocks_of(node), state.pinned)
+        if text is not None:
+            rules[node.name] = _overridden(node, candidates, text)
+        else:
+            rules[node.name] = state.cheapest(node, candidates)
+        state.place(node, rules[node.name])
+    assert set(own) | set(other) == set(kinds)
+    return BlockSharding(degree, own, other, outputs, rules)
+
+
+def _overridden(node: fx.Node, candidates: tuple[Rule, ...], text: str) -> Rule:
+    rule = find_rule(text, candidates)
+    if rule is None:
+        key = node.meta.get("operator_key", node.name)
+        raise UsageError(
+            f"operator '{key}' cannot run as '{text}'; its rules are: "
+            + "; ".join(str(c) for c in candidates)
+        )
+    return rule
+
+
+@dataclass(slots=True)
+class _State:
+    """Placements of the values computed so far, and the conversions already made for them."""
+
+    block: Block
+    degree: int
+    inputs: Mapping[str, Placement]
+    outputs: tuple[Placement, ...]
+    placed: dict[fx.Node, Placed] = field(default_factory=dict)
+    converted: set[tuple[fx.Node, Placement, bool]] = field(default_factory=set)
+    pinned: frozenset[str] = field(init=False)
+    gradients: frozenset[str] = field(init=False)
+    sharded_parameters: frozenset[str] = field(init=False)
+    preferred: Placement = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pinned = pinned_nodes(self.block.graph)
+        self.gradients = nodes_with_gradient(self.block)
+        parameters = {i.placeholder for i in self.block.inputs if i.kind == InputKind.PARAMETER}
+        self.sharded_parameters = frozenset(n for n in parameters if isinstance(self.inputs.get(n), Shard))
+        self.preferred = next((p for p in self.outputs if isinstance(p, Shard)), REPLICATE)
+        for node in self.block.graph.nodes:
+            if node.op == "placeholder":
+                pinned = node.name in self.pinned
+                self.placed[node] = REPLICATE if pinned else self.inputs.get(node.name, REPLICATE)
+            elif node.op == "get_attr":
+                self.placed[node] = REPLICATE
+
+    def placement(self, node: fx.Node) -> Placement:
+        placed = self.placed[node]
+        return placed[0] if isinstance(placed, tuple) else placed
+
+    def blocks_of(self, node: fx.Node) -> frozenset[int]:
+        placements = (self.placement(a) for a in tensor_arguments(node))
+        return frozenset(p.blocks for p in placements if isinstance(p, Shard)) - {1}
+
+    def place(self, node: fx.Node, rule: Rule) -> None:
+        self.placed[node] = value_placement(node, rule)
+        for argument, wanted in zip(tensor_arguments(node), rule.inputs, strict=True):
+            self.converted.add((argument, wanted, self.is_gradient_partial(argument, wanted, rule)))
+
+    def is_gradient_partial(self, argument: fx.Node, wanted: Placement, rule: Rule) -> bool:
+        return wanted == REPLICATE and not rule.is_replicated and argument.name in self.gradients
+
+    def cheapest(self, node: fx.Node, candidates: tuple[Rule, ...]) -> Rule:
+        if node.target is operator.getitem:
+            return element_rule(node, self.placed[node.args[0]])  # type: ignore[index]
+        arguments = tensor_arguments(node)
+        written = statistics(node)
+        usable = [r for r in candidates if self._keeps(arguments, r, frozenset(a.name for a in written))]
+        assert usable, f"no rule of {node} leaves its running statistics where they are"
+        keeping = [r for r in usable if self._keeps(arguments, r, self.sharded_parameters)]
+        ranked = [(self._rank(node, arguments, rule), index) for index, rule in enumerate(keeping or usable)]
+        return (keeping or usable)[min(ranked)[1]]
+
+    def _keeps(self, arguments: tuple[fx.Node, ...], rule: Rule, names: frozenset[str]) -> bool:
+        return all(
+            argument.name not in names or self.placed[argument] == wanted
+            for argument, wanted in zip(arguments, rule.inputs, strict=True)
+        )
+
+    def _rank(
+        self, node: fx.Node, arguments: tuple[fx.Node, ...], rule: Rule
+    ) -> tuple[int, bool, bool, int, bool]:
+        total = 0
+        resolves_elsewhere = False
+        num_conversions = 0
+        for argument, wanted in zip(arguments, rule.inputs, strict=True):
+            source = self.placement(argument)
+            partial = self.is_gradient_partial(argument, wanted, rule)
+            num_conversions += source != wanted
+            if (argument, wanted, partial) not in self.converted:
+                gradient = argument.name in self.gradients
+                size = whole_bytes(argument)
+                total += conversion_units(source, wanted, partial, size, self.degree, gradient=gradient)
+            if isinstance(source, Partial) and wanted != PARTIAL:
+                resolves_elsewhere |= wanted != self.preferred
+        pending = rule.output == PARTIAL
+        if pending:
+            total += conversion_units(
+                PARTIAL, REPLICATE, False, whole_bytes(node), self.degree, gradient=True
+            )
+        any_sharded = any(isinstance(self.placement(argument), Shard) for argument in arguments)
+        return (total, pending, resolves_elsewhere, num_conversions, rule.is_replicated == any_sharded)
+
+
+def element_rule(node: fx.Node, placed: Placed) -> Rule:
+    """The rule of a ``getitem``: the element keeps the placement that the operator gave it."""
+    placement = placed[node.args[1]] if isinstance(placed, tuple) else placed  # type: ignore[index]
+    assert isinstance(placement, Placement)
+    return Rule((placement,), placement)
+
+
+def value_placement(node: fx.Node, rule: Rule) -> Placed:
+    """Placement of the value of a call under ``rule``."""
+    value = node.meta.get("val")
+    if isinstance(value, (tuple, list)):
+        return tuple(rule.element(index) for index in range(len(value)))
+    return rule.output
+
+
+def whole_bytes(node: fx.Node) -> int:
+    """Bytes of the unsharded value of a node."""
+    value = node.meta.get("val")
+    tensors = [value] if isinstance(value, torch.Tensor) else list(value or ())
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))

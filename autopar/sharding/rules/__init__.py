@@ -1,0 +1,1 @@
+"""The sharding rules of operators, one file a family; ``table`` joins them."""
