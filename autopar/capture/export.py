@@ -1,0 +1,215 @@
+"""Exporting the model with its loss: one graph with a symbolic batch, or with a fixed one where the model wants that."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import sympy
+import torch
+from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensor
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind as SignatureKind
+
+from autopar.capture.capture_errors import explain_export_failure
+from autopar.capture.clean import clean
+from autopar.capture.fake_model import build_fake_model, default_dtype, fake_batch, new_fake_mode
+from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
+from autopar.capture.target import ModelSource
+from autopar.capture.user_code import user_line
+from autopar.capture.wrapper import MODULE_PREFIX, wrap_model
+from autopar.errors import AutoparError, CaptureError
+
+# The size that stands for "any" while tracing: a prime, so that it is unlikely to equal another size of the model.
+TRACED_SIZE = 7
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedModel:
+    """A cleaned graph of the whole model and what its placeholders are.
+
+    Attributes:
+        model: the user's module, on fake tensors.
+        graph: of the loss; nodes have the meta data that ``model_graph.Block`` documents.
+        inputs: placeholder -> what it stands for; parameters under their canonical names.
+        symbols: the batch size in shapes of the graph; empty for a static export.
+        smallest: least batch size for which the graph holds.
+        largest: greatest one, or None.
+        parameters: canonical name -> spec, without ``fused_dims``.
+        buffers: name -> spec.
+        constants: name -> tensor.
+    """
+
+    model: nn.Module
+    graph: fx.Graph
+    inputs: Mapping[str, BlockInput]
+    symbols: frozenset[sympy.Symbol]
+    smallest: int
+    largest: int | None
+    parameters: Mapping[str, ParameterSpec]
+    buffers: Mapping[str, TensorSpec]
+    constants: Mapping[str, torch.Tensor]
+
+    @property
+    def loss(self) -> fx.Node:
+        """The node that computes the loss."""
+        output = next(node for node in reversed(self.graph.nodes) if node.op == "output")
+        return output.all_input_nodes[0]
+
+
+def export_model(source: ModelSource, dtype: torch.dtype, size: int | None) -> ExportedModel:
+    """Exports ``source`` in training mode; with a dynamic batch where ``size`` is None, else for exactly that size.
+
+    Raises:
+        CaptureError: the model cannot be traced; the message names the user's line.
+        UsageError: the user's functions do not fit together.
+    """
+    mode = new_fake_mode()
+    with default_dtype(dtype):
+        model = build_fake_model(source.build_model, mode, dtype)
+        batch = fake_batch(source.example_batch(size or TRACED_SIZE), mode, dtype)
+        wrapper = wrap_model(model, source.loss, tuple(batch)).train()
+        dynamic = {name: {source.batch_dims.get(name, 0): Dim.DYNAMIC} for name in batch}
+        try:
+            with mode, warnings.catch_warnings():
+                # Warnings here are about tracing; those of the model itself come again when it runs.
+                warnings.simplefilter("ignore")
+                program = torch.export.export(
+                    wrapper, (), batch, strict=False, dynamic_shapes=None if size else dynamic
+                )
+        except AutoparError:
+            raise
+        except Exception as error:
+            raise explain_export_failure(error) from error
+    return _describe(program, model)
+
+
+def _describe(program: ExportedProgram, model: nn.Module) -> ExportedModel:
+    graph = clean(program.graph_module)
+    canonical, parameters = _parameters(model)
+    inputs, constants = _inputs(program, canonical)
+    buffers = {name: TensorSpec(tuple(buffer.shape), buffer.dtype) for name, buffer in model.named_buffers()}
+    _annotate(graph)
+    symbols = frozenset(
+        symbol
+        for node in graph.nodes
+        if node.op == "placeholder" and inputs[node.name].kind is InputKind.BATCH
+        for dim in node.meta["val"].shape
+        if isinstance(dim, torch.SymInt)
+        for symbol in dim.node.expr.free_symbols
+    )
+    smallest, largest = _range(program, symbols)
+    _check_symbols(graph, symbols)
+    return ExportedModel(model, graph, inputs, symbols, smallest, largest, parameters, buffers, constants)
+
+
+def _parameters(model: nn.Module) -> tuple[dict[str, str], dict[str, ParameterSpec]]:
+    """Any name of a parameter or buffer -> its canonical name; and the parameters by canonical name."""
+    first: dict[int, str] = {}
+    canonical: dict[str, str] = {}
+    aliases: dict[str, list[str]] = {}
+    tensors = [
+        *model.named_parameters(remove_duplicate=False),
+        *model.named_buffers(remove_duplicate=False),
+    ]
+    for name, tensor in tensors:
+        canonical[name] = first.setdefault(id(tensor), name)
+        if canonical[name] != name:
+            aliases.setdefault(canonical[name], []).append(name)
+    parameters = {
+        name: ParameterSpec(
+            name,
+            TensorSpec(tuple(parameter.shape), parameter.dtype),
+            parameter.requires_grad,
+            tuple(aliases.get(name, ())),
+        )
+        for name, parameter in model.named_parameters()
+    }
+    return canonical, parameters
+
+
+def _inputs(
+    program: ExportedProgram, canonical: Mapping[str, str]
+) -> tuple[dict[str, BlockInput], dict[str, torch.Tensor]]:
+    inputs: dict[str, BlockInput] = {}
+    constants: dict[str, torch.Tensor] = {}
+    batch_spec = program.call_spec.in_spec
+    keys = iter(batch_spec.child(1).context if batch_spec else ())
+    for spec in program.graph_signature.input_specs:
+        placeholder, target = spec.arg.name, spec.target or ""
+        if spec.kind is SignatureKind.USER_INPUT:
+            inputs[placeholder] = BlockInput(placeholder, InputKind.BATCH, next(keys))
+        elif spec.kind is SignatureKind.CONSTANT_TENSOR:
+            name = target.removeprefix(MODULE_PREFIX)
+            inputs[placeholder] = BlockInput(placeholder, InputKind.CONSTANT, name)
+            constants[name] = _constant(program.constants[target], name)
+        else:
+            kind = InputKind.PARAMETER if spec.kind is SignatureKind.PARAMETER else InputKind.BUFFER
+            name = canonical[target.removeprefix(MODULE_PREFIX)]
+            inputs[placeholder] = BlockInput(placeholder, kind, name)
+    return inputs, constants
+
+
+def _constant(value: object, name: str) -> torch.Tensor:
+    if isinstance(value, FakeTensor) or not isinstance(value, torch.Tensor):
+        raise CaptureError(
+            f"the model holds the tensor '{name}' as a plain attribute, so its value is lost when the model is built "
+            f"without memory; register it: self.register_buffer('{name.rpartition('.')[2]}', ..., persistent=False)"
+        )
+    return value
+
+
+def _annotate(graph: fx.Graph) -> None:
+    """Sets module, source line and operator key of every node, and drops the rest of the exporter's meta data."""
+    ordinals: dict[tuple[str, str], int] = {}
+    for node in graph.nodes:
+        module = _module_name(node)
+        meta = {
+            "val": node.meta.get("val"),
+            "module": module,
+            "source_line": user_line(node.meta.get("stack_trace") or ""),
+            "operator_key": "",
+            "no_grad": node.meta.get("no_grad", False),
+        }
+        if node.op == "call_function" and isinstance(meta["val"], torch.Tensor | list | tuple):
+            name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
+            ordinal = ordinals.get((module, name), 0)
+            ordinals[module, name] = ordinal + 1
+            meta["operator_key"] = f"{module}:{name}#{ordinal}"
+        node.meta = meta
+
+
+def _module_name(node: fx.Node) -> str:
+    stack = node.meta.get("nn_module_stack") or {}
+    path = next((entry[0] for entry in reversed(list(stack.values()))), "")
+    path = re.sub(r"@\d+", "", path)
+    return path.removeprefix(MODULE_PREFIX) if path.startswith(MODULE_PREFIX) else ""
+
+
+def _range(program: ExportedProgram, symbols: frozenset[sympy.Symbol]) -> tuple[int, int | None]:
+    smallest, largest = 1, None
+    for symbol, allowed in program.range_constraints.items():
+        if symbol not in symbols:
+            continue
+        if allowed.lower > 2:  # 2 only says that the exporter does not distinguish sizes other than 0 and 1
+            smallest = max(smallest, int(allowed.lower))
+        if allowed.upper.is_finite and allowed.upper < 2**31:
+            largest = min(largest or int(allowed.upper), int(allowed.upper))
+    return smallest, largest
+
+
+def _check_symbols(graph: fx.Graph, symbols: frozenset[sympy.Symbol]) -> None:
+    for node in graph.nodes:
+        value = node.meta["val"]
+        sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
+        for size in sizes:
+            if isinstance(size, torch.SymInt | torch.SymBool | torch.SymFloat):
+                unknown = size.node.expr.free_symbols - symbols
+                if unknown:
+                    raise CaptureError(
+                        f"{node.meta['source_line'] or node.meta['module']}: the size of '{node.name}' depends on the "
+                        "values of tensors; a plan needs static shapes: mask instead of selecting, or pad to a fixed size"
+                    )
