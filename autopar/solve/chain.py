@@ -172,9 +172,9 @@ class ChainSolver:
     def _send_s(self, stage: int, block: int, word: int) -> float:
         if stage + 1 == self._problem.num_stages:
             return 0.0
-        return next(
-            o.send_s for o in self._problem.options(stage, block) if o.output_word == self._words[word]
-        )
+        carry_s = self._problem.carry_s[block] if self._problem.carry_s else 0.0
+        options = self._problem.options(stage, block)
+        return carry_s + next(o.send_s for o in options if o.output_word == self._words[word])
 
     def _slowest_floor_s(self) -> float:
         """No cut has a slowest stage quicker than this."""

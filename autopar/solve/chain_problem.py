@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,21 @@ class Option:
 
 
 @dataclass(frozen=True, slots=True)
+class Overhead:
+    """Memory of a block beyond its option's that does not simply add up over a stage.
+
+    Attributes:
+        paired_bytes: the largest sum over two neighbouring blocks counts (parameters gathered ahead).
+        single_bytes: the largest counts (buffers that blocks use in turn).
+        floor_bytes: adds up to a second peak, without activations, that must fit as well (the update).
+    """
+
+    paired_bytes: int = 0
+    single_bytes: int = 0
+    floor_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Shared:
     """A tied parameter: a stage that holds several of these blocks holds it once.
 
@@ -45,11 +61,13 @@ class Shared:
         blocks: ascending indices of the blocks that use it.
         held_bytes: counted in each of them; deducted for all but one of a stage.
         seconds: likewise.
+        overhead: likewise.
     """
 
     blocks: tuple[int, ...]
     held_bytes: int
     seconds: float = 0.0
+    overhead: Overhead = Overhead()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +83,8 @@ class ChainProblem:
         limit_bytes: memory of a rank for what options count.
         table_of_stage: which table each stage reads; empty: the first.
         shared: tied parameters.
+        overheads: per table and kind; empty: none.
+        carry_s: per block, handing on what skips it where a stage ends there, beside ``send_s``; empty: none.
         first_blocks: first block of every stage, if pinned.
         first_word: placement in which the first block is fed.
         last_word: placement of the last block's output.
@@ -77,6 +97,8 @@ class ChainProblem:
     limit_bytes: int
     table_of_stage: tuple[int, ...] = ()
     shared: tuple[Shared, ...] = ()
+    overheads: tuple[tuple[Overhead, ...], ...] = ()
+    carry_s: tuple[float, ...] = ()
     first_blocks: tuple[int, ...] | None = None
     first_word: str = "replicate"
     last_word: str = "replicate"
@@ -85,6 +107,12 @@ class ChainProblem:
     def num_stages(self) -> int:
         """Pipeline stages."""
         return len(self.in_flight)
+
+    def overhead(self, stage: int, kind: int) -> Overhead:
+        """Overhead of a kind of block in a stage."""
+        if not self.overheads:
+            return Overhead()
+        return self.overheads[self.table_of_stage[stage] if self.table_of_stage else 0][kind]
 
     def table(self, stage: int) -> tuple[tuple[Option, ...], ...]:
         """``kind -> options`` of a stage."""
@@ -139,20 +167,33 @@ def evaluate_chain(
     """What every stage costs under a cut and an option per block; None where words do not meet."""
     loads, word = [], problem.first_word
     for stage, blocks in enumerate(stage_ranges(problem, first_blocks)):
-        seconds, resident, transient = 0.0, 0, 0
         for block in blocks:
             option = problem.options(stage, block)[options[block]]
             if option.input_word != word:
                 return None
             word = option.output_word
-            seconds += option.seconds
-            resident += option.saved_bytes * problem.in_flight[stage] + option.held_bytes
-            transient = max(transient, option.transient_bytes)
-        for shared in problem.shared:
-            repeats = max(0, sum(block in blocks for block in shared.blocks) - 1)
-            seconds -= repeats * shared.seconds
-            resident -= repeats * shared.held_bytes
-        if stage + 1 < problem.num_stages:
-            seconds += problem.options(stage, blocks[-1])[options[blocks[-1]]].send_s
-        loads.append(StageLoad(seconds, resident + transient))
+        loads.append(_stage_load(problem, stage, blocks, options))
     return tuple(loads) if word == problem.last_word else None
+
+
+def _stage_load(problem: ChainProblem, stage: int, blocks: range, options: Sequence[int]) -> StageLoad:
+    seconds, resident, transient = 0.0, 0, 0
+    paired, single, floor = [], 0, 0
+    for block in blocks:
+        option = problem.options(stage, block)[options[block]]
+        overhead = problem.overhead(stage, problem.blocks[block])
+        repeated = [
+            s for s in problem.shared if block in s.blocks and any(b in blocks for b in s.blocks if b < block)
+        ]
+        seconds += option.seconds - sum(s.seconds for s in repeated)
+        resident += option.saved_bytes * problem.in_flight[stage] + option.held_bytes
+        resident -= sum(s.held_bytes for s in repeated)
+        transient = max(transient, option.transient_bytes)
+        paired.append(overhead.paired_bytes - sum(s.overhead.paired_bytes for s in repeated))
+        single = max(single, overhead.single_bytes - sum(s.overhead.single_bytes for s in repeated))
+        floor += overhead.floor_bytes - sum(s.overhead.floor_bytes for s in repeated)
+    if stage + 1 < problem.num_stages:
+        seconds += problem.options(stage, blocks[-1])[options[blocks[-1]]].send_s
+        seconds += problem.carry_s[blocks[-1]] if problem.carry_s else 0.0
+    largest_pair = max((a + b for a, b in pairwise(paired)), default=paired[0])
+    return StageLoad(seconds, max(resident + transient + largest_pair + single, floor))

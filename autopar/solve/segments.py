@@ -59,6 +59,10 @@ class _Composition:
         groups: tied parameters that the segment holds.
         discount_bytes: deducted with the last block, since the segment already holds its tied parameter.
         transients: distinct transient bytes of the options in the segment, ascending.
+        last_paired_bytes: paired overhead of the last block.
+        paired_bytes: largest sum of paired overheads of neighbours.
+        single_bytes: largest single overhead.
+        floor_bytes: the second peak.
     """
 
     before: int | None
@@ -67,6 +71,14 @@ class _Composition:
     discount_bytes: int
     discount_s: float
     transients: tuple[int, ...]
+    last_paired_bytes: int
+    paired_bytes: int
+    single_bytes: int
+    floor_bytes: int
+
+    def limit_bytes(self, limit_bytes: int) -> int:
+        """What is left for the options; negative where nothing fits."""
+        return limit_bytes - self.paired_bytes - self.single_bytes if self.floor_bytes <= limit_bytes else -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,7 @@ class Segments:
 
     def __init__(self, problem: ChainProblem, stage: int, words: tuple[str, ...]) -> None:
         self._problem = problem
+        self._stage = stage
         self._table = problem.table(stage)
         self._in_flight = problem.in_flight[stage]
         self.words = words
@@ -103,22 +116,36 @@ class Segments:
         groups = self._groups_of_block.get(block, frozenset())
         key = (composition, kind, block if groups else None)
         if key not in self._known:
-            before = self._compositions[composition] if composition is not None else None
-            held = before.groups if before else frozenset()
-            repeated = [self._problem.shared[g] for g in sorted(groups & held)]
-            transients = {option.transient_bytes for option in self._table[kind]}
-            self._compositions.append(
-                _Composition(
-                    composition,
-                    kind,
-                    groups | held,
-                    sum(shared.held_bytes for shared in repeated),
-                    sum(shared.seconds for shared in repeated),
-                    tuple(sorted(transients | set(before.transients if before else ()))),
-                )
-            )
+            self._compositions.append(self._extended(composition, kind, groups))
             self._known[key] = len(self._compositions) - 1
         return self._known[key]
+
+    def _extended(self, composition: int | None, kind: int, groups: frozenset[int]) -> _Composition:
+        before = self._compositions[composition] if composition is not None else None
+        held = before.groups if before else frozenset()
+        repeated = [self._problem.shared[g] for g in sorted(groups & held)]
+        transients = {option.transient_bytes for option in self._table[kind]}
+        overhead = self._problem.overhead(self._stage, kind)
+        paired = overhead.paired_bytes - sum(s.overhead.paired_bytes for s in repeated)
+        single = overhead.single_bytes - sum(s.overhead.single_bytes for s in repeated)
+        floor = overhead.floor_bytes - sum(s.overhead.floor_bytes for s in repeated)
+        largest_pair = paired
+        if before is not None:
+            largest_pair += before.last_paired_bytes
+            if before.before is not None:
+                largest_pair = max(largest_pair, before.paired_bytes)
+        return _Composition(
+            composition,
+            kind,
+            groups | held,
+            sum(shared.held_bytes for shared in repeated),
+            sum(shared.seconds for shared in repeated),
+            tuple(sorted(transients | set(before.transients if before else ()))),
+            paired,
+            largest_pair,
+            max(single, before.single_bytes if before else 0),
+            floor + (before.floor_bytes if before else 0),
+        )
 
     def quickest_s(self, composition: int) -> float:
         """Least seconds over all words, without regard to memory."""
@@ -139,7 +166,7 @@ class Segments:
         path = self._paths(composition, best.threshold_bytes)[source][target]
         assert path is not None
         threshold = best.threshold_bytes
-        limit = self._problem.limit_bytes
+        limit = self._limit(composition)
         if threshold is None or path.resident_bytes + threshold <= limit:
             steps, reverse = path.options, []
             while steps is not None:
@@ -154,13 +181,17 @@ class Segments:
         for threshold in self._compositions[composition].transients:
             for row in self._leanest(composition, threshold):
                 least = min(least, min(row) + threshold)
-        return least
+        this = self._compositions[composition]
+        return max(least + this.paired_bytes + this.single_bytes, this.floor_bytes)
+
+    def _limit(self, composition: int) -> int:
+        return self._compositions[composition].limit_bytes(self._problem.limit_bytes)
 
     def _solve(self, composition: int, source: int, target: int) -> SegmentCost | None:
         path = self._paths(composition, None)[source][target]
         if path is None:
             return None
-        limit = self._problem.limit_bytes
+        limit = self._limit(composition)
         if path.resident_bytes + path.transient_bytes <= limit:
             return SegmentCost(path.seconds, None)
         best: SegmentCost | None = None
@@ -245,7 +276,7 @@ class Segments:
         this = self._compositions[composition]
         before = self._front(this.before, threshold) if this.before is not None else None
         size = range(len(self.words))
-        budget = self._problem.limit_bytes - threshold
+        budget = self._limit(composition) - threshold
         fronts: list[list[_Front | None]] = [[None for _ in size] for _ in size]
         allowed = self._allowed(this.kind, threshold)
         for source in size:

@@ -2,7 +2,7 @@
 
 import random
 
-from autopar.solve.chain_problem import ChainProblem, Option, Shared
+from autopar.solve.chain_problem import ChainProblem, Option, Overhead, Shared
 
 
 def random_chain(rng: random.Random, max_blocks: int = 6) -> ChainProblem:
@@ -38,7 +38,19 @@ def random_chain(rng: random.Random, max_blocks: int = 6) -> ChainProblem:
     shared = ()
     if num_blocks > 1 and rng.random() < 0.4:
         members = tuple(sorted(rng.sample(range(num_blocks), rng.randint(2, min(3, num_blocks)))))
-        shared = (Shared(members, rng.randint(1, 4), rng.choice((0.0, 0.5))),)
+        shared = (
+            Shared(members, rng.randint(1, 4), rng.choice((0.0, 0.5)), Overhead(1, 1, rng.randint(0, 5))),
+        )
+    overheads: tuple[tuple[Overhead, ...], ...] = ()
+    if rng.random() < 0.4:
+        overheads = tuple(
+            tuple(
+                Overhead(rng.randint(1, 4), rng.randint(1, 4), rng.randint(5, 15)) for _ in range(num_kinds)
+            )
+            for _ in range(num_tables)
+        )
+    elif shared:
+        shared = (Shared(shared[0].blocks, shared[0].held_bytes, shared[0].seconds),)
     pinned = None
     if rng.random() < 0.15:
         pinned = (0, *sorted(rng.sample(range(1, num_blocks), num_stages - 1)))
@@ -53,5 +65,7 @@ def random_chain(rng: random.Random, max_blocks: int = 6) -> ChainProblem:
         rng.choice((25, 40, 60, 90, 10_000)),
         tuple(rng.randrange(num_tables) for _ in range(num_stages)) if num_tables > 1 else (),
         shared,
+        overheads,
+        tuple(rng.choice((0.0, 0.5)) for _ in range(num_blocks)) if rng.random() < 0.3 else (),
         pinned,
     )
