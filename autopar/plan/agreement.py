@@ -50,8 +50,8 @@ def _check_batch(plan: Plan) -> None:
         text = " x ".join(f"{key} {value}" for key, value in given.items())
         raise plan.error(
             next(iter(given)),
-            f"{text} = {product} does not divide batch.global {plan.global_batch}; a step is a whole number of "
-            f"micro-batches: change one of them, e.g. global: {_nearest_multiple(plan.global_batch, product)}",
+            f"{text} = {product} does not divide batch.global {plan.global_batch}; a step is a whole number "
+            f"of micro-batches: change one, e.g. global: {_nearest_multiple(plan.global_batch, product)}",
         )
 
 

@@ -86,7 +86,7 @@ class PatternLine:
 
     pattern: str
     word: str
-    line: int | None = None
+    line: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Plan:
         offload: ``none``, or what lives in host memory (``optimizer``, ``parameters``, ``activations``),
             joined by commas.
         path: file this was read from, for messages.
-        lines: dotted key (``mesh.tensor``, ``pipeline.stages.1``, ``tensor.blocks.*.attn.qkv``) to line number
+        lines: dotted key (``mesh.tensor``, ``pipeline.stages.1``, ``tensor.blocks.*.attn.qkv``) to its line
             in that file.
         sources: of a merged plan, the dotted keys that do not come from ``path``, with ``file:line`` or
             ``--set mesh.tensor=4``.
@@ -130,9 +130,9 @@ class Plan:
     zero: int | tuple[int, ...] | None = None
     recompute: tuple[PatternLine, ...] = ()
     offload: str | None = None
-    path: str = ""
-    lines: Mapping[str, int] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict)
+    path: str = field(default="", compare=False)
+    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+    sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def error(self, key: str, message: str) -> PlanError:
         """An error about the decision under a dotted key, at its line or the nearest one around it."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from autopar.plan.decisions import PatternLine
+from autopar.plan.patterns import first_match
 
 MAX_NAMES = 100_000
 """More names than any model has blocks: a range beyond it is a slip of the finger, not a plan."""
@@ -71,6 +72,8 @@ def pattern_lines(words: Mapping[str, str]) -> tuple[PatternLine, ...]:
         if end == len(names) or words[names[end]] != words[names[start]]:
             lines.extend(PatternLine(entry, words[names[start]]) for entry in compact(names[start:end]))
             start = end
+    if any(line.word != words[name] for name in names if (line := first_match(lines, name))):
+        lines.sort(key=lambda line: -line.pattern.count("."))  # a module before the one that holds it
     return tuple(lines)
 
 

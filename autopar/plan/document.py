@@ -1,0 +1,61 @@
+"""A plan as plain data, key by key as in the YAML: for ``--json`` and for the writer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autopar.plan.decisions import PatternLine, Plan
+from autopar.plan.ranges import compact
+
+
+def to_document(plan: Plan) -> dict[str, Any]:
+    """Plain dicts, lists and scalars in the order of the file; what is absent in the plan is absent here."""
+    document: dict[str, Any] = {"version": plan.version}
+    if plan.model is not None:
+        document["model"] = _present(
+            source=plan.model.source, args=dict(plan.model.args) or None, fingerprint=plan.model.fingerprint
+        )
+    if plan.cluster is not None:
+        document["cluster"] = {
+            "device": plan.cluster.device,
+            "nodes": plan.cluster.nodes,
+            "devices_per_node": plan.cluster.devices_per_node,
+        }
+    sections = {
+        "batch": _present(**{"global": plan.global_batch, "micro": plan.micro_batch}),
+        "mesh": _present(pipeline=plan.mesh.pipeline, data=plan.mesh.data, tensor=plan.mesh.tensor),
+        "precision": None if plan.precision is None else str(plan.precision),
+        "optimizer": plan.optimizer,
+        "pipeline": _present(
+            schedule=None if plan.schedule is None else str(plan.schedule),
+            virtual=plan.virtual,
+            stages=None if plan.stages is None else [list(compact(stage)) for stage in plan.stages],
+        ),
+        "tensor": _words(plan.tensor),
+        "activations": _words(plan.activations),
+        "operators": _words(plan.operators),
+        "zero": list(plan.zero) if isinstance(plan.zero, tuple) else plan.zero,
+        "recompute": _recompute(plan.recompute),
+        "offload": _offload(plan.offload),
+    }
+    return document | {key: value for key, value in sections.items() if value not in (None, {})}
+
+
+def _present(**values: Any) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _words(lines: tuple[PatternLine, ...]) -> dict[str, str]:
+    words: dict[str, str] = {}
+    for line in lines:
+        words.setdefault(line.pattern, line.word)  # the first that matches wins
+    return words
+
+
+def _recompute(lines: tuple[PatternLine, ...]) -> dict[str, str] | str:
+    words = _words(lines)
+    return words["*"] if list(words) == ["*"] else words
+
+
+def _offload(offload: str | None) -> str | list[str] | None:
+    return offload.split(",") if offload and "," in offload else offload
