@@ -26,7 +26,7 @@ def is_mutable(target: object) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable
 
 
-def statistics(node: fx.Node) -> tuple[fx.Node, ...]:
+def hidden_writes(node: fx.Node) -> tuple[fx.Node, ...]:
     """Running statistics that ``node`` updates: they must be used as they are placed, never through a
     copy.
     """

@@ -1,8 +1,9 @@
 """Placements of the values that cross from block to block, from the word of the producing block.
 
-``replicate``, ``sequence`` (dim 1 of floating values with three dims or more) or ``batch`` (dim 0). A value
-for which that dim does not exist or does not divide, that any block but the next one reads, or that is not
-floating point is replicated. The gradient of a boundary value has the placement of the value.
+``replicate``, ``sequence`` (dim 1 of floating values with three dims or more), ``batch`` (dim 0) or
+``shard(d)`` (logits by vocabulary: ``shard(2)``). A value for which that dim does not exist or does not
+divide, that any block but the next one reads, or that is not floating point is replicated. The gradient of
+a boundary value has the placement of the value.
 """
 
 from __future__ import annotations
@@ -10,17 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autopar.capture.model_graph import Block, InputKind, ModelGraph, TensorSpec
-from autopar.sharding.placement import REPLICATE, Placement, Shard
+from autopar.sharding.placement import REPLICATE, Placement, Shard, parse_placement
 
-WORDS = ("replicate", "sequence", "batch")
+WORDS = ("replicate", "sequence", "batch", "shard(d)")
 
 
 def word_placement(spec: TensorSpec, word: str, degree: int) -> Placement:
     """Placement of a value that only the next block reads, produced by a block whose output word is
     ``word``.
     """
-    dim = {"sequence": 1, "batch": 0}.get(word)
-    least_dims = 3 if word == "sequence" else 1
+    placement = parse_placement(word)
+    dim = placement.dim if isinstance(placement, Shard) else {"sequence": 1, "batch": 0}.get(word)
+    least_dims = 3 if word == "sequence" else 1 + (dim or 0)
     if dim is None or not spec.dtype.is_floating_point or len(spec.shape) < least_dims:
         return REPLICATE
     size = spec.shape[dim]

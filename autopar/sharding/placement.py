@@ -1,4 +1,4 @@
-"""Placements of a tensor on the tensor axis: replicate, partial, shard(dim), with sharding inside fused parts."""
+"""Placements of a tensor on the tensor axis: replicate, partial, shard(dim), also inside fused parts."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Shard(Placement):
 
     Attributes:
         dim: tensor dim, non-negative.
-        blocks: g > 1 shards inside each of g equal parts along the dim (fused QKV, gate-up); rank r holds the r-th
-            piece of every part.
+        blocks: g > 1 shards inside each of g equal parts along the dim (fused QKV, gate-up); rank r holds
+            the r-th piece of every part.
     """
 
     dim: int
@@ -51,7 +51,7 @@ _SHARD = re.compile(r"shard\(\s*(\d+)\s*(?:,\s*(\d+)\s*)?\)")
 
 
 def parse_placement(text: str) -> Placement | None:
-    """The inverse of ``str``: ``replicate``, ``partial``, ``shard(1)``, ``shard(0, 3)``; None for other words."""
+    """The inverse of ``str``: ``replicate``, ``partial``, ``shard(0, 3)``; None for other words."""
     if text == "replicate":
         return REPLICATE
     if text == "partial":

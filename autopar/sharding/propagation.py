@@ -19,7 +19,7 @@ from torch import fx
 
 from autopar.capture.model_graph import Block, InputKind
 from autopar.errors import UsageError
-from autopar.sharding.aliasing import pinned_nodes, statistics
+from autopar.sharding.aliasing import hidden_writes, pinned_nodes
 from autopar.sharding.gradients import nodes_with_gradient
 from autopar.sharding.placement import PARTIAL, REPLICATE, Partial, Placement, Shard
 from autopar.sharding.redistribution import conversion_units
@@ -187,7 +187,7 @@ class _State:
         if node.target is operator.getitem:
             return element_rule(node, self.placed[node.args[0]])  # type: ignore[index]
         arguments = tensor_arguments(node)
-        written = statistics(node)
+        written = hidden_writes(node)
         usable = [r for r in candidates if self._keeps(arguments, r, frozenset(a.name for a in written))]
         assert usable, f"no rule of {node} leaves its running statistics where they are"
         keeping = [r for r in usable if self._keeps(arguments, r, self.sharded_parameters)]

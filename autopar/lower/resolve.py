@@ -1,0 +1,211 @@
+"""Plan and model together: every decision in terms of the model's blocks, or an error at the line that is
+wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autopar.capture.model_graph import Block, ModelGraph
+from autopar.errors import UsageError, closest_match
+from autopar.lower.placements import resolve_placements
+from autopar.lower.stages import output_words, recompute_words, resolve_stages
+from autopar.lower.supported import check_supported
+from autopar.plan.decisions import Plan, Recompute
+from autopar.plan.patterns import matches
+from autopar.sharding.boundary import boundary_placements
+from autopar.sharding.placement import Placement
+from autopar.sharding.propagation import BlockSharding, propagate
+
+
+@dataclass(frozen=True, slots=True)
+class BlockDecision:
+    """How one block runs.
+
+    Attributes:
+        block: the block.
+        stage: index of its pipeline stage.
+        sharding: rule of every operator, placement of every input and output.
+        recompute: what its backward pass computes again.
+        input_word: output word of the block before it; ``replicate`` for the first.
+        output_word: what flows out: ``replicate``, ``sequence`` or ``batch``.
+        overrides: rule text by operator key, where the plan decides otherwise than the propagation.
+    """
+
+    block: Block
+    stage: int
+    sharding: BlockSharding
+    recompute: Recompute
+    input_word: str
+    output_word: str
+    overrides: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedPlan:
+    """A complete plan bound to its model.
+
+    Attributes:
+        plan: the plan.
+        graph: the model at the plan's micro-batch.
+        blocks: one decision a block, in the order of the chain.
+        num_stages: pipeline degree x virtual stages.
+        stages: block indices of every stage.
+        parameter_placements: placement on the tensor axis by canonical parameter name, and by buffer name
+            for the buffers that are sharded with their module.
+    """
+
+    plan: Plan
+    graph: ModelGraph
+    blocks: tuple[BlockDecision, ...]
+    num_stages: int
+    stages: tuple[tuple[int, ...], ...]
+    parameter_placements: Mapping[str, Placement]
+
+
+def missing_decisions(plan: Plan) -> tuple[str, ...]:
+    """Keys that a complete plan has and this one leaves to the solver, in the order of the file."""
+    is_sharded = plan.mesh.tensor != 1
+    given = {
+        "batch.global": plan.global_batch is not None,
+        "batch.micro": plan.micro_batch is not None,
+        "mesh.pipeline": plan.mesh.pipeline is not None,
+        "mesh.data": plan.mesh.data is not None,
+        "mesh.tensor": plan.mesh.tensor is not None,
+        "precision": plan.precision is not None,
+        "pipeline.schedule": plan.schedule is not None,
+        "pipeline.stages": plan.stages is not None,
+        "tensor": bool(plan.tensor) or not is_sharded,
+        "activations": bool(plan.activations) or not is_sharded,
+        "zero": plan.zero is not None,
+        "recompute": bool(plan.recompute),
+    }
+    return tuple(key for key, present in given.items() if not present)
+
+
+def resolve(plan: Plan, graph: ModelGraph) -> ResolvedPlan:
+    """Binds a complete plan to the model captured at its micro-batch.
+
+    Raises:
+        PlanError: the plan is incomplete, belongs to another model, names what the model does not have, or
+            asks for what does not divide or cannot be run; at ``file:line`` where the plan was read from a
+            file.
+    """
+    missing = missing_decisions(plan)
+    if missing:
+        raise plan.error(
+            missing[0],
+            f"the plan leaves {', '.join(missing)} to the solver; complete it with "
+            f"`autopar plan MODEL --with {plan.path or 'FILE'} -o FILE`",
+        )
+    assert graph.micro_batch == plan.micro_batch, "the model was captured at another micro-batch"
+    degree = plan.mesh.tensor
+    assert degree is not None
+    _check_fingerprint(plan, graph)
+    _check_mesh_and_batch(plan)
+    stages = resolve_stages(plan, graph)
+    check_supported(plan, graph)
+    words = output_words(plan, graph)
+    recompute = recompute_words(plan, graph)
+    parameters = resolve_placements(plan, graph)
+    overrides = _overrides(plan, graph)
+    boundary = boundary_placements(graph, dict(enumerate(words)), degree)
+    stage_of = {index: number for number, indices in enumerate(stages) for index in indices}
+    decisions = []
+    for block in graph.blocks:
+        own = overrides[block.index]
+        outputs = tuple(boundary[name] for name in block.outputs)
+        try:
+            sharding = propagate(block, degree, parameters, boundary, outputs, own)
+        except UsageError as problem:
+            raise plan.error(f"operators.{_line_of(plan, own, str(problem))}", str(problem)) from None
+        decisions.append(
+            BlockDecision(
+                block=block,
+                stage=stage_of[block.index],
+                sharding=sharding,
+                recompute=recompute[block.index],
+                input_word=words[block.index - 1] if block.index else "replicate",
+                output_word=words[block.index],
+                overrides=own,
+            )
+        )
+    return ResolvedPlan(plan, graph, tuple(decisions), len(stages), stages, parameters)
+
+
+def _check_fingerprint(plan: Plan, graph: ModelGraph) -> None:
+    wanted = plan.model.fingerprint if plan.model is not None else None
+    if wanted is not None and wanted != graph.fingerprint:
+        raise plan.error(
+            "model.fingerprint",
+            f"the plan is for the model {wanted}, this one is {graph.fingerprint}; use the model and "
+            "the arguments of the plan, or plan again",
+        )
+
+
+def _check_mesh_and_batch(plan: Plan) -> None:
+    pipeline, data, tensor = plan.mesh.pipeline, plan.mesh.data, plan.mesh.tensor
+    assert pipeline and data and tensor and plan.global_batch and plan.micro_batch
+    if plan.cluster is not None and pipeline * data * tensor != plan.cluster.num_devices:
+        raise plan.error(
+            "mesh",
+            f"mesh {pipeline} x {data} x {tensor} is {pipeline * data * tensor} devices, but the cluster has "
+            f"{plan.cluster.num_devices}; change a degree or the cluster",
+        )
+    if plan.global_batch % (plan.micro_batch * data):
+        raise plan.error(
+            "batch",
+            f"micro {plan.micro_batch} x data {data} does not divide the global batch {plan.global_batch}; "
+            f"use a multiple of {plan.micro_batch * data}",
+        )
+
+
+def _overrides(plan: Plan, graph: ModelGraph) -> list[dict[str, str]]:
+    """Rule text by operator key, for every block.
+
+    Raises:
+        PlanError: a line names no operator.
+    """
+    found: list[dict[str, str]] = [{} for _ in graph.blocks]
+    keys = [
+        [
+            n.meta["operator_key"]
+            for n in block.graph.nodes
+            if n.op == "call_function" and "operator_key" in n.meta
+        ]
+        for block in graph.blocks
+    ]
+    for line in plan.operators:
+        named = False
+        for block in graph.blocks:
+            for key in keys[block.index]:
+                if names_operator(line.pattern, key):
+                    named = True
+                    found[block.index].setdefault(key, line.word)
+        if not named:
+            known = [key for block_keys in keys for key in block_keys]
+            raise plan.error(
+                f"operators.{line.pattern}",
+                f"'operators' names '{line.pattern}', which is no operator of the model"
+                + (
+                    closest_match(line.pattern, known)
+                    or "; write module:operator#ordinal, as `explain` prints it"
+                ),
+            )
+    return found
+
+
+def names_operator(pattern: str, key: str) -> bool:
+    """Whether a line of ``operators`` names an operator: module components may be ``*`` or ranges."""
+    module, colon, operator = pattern.rpartition(":")
+    own_module, _, own_operator = key.rpartition(":")
+    if not colon or operator != own_operator or module.count(".") != own_module.count("."):
+        return False
+    return module == own_module or matches(module, own_module)
+
+
+def _line_of(plan: Plan, overrides: Mapping[str, str], message: str) -> str:
+    """Pattern of the line whose operator a failed propagation names."""
+    key = next(key for key in overrides if f"'{key}'" in message)
+    return next(line.pattern for line in plan.operators if names_operator(line.pattern, key))
