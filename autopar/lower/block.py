@@ -140,7 +140,7 @@ class _Lowering:
         new = self.graph.call_function(target, tuple(args), kwargs)
         _copy_meta(node, new)
         new.meta["val"] = node.meta["val"] if rule.is_replicated else self.fake_value(new)
-        new.meta["collectives"] = _transfers_inside(node, rule)
+        new.meta["collectives"] = transfers_inside(node, rule)
         self.values[node], self.placed[node] = new, value_placement(node, rule)
         if degree > 1 and arguments and (node.name in self.pinned or not has_rules(node.target)):
             self.fallbacks.append(node.meta.get("operator_key", node.name))
@@ -221,7 +221,7 @@ def _copy_meta(source: fx.Node, target: fx.Node) -> None:
     target.meta.update({key: source.meta[key] for key in _COPIED_META if key in source.meta})
 
 
-def _transfers_inside(node: fx.Node, rule: Rule) -> tuple[Transfer, ...]:
+def transfers_inside(node: fx.Node, rule: Rule) -> tuple[Transfer, ...]:
     """Collectives that a local operator runs itself."""
     if rule.local == "cross_entropy_vocab":
         logits = tensor_arguments(node)[0].meta["val"]
