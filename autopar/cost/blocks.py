@@ -1,0 +1,217 @@
+"""What a block costs under a sharding, with and without recompute.
+
+Time sums the operators and the collectives of the lowered program; memory is read off its run. Both depend on
+the class of the block, its sharding and the micro-batch alone, so that a reading serves all blocks of a
+class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from autopar.capture.model_graph import Block, InputKind
+from autopar.cost.choice import BlockChoice, ParameterShare
+from autopar.cost.collectives import node_transfers_s
+from autopar.cost.flops import forward_flops
+from autopar.cost.memory import BlockMemory, block_memory
+from autopar.cost.operators import node_seconds, operator_name
+from autopar.hardware.cluster import Cluster
+from autopar.lower.block import LoweredBlock, lower_block
+from autopar.plan.decisions import Recompute
+from autopar.sharding.gradients import is_floating
+from autopar.sharding.placement import local_shape
+from autopar.sharding.propagation import BlockSharding
+from autopar.sharding.rules.operator import tensor_arguments
+
+
+@dataclass(frozen=True, slots=True)
+class BlockReading:
+    """Time and memory of a block without recompute, on one rank, for one micro-batch."""
+
+    forward_compute_s: float
+    forward_comm_s: float
+    backward_compute_s: float
+    backward_comm_s: float
+    model_flops: float
+    memory: BlockMemory
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """Readings made so far for one cluster; keyed by everything that they depend on.
+
+    Attributes:
+        cluster: whose device and links were charged.
+        made: by class, sharding and micro-batch.
+    """
+
+    cluster: Cluster
+    made: dict[tuple[str, str, int], BlockReading] = field(default_factory=dict)
+
+    def of(
+        self, block: Block, sharding: BlockSharding, micro_batch: int, lowered: LoweredBlock | None = None
+    ) -> BlockReading:
+        """The reading of a block; lowers the block if the caller has not."""
+        key = (block.class_key, sharding_signature(block, sharding), micro_batch)
+        if key not in self.made:
+            self.made[key] = read_block(block, lowered or lower_block(block, sharding), self.cluster)
+        return self.made[key]
+
+
+def sharding_signature(block: Block, sharding: BlockSharding) -> str:
+    """Text that two shardings of blocks of one class share if they run the same program."""
+    placed = [str(sharding.placement_of(item.placeholder)) for item in block.inputs]
+    calls = [node.name for node in block.graph.nodes if node.op == "call_function"]
+    rules = [f"{sharding.rules[name]} {sharding.rules[name].local or ''}" for name in calls]
+    outputs = [str(placement) for placement in sharding.outputs]
+    return f"{sharding.degree}|{','.join(placed)}|{';'.join(rules)}|{','.join(outputs)}"
+
+
+def read_block(block: Block, lowered: LoweredBlock, cluster: Cluster) -> BlockReading:
+    """Times and memory of a lowered block on ``cluster``."""
+    degree = lowered.sharding.degree
+    with_gradient = _with_gradient(lowered, block)
+    forward_s = backward_s = forward_comm_s = backward_comm_s = 0.0
+    for node in lowered.graph.graph.nodes:
+        if node.op != "call_function":
+            continue
+        cost = node_seconds(node, with_gradient, cluster.device)
+        forward_s += cost.forward_s
+        backward_s += cost.backward_s
+        there_s, back_s = node_transfers_s(node, degree, cluster)
+        forward_comm_s += there_s
+        backward_comm_s += back_s
+    backward_s += _accumulation_s(lowered, with_gradient, cluster)
+    return BlockReading(
+        forward_compute_s=forward_s,
+        forward_comm_s=forward_comm_s,
+        backward_compute_s=backward_s,
+        backward_comm_s=backward_comm_s,
+        model_flops=model_flops(block),
+        memory=block_memory(block, lowered),
+    )
+
+
+def model_flops(block: Block) -> float:
+    """Forward FLOPs of the whole block, whatever its sharding."""
+    total = 0
+    for node in block.graph.nodes:
+        if node.op == "call_function":
+            arguments = (argument.meta["val"] for argument in tensor_arguments(node))
+            inputs = tuple(tuple(value.shape) for value in arguments if hasattr(value, "shape"))
+            value = node.meta["val"]
+            first = value[0] if isinstance(value, tuple | list) and value else value
+            if inputs and hasattr(first, "shape"):
+                total += forward_flops(operator_name(node.target), inputs, (tuple(first.shape),))
+    return float(total)
+
+
+def block_choice(
+    block: Block,
+    sharding: BlockSharding,
+    recompute: Recompute,
+    cluster: Cluster,
+    micro_batch: int,
+    *,
+    input_word: str = "replicate",
+    output_word: str = "replicate",
+    overrides: Mapping[str, str] | None = None,
+    frozen: frozenset[str] = frozenset(),
+    lowered: LoweredBlock | None = None,
+    readings: Readings | None = None,
+) -> BlockChoice:
+    """One way of running a block, and its cost.
+
+    Full recompute keeps the activations that the block reads, runs its forward (with its collectives) once
+    more in the backward pass, and has all that it saves alive there for one micro-batch.
+
+    Args:
+        input_word: what the previous block hands over, as plans write it.
+        output_word: what this block hands on.
+        overrides: rule text by operator key where the sharding differs from propagation.
+        frozen: canonical names of parameters without gradient.
+        lowered: the block's program under ``sharding``, if the caller has it.
+        readings: cache to read from and add to; one per cluster.
+    """
+    assert recompute in (Recompute.NONE, Recompute.FULL), recompute
+    assert readings is None or readings.cluster is cluster
+    reading = (readings or Readings(cluster)).of(block, sharding, micro_batch, lowered)
+    memory = reading.memory
+    full = recompute is Recompute.FULL
+    transient = max(memory.forward_transient_bytes, memory.backward_transient_bytes)
+    return BlockChoice(
+        class_key=block.class_key,
+        tensor_degree=sharding.degree,
+        micro_batch=micro_batch,
+        input_word=input_word,
+        output_word=output_word,
+        recompute=recompute,
+        parameters=parameter_shares(block, sharding, frozen),
+        overrides=dict(overrides or {}),
+        forward_compute_s=reading.forward_compute_s,
+        forward_comm_s=reading.forward_comm_s,
+        backward_compute_s=reading.backward_compute_s + (reading.forward_compute_s if full else 0.0),
+        backward_comm_s=reading.backward_comm_s + (reading.forward_comm_s if full else 0.0),
+        saved_bytes=memory.input_bytes if full else memory.saved_bytes,
+        transient_bytes=memory.saved_bytes + transient if full else transient,
+        output_bytes=memory.output_bytes,
+        model_flops=reading.model_flops,
+    )
+
+
+def parameter_shares(
+    block: Block, sharding: BlockSharding, frozen: frozenset[str] = frozenset()
+) -> tuple[ParameterShare, ...]:
+    """One rank's pieces of the block's parameters, in placeholder order."""
+    placeholders = {node.name: node for node in block.graph.nodes if node.op == "placeholder"}
+    shares = []
+    for item in block.inputs:
+        if item.kind is not InputKind.PARAMETER:
+            continue
+        value = placeholders[item.placeholder].meta["val"]
+        placement = sharding.parameters[item.placeholder]
+        num_elements = 1
+        for size in local_shape(tuple(value.shape), placement, sharding.degree):
+            num_elements *= size
+        shares.append(
+            ParameterShare(
+                name=item.source,
+                placement=str(placement),
+                num_elements=num_elements,
+                trainable=item.source not in frozen and value.is_floating_point(),
+            )
+        )
+    return tuple(shares)
+
+
+def _with_gradient(lowered: LoweredBlock, block: Block) -> frozenset[str]:
+    """Nodes of a lowered graph whose value requires a gradient."""
+    kinds = {item.placeholder: item.kind for item in block.inputs}
+    found: set[str] = set()
+    for node in lowered.graph.graph.nodes:
+        if node.op == "placeholder":
+            depends = kinds.get(node.name) in (InputKind.PARAMETER, InputKind.ACTIVATION)
+        else:
+            depends = not node.meta.get("no_grad") and any(a.name in found for a in node.all_input_nodes)
+        if depends and is_floating(node):
+            found.add(node.name)
+    return frozenset(found)
+
+
+def _accumulation_s(lowered: LoweredBlock, with_gradient: frozenset[str], cluster: Cluster) -> float:
+    """Adding up the gradients of values that several operators read (residual branches): two reads and a
+    write."""
+    device = cluster.device
+    total = 0.0
+    for node in lowered.graph.graph.nodes:
+        value = node.meta.get("val")
+        if node.name not in with_gradient or not isinstance(value, torch.Tensor):
+            continue
+        readers = sum(user.name in with_gradient for user in node.users)
+        if readers > 1:
+            moved = 3 * value.numel() * value.element_size()
+            total += (readers - 1) * (moved / device.effective_memory_bytes_per_s + device.launch_s)
+    return total
