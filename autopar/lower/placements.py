@@ -108,6 +108,6 @@ def _check_patterns(plan: Plan, graph: ModelGraph) -> None:
             modules = {".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)}
             raise plan.error(
                 f"tensor.{line.pattern}",
-                f"'tensor' names '{line.pattern}', which is no parameter or module with parameters of the model"
+                f"'tensor' names '{line.pattern}', which is no parameter and no module with parameters"
                 + (closest_match(line.pattern, sorted(modules)) or "; delete the line or correct the name"),
             )

@@ -106,6 +106,11 @@ def _by_name() -> Mapping[str, Family]:
     return {name: family for family, names in _FAMILIES for name in names.split()}
 
 
+def operator_names() -> tuple[str, ...]:
+    """Every operator that the table names: ``linear`` for all its overloads, ``sum.default`` for one."""
+    return tuple(_by_name())
+
+
 def family_of(target: object) -> Family | None:
     """The function that lists the rules of ``target``, or None: it then runs replicated."""
     if not isinstance(target, torch._ops.OpOverload) or target.namespace != "aten":
