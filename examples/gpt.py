@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+VOCAB = (
+    50304  # GPT-2 has 50257 tokens; rounded up to a multiple of 128, so that the table divides over devices
+)
+
 
 class Attention(nn.Module):
     """Causal self-attention with one fused projection to queries, keys and values."""
@@ -98,14 +102,14 @@ def build_model(
     n_embd: int = 768,
     n_head: int = 12,
     seq: int = 1024,
-    vocab: int = 50304,  # GPT-2 has 50257 tokens; rounded up to a multiple of 128 so that it divides over devices
+    vocab: int = VOCAB,
     dropout: float = 0.0,
     tied: bool = True,
 ) -> nn.Module:
     return GPT(n_layer, n_embd, n_head, seq, vocab, dropout, tied)
 
 
-def example_batch(batch_size: int, seq: int = 1024, vocab: int = 50304) -> dict[str, Tensor]:
+def example_batch(batch_size: int, seq: int = 1024, vocab: int = VOCAB) -> dict[str, Tensor]:
     tokens = torch.randint(0, vocab, (batch_size, seq + 1))
     return {"input_ids": tokens[:, :-1].contiguous(), "labels": tokens[:, 1:].contiguous()}
 

@@ -80,7 +80,8 @@ class Capture:
 def capture(source: ModelSource, dtype: torch.dtype = torch.float32) -> Capture:
     """Captures a model in training mode, in the given compute dtype, without allocating its parameters.
 
-    It is exported once with a dynamic batch. Where the model insists on a fixed size, each micro-batch size is exported.
+    It is exported once with a dynamic batch. Where the model insists on a fixed size, each micro-batch size
+    is exported.
 
     Raises:
         CaptureError: the model cannot be traced; the message names the user's line and a remedy.

@@ -1,4 +1,4 @@
-"""Turning an exporter's exception into a message with the user's line, what is wrong there, and what to do."""
+"""Turning an exporter's exception into the user's line, what is wrong there, and what to do."""
 
 from __future__ import annotations
 

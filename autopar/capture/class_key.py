@@ -20,9 +20,9 @@ def class_key(
 ) -> str:
     """Hash of a block's graph up to names.
 
-    Two blocks with equal keys have the same operators, arguments, shapes, dtypes, constants and kinds of inputs,
-    parameters that agree in shape, ``requires_grad`` and ``fused_dims``, and the same outputs that only the next block
-    reads (``skips`` names the global values that others read too).
+    Two blocks with equal keys have the same operators, arguments, shapes, dtypes, constants and kinds of
+    inputs, parameters that agree in shape, ``requires_grad`` and ``fused_dims``, and the same outputs that
+    only the next block reads (``skips`` names the global values that others read too).
     """
     skipping = set(skips)
     number: dict[fx.Node, int] = {}

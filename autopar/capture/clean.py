@@ -1,16 +1,17 @@
-"""Cleaning of an exported graph: what only guards or re-describes goes, what remains are plain tensor operators.
+"""Cleaning of an exported graph: what only guards or re-describes goes, plain tensor operators remain.
 
-* regions under ``no_grad`` (and ``autocast(enabled=False)``) are inlined; what flows into a ``no_grad`` region is detached,
-  so that the graph means the same without the region;
-* assertions, no-op casts and no-op slices are dropped, ``view`` becomes ``reshape`` (a local shard may not be contiguous);
-* in-place operators on fresh values become ordinary ones; those on buffers, and on values seen through views, stay.
+* regions under ``no_grad`` (and ``autocast(enabled=False)``) are inlined; what flows into a ``no_grad``
+  region is detached, so that the graph means the same without the region;
+* assertions, no-op casts and no-op slices are dropped, ``view`` becomes ``reshape`` (a local shard may not be
+  contiguous);
+* in-place operators on fresh values become ordinary ones; those on buffers, and on values seen through views,
+  stay.
 """
 
 from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -152,10 +153,10 @@ def _inline(module: fx.GraphModule, region: fx.Node) -> None:
 
 
 def _detached(graph: fx.Graph, value: Any) -> Any:
-    """A node that hands ``value`` over without gradient; what carries none (integers, buffers) is handed over as it is."""
+    """A node that hands ``value`` over without gradient; what carries none (integers, buffers) as it is."""
     if not isinstance(value, fx.Node) or not isinstance(value.meta.get("val"), torch.Tensor):
         return value
-    if not value.meta["val"].is_floating_point() or value.op == "placeholder" and _is_buffer(value):
+    if not value.meta["val"].is_floating_point() or (value.op == "placeholder" and _is_buffer(value)):
         return value
     node = graph.call_function(aten.detach.default, (value,))
     node.meta.update(value.meta, no_grad=True)

@@ -1,8 +1,8 @@
 """Which values of the graph need no parameter and may be computed again wherever they are read.
 
-Masks, rotary tables and position ids are repeated inside each block that reads them instead of being sent. So are views of
-a parameter: their storage is freed and gathered with the parameter. Random values and what depends on a buffer that the
-step changes stay where they are.
+Masks, rotary tables and position ids are repeated inside each block that reads them instead of being sent. So
+are views of a parameter: their storage is freed and gathered with the parameter. Random values and what
+depends on a buffer that the step changes stay where they are.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def _alias_groups(nodes: list[fx.Node]) -> dict[fx.Node, fx.Node]:
 
     for node in nodes:
         for source in aliased_arguments(node):
-            # A value written by an operator that returns something else (batch_norm) is not part of its result.
+            # A value written by an operator that returns something else (batch_norm) is not part of its
+            # result.
             if not (source in mutated_arguments(node) and not _returns_argument(node)):
                 parent[find(node)] = find(source)
     return {node: find(node) for node in nodes}

@@ -1,4 +1,4 @@
-"""Exporting the model with its loss: one graph with a symbolic batch, or with a fixed one where the model wants that."""
+"""Exporting the model with its loss: one graph with a symbolic batch, or a fixed one where the model insists."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from torch.export.graph_signature import InputKind as SignatureKind
 
 from autopar.capture.capture_errors import explain_export_failure
 from autopar.capture.clean import clean
-from autopar.capture.fake_model import build_fake_model, default_dtype, fake_batch, new_fake_mode
+from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
 from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
 from autopar.capture.target import ModelSource
 from autopar.capture.user_code import user_line
 from autopar.capture.wrapper import MODULE_PREFIX, wrap_model
 from autopar.errors import AutoparError, CaptureError
 
-# The size that stands for "any" while tracing: a prime, so that it is unlikely to equal another size of the model.
+# The size that stands for "any" while tracing: a prime, so that it is unlikely to equal another size of the
+# model.
 TRACED_SIZE = 7
 
 
@@ -57,7 +58,8 @@ class ExportedModel:
     def loss(self) -> fx.Node:
         """The node that computes the loss."""
         output = next(node for node in reversed(self.graph.nodes) if node.op == "output")
-        return output.all_input_nodes[0]
+        loss: fx.Node = output.all_input_nodes[0]
+        return loss
 
 
 def export_model(source: ModelSource, dtype: torch.dtype, size: int | None) -> ExportedModel:
@@ -68,22 +70,21 @@ def export_model(source: ModelSource, dtype: torch.dtype, size: int | None) -> E
         UsageError: the user's functions do not fit together.
     """
     mode = new_fake_mode()
-    with default_dtype(dtype):
-        model = build_fake_model(source.build_model, mode, dtype)
-        batch = fake_batch(source.example_batch(size or TRACED_SIZE), mode, dtype)
-        wrapper = wrap_model(model, source.loss, tuple(batch)).train()
-        dynamic = {name: {source.batch_dims.get(name, 0): Dim.DYNAMIC} for name in batch}
-        try:
-            with mode, warnings.catch_warnings():
-                # Warnings here are about tracing; those of the model itself come again when it runs.
-                warnings.simplefilter("ignore")
-                program = torch.export.export(
-                    wrapper, (), batch, strict=False, dynamic_shapes=None if size else dynamic
-                )
-        except AutoparError:
-            raise
-        except Exception as error:
-            raise explain_export_failure(error) from error
+    model = build_fake_model(source.build_model, mode, dtype)
+    batch = fake_batch(source.example_batch(size or TRACED_SIZE), mode, dtype)
+    wrapper = wrap_model(model, source.loss, tuple(batch)).train()
+    dynamic = {name: {source.batch_dims.get(name, 0): Dim.DYNAMIC} for name in batch}
+    try:
+        with mode, warnings.catch_warnings():
+            # Warnings here are about tracing; those of the model itself come again when it runs.
+            warnings.simplefilter("ignore")
+            program = torch.export.export(
+                wrapper, (), batch, strict=False, dynamic_shapes=None if size else dynamic
+            )
+    except AutoparError:
+        raise
+    except Exception as error:
+        raise explain_export_failure(error) from error
     return _describe(program, model)
 
 
@@ -156,8 +157,9 @@ def _inputs(
 def _constant(value: object, name: str) -> torch.Tensor:
     if isinstance(value, FakeTensor) or not isinstance(value, torch.Tensor):
         raise CaptureError(
-            f"the model holds the tensor '{name}' as a plain attribute, so its value is lost when the model is built "
-            f"without memory; register it: self.register_buffer('{name.rpartition('.')[2]}', ..., persistent=False)"
+            f"the model holds the tensor '{name}' as a plain attribute, so its value is lost when the model is "
+            "built without memory; register it as a buffer: "
+            f"self.register_buffer('{name.rpartition('.')[2]}', ..., persistent=False)"
         )
     return value
 
@@ -194,7 +196,7 @@ def _range(program: ExportedProgram, symbols: frozenset[sympy.Symbol]) -> tuple[
     for symbol, allowed in program.range_constraints.items():
         if symbol not in symbols:
             continue
-        if allowed.lower > 2:  # 2 only says that the exporter does not distinguish sizes other than 0 and 1
+        if allowed.lower > 2:  # 2 says no more than that sizes 0 and 1 were set aside while tracing
             smallest = max(smallest, int(allowed.lower))
         if allowed.upper.is_finite and allowed.upper < 2**31:
             largest = min(largest or int(allowed.upper), int(allowed.upper))
@@ -210,6 +212,6 @@ def _check_symbols(graph: fx.Graph, symbols: frozenset[sympy.Symbol]) -> None:
                 unknown = size.node.expr.free_symbols - symbols
                 if unknown:
                     raise CaptureError(
-                        f"{node.meta['source_line'] or node.meta['module']}: the size of '{node.name}' depends on the "
-                        "values of tensors; a plan needs static shapes: mask instead of selecting, or pad to a fixed size"
+                        f"{node.meta['source_line'] or node.meta['module']}: the size of '{node.name}' depends "
+                        "on the values of tensors; a plan needs static shapes: mask instead of selecting, or pad"
                     )

@@ -1,12 +1,12 @@
 """Building a model without memory: on fake CPU tensors, in the compute dtype.
 
-Fake CPU tensors rather than meta tensors: a meta export bakes ``device=meta`` into the graph and takes other branches.
+Fake CPU tensors rather than meta tensors: a meta export bakes ``device=meta`` into the graph and takes other
+branches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +31,15 @@ def build_fake_model(
     except UsageError as error:
         if not isinstance(error.__cause__, DataDependentOutputException):
             raise
-        # The constructor reads a tensor's value (``torch.linspace(...).tolist()``): build for real, then drop the data.
+        # The constructor reads a tensor's value (``torch.linspace(...).tolist()``): build for real, then drop
+        # the data.
         model = build_model()
     replace_tensors(model, mode, dtype)
     return model.train()
 
 
 def replace_tensors(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> None:
-    """Replaces every parameter and buffer by a fake one, floating ones in ``dtype``; what was shared stays shared.
+    """Replaces parameters and buffers by fake ones, floating ones in ``dtype``; what was shared stays shared.
 
     ``Module.to`` cannot do this: it swaps tensors in place, which fake tensors refuse.
     """
@@ -72,14 +73,3 @@ def fake_batch(batch: dict[str, Tensor], mode: FakeTensorMode, dtype: torch.dtyp
             )
             for name, value in batch.items()
         }
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Makes tensors that the user's forward creates (``torch.zeros(...)``) come out in the compute dtype."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -31,8 +31,9 @@ _DTYPE_DEPENDENT = {
 def fingerprint(graph: fx.Graph, chain: Chain, inputs: Mapping[str, BlockInput], model: ModelGraph) -> str:
     """Hash of the structure: parameters, buffers, batch, operators and blocks.
 
-    It does not depend on the micro-batch (``graph`` is always the one of the same size), on the compute dtype (a plan made for
-    bf16 is verified in float64), nor on the machine (device and grouped-product implementations are left out).
+    It does not depend on the micro-batch (``graph`` is always the one of the same size), on the compute dtype
+    (a plan made for bf16 is verified in float64), nor on the machine (device and grouped-product
+    implementations are left out).
     """
     lines = [
         f"parameter {p.name} {p.spec.shape} {p.requires_grad} {p.aliases}" for p in model.parameters.values()

@@ -1,7 +1,8 @@
-"""Parameters that hold several equal parts along a dim (QKV, gate and up), read off how the graph uses their products.
+"""Parameters that hold several equal parts along a dim (QKV, gate and up), read off the graph.
 
-Each dim of a value may stem from a dim of some parameters: the last dim of ``linear(x, W, b)`` from dim 0 of ``W`` and of
-``b``. Where such a dim is cut into g equal parts that go separate ways, those parameter dims are made of g parts.
+Each dim of a value may stem from a dim of some parameters: the last dim of ``linear(x, W, b)`` from dim 0 of
+``W`` and of ``b``. Where such a dim is cut into g equal parts that go separate ways, those parameter dims are
+made of g parts.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from autopar.capture.operator_facts import argument_value
 aten = torch.ops.aten
 
 Origin = tuple[str, int]  # parameter, dim
-# What each dim of a value is: the parameter dims it stems from, and whether it is the leading part of such a dim.
+# What each dim of a value is: the parameter dims it stems from, and whether it is the leading part of such a
+# dim.
 Origins = dict[int, tuple[frozenset[Origin], bool]]
 
 _GATES = {"lstm": 4, "gru": 3}
@@ -72,7 +74,8 @@ class _Reader:
         for origin in origins:
             self.parts[origin] = max(self.parts.get(origin, 1), parts)
 
-    # -- products with a parameter ---------------------------------------------------------------------------------
+    # -- products with a parameter
+    # ---------------------------------------------------------------------------------
 
     def _linear(self, node: fx.Node) -> None:
         weight, bias = self._of(node.args[1]), self._of(node.args[2] if len(node.args) > 2 else None)
@@ -102,7 +105,8 @@ class _Reader:
 
     _lstm = _gru = _rnn
 
-    # -- operators that keep or rearrange dims -----------------------------------------------------------------------
+    # -- operators that keep or rearrange dims
+    # -----------------------------------------------------------------------
 
     def _pointwise(self, node: fx.Node) -> None:
         shape = self._shape(node) if isinstance(node.meta["val"], torch.Tensor) else ()
@@ -176,7 +180,8 @@ class _Reader:
 
     _view = _unflatten = _flatten = _reshape
 
-    # -- cuts ----------------------------------------------------------------------------------------------------------
+    # -- cuts ------------------------------------------------------------------------------------------------
+    # ----------
 
     def _split(self, node: fx.Node) -> None:
         dim = int(argument_value(node, "dim", 0)) % len(self._shape(node.all_input_nodes[0]))

@@ -1,9 +1,9 @@
 """What capture yields: the model as a chain of blocks, each a self-contained fx graph with static shapes.
 
-Values that flow between blocks have one global name each (the fx node's name in the whole graph). A block's graph has a
-placeholder for everything it reads and returns a tuple of the values that later blocks read; the last block returns the
-loss. Nodes that depend on no parameter (masks, rotary tables, position ids) are repeated inside each block that reads them
-and never cross a boundary.
+Values that flow between blocks have one global name each (the fx node's name in the whole graph). A block's
+graph has a placeholder for everything it reads and returns a tuple of the values that later blocks read; the
+last block returns the loss. Nodes that depend on no parameter (masks, rotary tables, position ids) are
+repeated inside each block that reads them and never cross a boundary.
 """
 
 from __future__ import annotations
@@ -86,13 +86,14 @@ class Block:
     Attributes:
         index: position in the chain.
         name: as plan files write it, e.g. ``blocks.3``, ``wte``, ``loss``.
-        graph: self-contained; every node has ``meta["val"]`` (a fake tensor of static shape, or a tuple of them),
-            ``meta["module"]`` (qualified name of the user's module that computed it), ``meta["source_line"]``
-            (``file:line`` or ""), ``meta["operator_key"]`` (``module:operator#ordinal``) and ``meta["no_grad"]`` (bool).
-            The output node returns a tuple.
+        graph: self-contained; every node has ``meta["val"]`` (a fake tensor of static shape, or a tuple of
+            them), ``meta["module"]`` (qualified name of the user's module that computed it),
+            ``meta["source_line"]`` (``file:line`` or ""), ``meta["operator_key"]``
+            (``module:operator#ordinal``) and ``meta["no_grad"]`` (bool). The output node returns a tuple.
         inputs: one per placeholder, in order.
         outputs: global names of the values returned, in order.
-        class_key: structural hash; blocks with equal keys have identical graphs up to names of parameters and values.
+        class_key: structural hash; blocks with equal keys have identical graphs up to names of parameters and
+            values.
     """
 
     index: int
@@ -116,7 +117,8 @@ class ModelGraph:
         batch: entries of the batch -> spec.
         values: global name of every value that crosses a block boundary -> spec.
         loss: global name of the scalar loss, returned by the last block.
-        fingerprint: hash of the structure, equal for equal models on every machine, independent of the micro-batch.
+        fingerprint: hash of the structure, equal for equal models on every machine, independent of the
+            micro-batch.
     """
 
     micro_batch: int

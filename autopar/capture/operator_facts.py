@@ -18,11 +18,11 @@ def is_random(node: fx.Node) -> bool:
     if torch.Tag.nondeterministic_seeded not in node.target.tags:
         return False
     probability = argument_value(node, "dropout_p", argument_value(node, "p", None))
-    return probability != 0.0
+    return bool(probability != 0.0)
 
 
 def mutated_arguments(node: fx.Node) -> tuple[fx.Node, ...]:
-    """The arguments that the operator writes to: as its schema says, and the statistics of batch normalisation."""
+    """The arguments that the operator writes to: by its schema, and batch normalisation's statistics."""
     if not isinstance(node.target, torch._ops.OpOverload):
         return ()
     names = [arg.name for arg in node.target._schema.arguments if arg.alias_info and arg.alias_info.is_write]
@@ -39,7 +39,7 @@ def has_effect(node: fx.Node) -> bool:
 
 
 def argument_value(node: fx.Node, name: str, default: Any) -> Any:
-    """The value given (or defaulted) for the operator's argument ``name``; ``default`` where it has no such argument."""
+    """The operator's argument ``name`` as given or defaulted; ``default`` where it has no such argument."""
     assert isinstance(node.target, torch._ops.OpOverload)
     for position, argument in enumerate(node.target._schema.arguments):
         if argument.name == name:

@@ -1,8 +1,8 @@
 """Where a model may be cut: the modules that become blocks, read off the module tree.
 
-The outermost list of alike modules gives one block per element (``blocks.0``, ``encoder.layer.3``). Where the elements of
-a list differ, as the stages of a ResNet do, the lists inside them are taken. A model without such a list is cut at its
-top-level children.
+The outermost list of alike modules gives one block per element (``blocks.0``, ``encoder.layer.3``). Where the
+elements of a list differ, as the stages of a ResNet do, the lists inside them are taken. A model without such
+a list is cut at its top-level children.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _top_level(module: nn.Module, used: set[str], path: str = "") -> list[str]:
 
 
 def _is_list(children: Mapping[str, nn.Module]) -> bool:
-    """Whether these are the elements of a list: numbered, at least two, most of one class and made of modules."""
+    """Whether these are elements of a list: numbered, at least two, most of one class, made of modules."""
     numbered = [child for name, child in children.items() if name.rpartition(".")[2].isdigit()]
     if len(numbered) < 2 or len(numbered) < len(children):
         return False
@@ -70,13 +70,21 @@ def _is_list(children: Mapping[str, nn.Module]) -> bool:
 
 
 def _alike(children: Iterable[nn.Module]) -> bool:
-    """Whether at least half of the elements have a twin with the same parameters (names and shapes)."""
-    signatures = [
-        tuple((name, tuple(parameter.shape)) for name, parameter in child.named_parameters())
+    """Whether at least half of the elements have a sibling that shares half of their parameters (names and shapes)."""
+    signatures = Counter(
+        frozenset((name, tuple(parameter.shape)) for name, parameter in child.named_parameters())
         for child in children
-    ]
-    counts = Counter(signatures)
-    return 2 * sum(count for count in counts.values() if count > 1) >= len(signatures)
+    )
+    num_alike = sum(
+        count
+        for signature, count in signatures.items()
+        if count > 1 or any(_similar(signature, other) for other in signatures if other != signature)
+    )
+    return 2 * num_alike >= signatures.total()
+
+
+def _similar(one: frozenset[object], other: frozenset[object]) -> bool:
+    return bool(one and other) and 2 * len(one & other) >= min(len(one), len(other))
 
 
 def _holds_list(module: nn.Module, path: str, used: set[str]) -> bool:

@@ -1,8 +1,8 @@
 """The chain: which operator belongs to which block, and what the blocks are called.
 
-Operators are walked in execution order, so a block reads only from blocks before it. Operators of a piece (see
-``pieces``) form its segment; what runs between two pieces joins one of them; what runs after the last is ``loss``.
-Segments without a parameter and without real work join a neighbour.
+Operators are walked in execution order, so a block reads only from blocks before it. Operators of a piece
+(see ``pieces``) form its segment; what runs between two pieces joins one of them; what runs after the last is
+``loss``. Segments without a parameter and without real work join a neighbour.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ def _runs(body: list[fx.Node], pieces: Mapping[str, bool]) -> list[_Segment]:
 def _place_glue(segments: list[_Segment]) -> list[_Segment]:
     """Gives each run between two pieces to one of them: where the fewest values are live, else to the one before.
 
-    After the last of a row of repeated modules only what also follows the others stays with it, so that the last has the
-    same class as the others.
+    After the last of a row of repeated modules only what also follows the others stays with it, so that the
+    last has the same class as the others.
     """
     pieces = [index for index, segment in enumerate(segments) if segment.piece is not None]
     if not pieces:
@@ -121,7 +121,11 @@ def _place_glue(segments: list[_Segment]) -> list[_Segment]:
     tail = segments[-1]
     if tail.piece is None:
         before = segments[-2]
-        cut = _common_prefix(tail.nodes, usual) if before.repeated else 0
+        if before.repeated:
+            cut = _common_prefix(tail.nodes, usual)
+        else:
+            rest = _Segment(LOSS, False, tail.nodes[-1:])
+            cut = _best_cut(before, tail.nodes[:-1], rest, prefer_late=False)
         before.nodes += tail.nodes[:cut]
         tail.nodes, tail.piece = tail.nodes[cut:], LOSS
     return [segment for segment in segments if segment.nodes]
@@ -144,10 +148,12 @@ def _common_prefix(nodes: list[fx.Node], usual: list[fx.Node]) -> int:
     return length
 
 
-def _best_cut(before: _Segment, glue: list[fx.Node], after: _Segment) -> int:
+def _best_cut(before: _Segment, glue: list[fx.Node], after: _Segment, prefer_late: bool = True) -> int:
+    """How many operators of ``glue`` go with the segment before it, so that the fewest values cross."""
     inside = set(before.nodes) | set(glue) | set(after.nodes)
     best, fewest = len(glue), None
-    for cut in range(len(glue), -1, -1):
+    cuts = range(len(glue) + 1)
+    for cut in reversed(cuts) if prefer_late else cuts:
         first = [*before.nodes, *glue[:cut]]
         later = inside - set(first)
         live = sum(any(user in later for user in node.users) for node in first)

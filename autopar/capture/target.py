@@ -1,7 +1,8 @@
 """What the user points at: a model file, a function of a package, or a Hugging Face ``config.json``.
 
-A model file offers ``build_model(**args) -> nn.Module`` and ``example_batch(batch_size, **args) -> dict of tensors``;
-``loss(output, batch) -> scalar`` unless the module returns a loss itself; and ``batch_dims`` where the batch is not dim 0.
+A model file offers ``build_model(**args) -> nn.Module`` and ``example_batch(batch_size, **args) -> dict of
+tensors``; ``loss(output, batch) -> scalar`` unless the module returns a loss itself; and ``batch_dims`` where
+the batch is not dim 0.
 """
 
 from __future__ import annotations
@@ -57,10 +58,11 @@ class ModelSource:
 
 
 def load_target(target: str, args: Mapping[str, Scalar] | None = None) -> ModelSource:
-    """Loads ``path.py``, ``path.py:factory``, ``package.module:factory`` or a Hugging Face ``config.json`` (or its folder).
+    """Loads ``path.py[:factory]``, ``package.module:factory`` or a Hugging Face ``config.json`` (or its folder).
 
     Raises:
-        UsageError: the target does not exist, lacks a function, or does not know an argument; the message shows what to add.
+        UsageError: the target does not exist, lacks a function, or does not know an argument; the message
+            shows what to add.
     """
     args = dict(args or {})
     path_text, factory = _split_factory(target)
@@ -104,26 +106,28 @@ def source_from_functions(
 ) -> ModelSource:
     """Binds a user's functions and arguments into a source.
 
-    ``args`` go to ``build_model``, and to ``example_batch`` as far as its signature names them.
+    Each of ``args`` goes to those of ``build_model`` and ``example_batch`` whose signature names it.
 
     Raises:
-        UsageError: an argument that ``build_model`` does not take.
+        UsageError: an argument that neither takes.
     """
     args = dict(args or {})
     where = target or getattr(build_model, "__qualname__", "build_model")
     accepted, takes_any = _accepted_arguments(build_model)
     batch_accepted, batch_takes_any = _accepted_arguments(example_batch)
+    known = sorted(accepted | batch_accepted)
     for name in args:
-        if name not in accepted and not takes_any:
-            known = ", ".join(sorted(accepted)) or "none"
+        if name not in known and not takes_any and not batch_takes_any:
+            factory = getattr(build_model, "__name__", "build_model")
             raise UsageError(
-                f"{where}: {getattr(build_model, '__name__', 'build_model')}() takes no argument '{name}'"
-                f"{closest_match(name, accepted)} (it takes: {known})"
+                f"{where}: neither {factory}() nor example_batch() takes an argument '{name}'"
+                f"{closest_match(name, known)} (they take: {', '.join(known) or 'none'})"
             )
+    model_args = {name: value for name, value in args.items() if name in accepted or takes_any}
     batch_args = {name: value for name, value in args.items() if name in batch_accepted or batch_takes_any}
 
     def build() -> nn.Module:
-        model = _call(lambda: build_model(**args), where, "build_model()")
+        model = _call(lambda: build_model(**model_args), where, "build_model()")
         if not isinstance(model, nn.Module):
             raise UsageError(f"{where}: build_model() returned {type(model).__name__}, not a torch.nn.Module")
         return model
@@ -213,7 +217,8 @@ def _check_batch(entries: object, batch_size: int, batch_dims: dict[str, int], w
     for name in batch_dims:
         if name not in entries:
             raise UsageError(
-                f"{where}: batch_dims names '{name}', which example_batch() lacks{closest_match(name, entries)}"
+                f"{where}: batch_dims names '{name}', which example_batch() lacks"
+                f"{closest_match(name, entries)}"
             )
     for name, value in entries.items():
         if not isinstance(value, Tensor):
@@ -221,6 +226,6 @@ def _check_batch(entries: object, batch_size: int, batch_dims: dict[str, int], w
         dim = batch_dims.get(name, 0)
         if value.dim() <= dim or value.shape[dim] != batch_size:
             raise UsageError(
-                f"{where}: example_batch({batch_size})['{name}'] has shape {tuple(value.shape)}, whose dim {dim} is not "
-                f"the batch size; if the batch is another dim, say so: batch_dims = {{'{name}': 1}}"
+                f"{where}: example_batch({batch_size})['{name}'] has shape {tuple(value.shape)}, "
+                f"whose dim {dim} is not the batch size; if the batch is another dim, say so: batch_dims = {{'{name}': 1}}"
             )

@@ -17,7 +17,8 @@ _FRAME = re.compile(r'File "([^"]+)", line (\d+), in ')
 _OURS_AND_LIBRARIES = (
     str(Path(torch.__file__).parent) + os.sep,
     str(Path(autopar.__file__).parent) + os.sep,
-    # The standard library; site-packages lies below it but belongs to the user's side (a models package, say).
+    # The standard library; site-packages lies below it but belongs to the user's side (a models package,
+    # say).
     sysconfig.get_paths()["stdlib"] + os.sep,
 )
 
@@ -25,7 +26,7 @@ _OURS_AND_LIBRARIES = (
 @lru_cache(maxsize=4096)
 def is_user_file(path: str) -> bool:
     """Whether a source file is neither torch's, nor autopar's, nor the standard library's."""
-    if path.startswith("<") or path.startswith(_OURS_AND_LIBRARIES[:2]):
+    if path.startswith(("<", *_OURS_AND_LIBRARIES[:2])):
         return False
     return "site-packages" in path or not path.startswith(_OURS_AND_LIBRARIES[2])
 

@@ -3,14 +3,60 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from autopar.errors import UsageError, closest_match
 
 MODULE_PREFIX = "module."  # names inside the wrapper are the user's names behind this prefix
+
+
+class _DoubleInsteadOfFloat(TorchFunctionMode):
+    """Carries out explicit casts to float32 in float64."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        def double(value: Any) -> Any:
+            return torch.float64 if value is torch.float32 else value
+
+        if func is Tensor.float:
+            func = Tensor.double
+        elif func is F.grouped_mm and args[0].dtype is torch.float64:
+            func = _grouped_mm
+        return func(*map(double, args), **{name: double(value) for name, value in (kwargs or {}).items()})
+
+
+def _grouped_mm(x: Tensor, weights: Tensor, *, offs: Tensor) -> Tensor:
+    """``F.grouped_mm`` for float64, which torch does not have: rows of ``x`` up to ``offs[i]`` times ``weights[i]``."""
+    sizes = offs.diff(prepend=offs.new_zeros(1)).tolist()
+    return torch.cat([rows @ weight for rows, weight in zip(x.split(sizes), weights, strict=True)])
+
+
+@contextmanager
+def compute_in(dtype: torch.dtype) -> Iterator[None]:
+    """Runs a model in ``dtype``: tensors that its code creates come out in it.
+
+    Under float64, which is for exact comparisons, the model's own casts to float32 (norms, losses) become casts to
+    float64; otherwise they would limit every comparison to the precision of float32.
+    """
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with _DoubleInsteadOfFloat() if dtype is torch.float64 else nullcontext():
+            yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 class LossModule(nn.Module):
@@ -35,10 +81,17 @@ class LossModule(nn.Module):
 
     def compute(self, batch: dict[str, Tensor]) -> Tensor:
         """The scalar loss of one micro-batch."""
-        output = self.module(**{key: batch[key] for key in self._forward_keys})
-        if self._loss is not None:
-            return self._loss(output, batch)
-        return _loss_of(output, type(self.module).__name__)
+        with compute_in(self.dtype):
+            output = self.module(**{key: batch[key] for key in self._forward_keys})
+            if self._loss is not None:
+                return _scalar(self._loss(output, batch), "loss()")
+            return _loss_of(output, type(self.module).__name__)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The compute dtype: that of the first floating parameter."""
+        floating = (p.dtype for p in self.module.parameters() if p.is_floating_point())
+        return next(floating, torch.float32)
 
 
 def wrap_model(
@@ -74,8 +127,8 @@ def _forward_keys(model: nn.Module, keys: tuple[str, ...]) -> tuple[str, ...]:
         required = parameter.default is parameter.empty and parameter.name in named
         if required and parameter.name not in keys:
             raise UsageError(
-                f"{type(model).__name__}.forward() needs '{parameter.name}', which example_batch() does not give"
-                f"{closest_match(parameter.name, keys)} (it gives: {', '.join(keys)})"
+                f"{type(model).__name__}.forward() needs '{parameter.name}', "
+                f"which example_batch() does not give{closest_match(parameter.name, keys)} (it gives: {', '.join(keys)})"
             )
     return tuple(key for key in keys if key in named)
 
@@ -84,10 +137,20 @@ def _loss_of(output: object, model_name: str) -> Tensor:
     candidate = output.get("loss") if isinstance(output, Mapping) else getattr(output, "loss", output)
     if isinstance(candidate, Tensor) and candidate.dim() == 0:
         return candidate
-    shape = f" of shape {tuple(candidate.shape)}" if isinstance(candidate, Tensor) else ""
     raise UsageError(
-        f"{model_name} returned {type(candidate).__name__}{shape}, not a scalar loss, and there is no loss() function; "
+        f"{model_name} returned {_describe(candidate)}, not a scalar loss, and there is no loss() function; "
         "add one to the model file, for example:\n\n"
         "    def loss(output, batch):\n"
         '        return torch.nn.functional.mse_loss(output, batch["target"])\n'
     )
+
+
+def _scalar(loss: object, where: str) -> Tensor:
+    if isinstance(loss, Tensor) and loss.dim() == 0:
+        return loss
+    raise UsageError(f"{where} returned {_describe(loss)}, not a scalar; end it with .mean() or .sum()")
+
+
+def _describe(value: object) -> str:
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
+    return f"a {type(value).__name__}{shape}"

@@ -68,7 +68,13 @@ def assert_same_as_eager(captured: Capture, size: int, tolerance: float = 0.0) -
         assert (parameter.grad is None) == (gradient is None), name
         if gradient is not None:
             torch.testing.assert_close(
-                parameter.grad, gradient, rtol=tolerance, atol=tolerance, msg=lambda m, name=name: f"{name}: {m}"
+                parameter.grad,
+                gradient,
+                rtol=tolerance,
+                atol=tolerance,
+                msg=lambda m, name=name: f"{name}: {m}",
             )
     for name, buffer in chained.module.named_buffers():
-        torch.testing.assert_close(buffer, dict(eager.module.named_buffers())[name], rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(
+            buffer, dict(eager.module.named_buffers())[name], rtol=tolerance, atol=tolerance
+        )
