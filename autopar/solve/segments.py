@@ -108,6 +108,7 @@ class Segments:
         self._quickest: dict[tuple[int, int | None], list[list[_Path | None]]] = {}
         self._fronts: dict[tuple[int, int], list[list[_Front | None]]] = {}
         self._best: dict[int, list[list[SegmentCost | None]]] = {}
+        self._least_bytes: dict[int, float] = {}
         self.truncated = False
 
     def extend(self, composition: int | None, block: int) -> int:
@@ -177,12 +178,16 @@ class Segments:
 
     def least_memory_bytes(self, composition: int) -> float:
         """Least peak bytes of the segment over all choices and words."""
+        if composition in self._least_bytes:
+            return self._least_bytes[composition]
         least = float("inf")
         for threshold in self._compositions[composition].transients:
             for row in self._leanest(composition, threshold):
                 least = min(least, min(row) + threshold)
         this = self._compositions[composition]
-        return max(least + this.paired_bytes + this.single_bytes, this.floor_bytes)
+        least = max(least + this.paired_bytes + this.single_bytes, this.floor_bytes)
+        self._least_bytes[composition] = least
+        return least
 
     def _limit(self, composition: int) -> int:
         return self._compositions[composition].limit_bytes(self._problem.limit_bytes)

@@ -1,0 +1,239 @@
+"""The ways of running one block: the ILP's optimum for every boundary and price of memory, lowered and cost.
+
+What the ILP decides is written down as parameter placements; the deterministic propagation then chooses the
+operators' rules as it will when the plan is run. Where that costs more than the ILP's choice, operators are
+overridden, first to last, until it does not: so what is costed is what runs, and plans stay short.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from autopar.capture.model_graph import Block, InputKind, ModelGraph
+from autopar.cost.blocks import Readings, block_choice, sharding_signature
+from autopar.cost.choice import BlockChoice
+from autopar.hardware.cluster import Cluster
+from autopar.plan.decisions import Recompute
+from autopar.planner.operator_table import OperatorTable, strategies_of
+from autopar.sharding.boundary import block_boundary
+from autopar.sharding.placement import Placement
+from autopar.sharding.propagation import BlockSharding, propagate
+from autopar.solve.operator_problem import OperatorProblem, Price, assignment_cost
+from autopar.solve.operators import OperatorSolution, solve_operators
+
+# A byte saved is priced against the forward time that recomputing it would take: a third of the block's time.
+_SAVED_PRICES = (0.0, 0.3, 3.0)
+# A byte held competes with the saved bytes of some micro-batches in flight.
+_HELD_PER_SAVED = 0.25
+# The update moves about 5 bytes per byte held once a step; this many micro-batches share it.
+_UPDATE_TRAFFIC, _MICRO_BATCHES_PER_STEP = 5, 8
+
+_WORTH_AN_OVERRIDE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPins:
+    """What the constraints fix in one block.
+
+    Attributes:
+        placements: of parameters, by canonical name.
+        input_word: None where free.
+        output_word: likewise.
+        recompute: the allowed ones.
+        overrides: rule text by operator key.
+    """
+
+    placements: Mapping[str, Placement]
+    input_word: str | None
+    output_word: str | None
+    recompute: tuple[Recompute, ...]
+    overrides: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """What costing any block needs.
+
+    Attributes:
+        readings: cache of what lowered blocks cost.
+        frozen: canonical names of parameters without gradient.
+    """
+
+    cluster: Cluster
+    readings: Readings
+    frozen: frozenset[str]
+
+
+def whole_choices(
+    graph: ModelGraph, block: Block, recompute: Sequence[Recompute], bench: Workbench
+) -> tuple[BlockChoice, ...]:
+    """The ways of running a block on a tensor axis of one rank."""
+    sharding = propagate(block, 1, {}, {}, ())
+    return tuple(_choice(graph, block, sharding, ("replicate",) * 2, {}, word, bench) for word in recompute)
+
+
+def sharded_choices(
+    graph: ModelGraph, block: Block, table: OperatorTable, degree: int, pins: BlockPins, bench: Workbench
+) -> tuple[BlockChoice, ...]:
+    """The ways of running a block on ``degree`` ranks that no other way beats in everything."""
+    found: list[BlockChoice] = []
+    seen: set[tuple[str, str, str]] = set()
+    for words in _word_pairs(table, pins):
+        for sharding, overrides in _shardings(graph, block, table, degree, words, pins, bench):
+            key = (*words, sharding_signature(block, sharding))
+            if key in seen:
+                continue
+            seen.add(key)
+            for recompute in pins.recompute:
+                found.append(_choice(graph, block, sharding, words, overrides, recompute, bench))
+    return tuple(c for c in found if not any(_dominates(other, c) for other in found if other is not c))
+
+
+def floor_seconds(table: OperatorTable, pins: BlockPins) -> float:
+    """Least seconds of a block over all boundaries: the ILP with both words free, unless pinned."""
+    solution = solve_operators(_restricted(table, (pins.input_word, pins.output_word), pins), Price())
+    return solution.bound_s if solution is not None else float("inf")
+
+
+def _word_pairs(table: OperatorTable, pins: BlockPins) -> Iterator[tuple[str, str]]:
+    for source in [pins.input_word] if pins.input_word else table.input_words:
+        for target in [pins.output_word] if pins.output_word else table.output_words:
+            yield source, target
+
+
+def _restricted(
+    table: OperatorTable, words: tuple[str | None, str | None], pins: BlockPins
+) -> OperatorProblem:
+    known = (table.input_words, table.output_words)
+    effective = [w if w is None or w in k else "replicate" for w, k in zip(words, known, strict=True)]
+    return table.restricted(effective[0], effective[1], pins.placements)
+
+
+def _shardings(
+    graph: ModelGraph,
+    block: Block,
+    table: OperatorTable,
+    degree: int,
+    words: tuple[str, str],
+    pins: BlockPins,
+    bench: Workbench,
+) -> Iterator[tuple[BlockSharding, dict[str, str]]]:
+    problem = _restricted(table, words, pins)
+    for price in _prices(problem, bench.cluster):
+        solution = solve_operators(problem, price)
+        if solution is not None:
+            yield realise(graph, block, table, problem, solution, price, degree, words, pins.overrides)
+
+
+def _prices(problem: OperatorProblem, cluster: Cluster) -> Iterator[Price]:
+    rate = cluster.device.effective_memory_bytes_per_s
+    update_s_per_byte = _UPDATE_TRAFFIC / rate / _MICRO_BATCHES_PER_STEP
+    quickest = solve_operators(problem, Price(0.0, update_s_per_byte))
+    if quickest is None:
+        return
+    recompute_s_per_byte = quickest.cost.seconds / 3 / max(quickest.cost.saved_bytes, 1.0)
+    for factor in _SAVED_PRICES:
+        saved = factor * recompute_s_per_byte
+        yield Price(saved, update_s_per_byte + saved * _HELD_PER_SAVED)
+
+
+def realise(
+    graph: ModelGraph,
+    block: Block,
+    table: OperatorTable,
+    problem: OperatorProblem,
+    solution: OperatorSolution,
+    price: Price,
+    degree: int,
+    words: tuple[str, str],
+    pinned: Mapping[str, str],
+) -> tuple[BlockSharding, dict[str, str]]:
+    """The sharding that a plan can say which is as good as the ILP's, with as few overrides as it takes."""
+    outputs = [node.strategies[s].output for node, s in zip(problem.nodes, solution.strategies, strict=True)]
+    placements = table.placements(outputs)
+    inputs, results = block_boundary(graph, block, *words, degree)
+    overrides = dict(pinned)
+    keys = {node.name: node.meta.get("operator_key") for node in block.graph.nodes}
+    while True:
+        sharding = propagate(block, degree, placements, inputs, results, overrides)
+        ran = strategies_of(table, problem, sharding)
+        cost = assignment_cost(problem, ran) if ran is not None else None
+        if cost is not None and cost.priced_s(price) <= solution.objective_s * (1 + _WORTH_AN_OVERRIDE):
+            return sharding, overrides
+        different = _first_difference(table, solution, sharding, keys, overrides)
+        if different is None:
+            return sharding, overrides
+        overrides |= different
+
+
+def _first_difference(
+    table: OperatorTable,
+    solution: OperatorSolution,
+    sharding: BlockSharding,
+    keys: Mapping[str, str | None],
+    overrides: Mapping[str, str],
+) -> dict[str, str] | None:
+    for index, rules in table.rules.items():
+        name = table.names[index]
+        wanted, key = str(rules[solution.strategies[index]]), keys[name]
+        is_free = key is not None and key not in overrides and index not in table.elements
+        if is_free and str(sharding.rules[name]) != wanted:
+            assert key is not None
+            return {key: wanted}
+    return None
+
+
+def _choice(
+    graph: ModelGraph,
+    block: Block,
+    sharding: BlockSharding,
+    words: tuple[str, str],
+    overrides: Mapping[str, str],
+    recompute: Recompute,
+    bench: Workbench,
+) -> BlockChoice:
+    return block_choice(
+        block,
+        sharding,
+        recompute,
+        bench.cluster,
+        graph.micro_batch,
+        input_word=words[0],
+        output_word=words[1],
+        overrides=overrides,
+        frozen=bench.frozen,
+        readings=bench.readings,
+    )
+
+
+def _dominates(better: BlockChoice, worse: BlockChoice) -> bool:
+    """Whether one choice is at least as good in everything, better in something or listed first."""
+    if (better.input_word, better.output_word) != (worse.input_word, worse.output_word):
+        return False
+    mine, theirs = _measures(better), _measures(worse)
+    return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+
+
+def _measures(choice: BlockChoice) -> tuple[float, ...]:
+    return (
+        choice.forward_s,
+        choice.backward_s,
+        float(choice.saved_bytes),
+        float(choice.transient_bytes),
+        float(sum(share.num_elements for share in choice.parameters)),
+    )
+
+
+def operator_keys(block: Block) -> tuple[str, ...]:
+    """Keys of the calls of a block, in order."""
+    return tuple(
+        node.meta["operator_key"]
+        for node in block.graph.nodes
+        if node.op == "call_function" and "operator_key" in node.meta
+    )
+
+
+def parameter_names(block: Block) -> tuple[str, ...]:
+    """Canonical names of the parameters of a block, in placeholder order."""
+    return tuple(item.source for item in block.inputs if item.kind is InputKind.PARAMETER)

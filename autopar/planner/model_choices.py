@@ -1,0 +1,288 @@
+"""The choices of a captured model for the search: computed when asked for, kept by everything they depend on.
+
+Blocks of one class under the same constraints are one *kind* and are solved once. A parameter that several
+blocks read has one placement: every joint placement of these parameters gives a table of its own.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+from autopar.capture.capture import Capture
+from autopar.capture.model_graph import Block, InputKind, ModelGraph
+from autopar.cost.blocks import Readings, model_flops
+from autopar.cost.choice import BlockChoice
+from autopar.cost.layout import SharedParameter
+from autopar.errors import PlanError
+from autopar.hardware.cluster import Cluster
+from autopar.plan.decisions import Plan, Precision, Recompute
+from autopar.planner.block_choices import (
+    BlockPins,
+    Workbench,
+    floor_seconds,
+    operator_keys,
+    parameter_names,
+    sharded_choices,
+    whole_choices,
+)
+from autopar.planner.operator_table import OperatorTable, operator_table
+from autopar.planner.pins import Pins, resolve_pins
+from autopar.sharding.placement import REPLICATE, Placement, local_shape
+from autopar.sharding.roles import Use, parameter_uses
+from autopar.solve.candidate import ChoiceTable
+
+# Joint placements of tied parameters that are tried; beyond, only the largest parameter's are.
+_MOST_JOINT_PLACEMENTS = 9
+
+_ALL_RECOMPUTE = (Recompute.NONE, Recompute.FULL)
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """Blocks that are solved as one: the first of them stands for all."""
+
+    block: Block
+    pins: BlockPins
+
+
+@dataclass(slots=True)
+class _Setting:
+    """What is known for one tensor degree and micro-batch."""
+
+    graph: ModelGraph
+    degree: int
+    kinds: list[_Kind]
+    kind_of_block: tuple[int, ...]
+    tables: dict[int, OperatorTable] = field(default_factory=dict)
+    choice_tables: tuple[ChoiceTable, ...] | None = None
+    floor_s: float | None = None
+
+
+class ModelChoices:
+    """Implements ``solve.candidate.Choices`` on a captured model."""
+
+    def __init__(self, capture: Capture, cluster: Cluster, precision: Precision, constraints: Plan) -> None:
+        self._capture = capture
+        self._cluster = cluster
+        self._precision = precision
+        self._constraints = constraints
+        self._settings: dict[tuple[int, int], _Setting] = {}
+        self._uses: dict[int, Mapping[str, tuple[Use, ...]]] = {}
+        self._pins: dict[int, Pins] = {}
+        self._probe: ModelGraph | None = None
+        self._readings = Readings(cluster)
+        self._flops_per_sample: float | None = None
+
+    @property
+    def graph(self) -> ModelGraph:
+        """The model at the first micro-batch asked for: for everything that does not depend on its size."""
+        if self._probe is None:
+            self._probe = self._capture.at(self._constraints.micro_batch or 2)
+        return self._probe
+
+    @property
+    def num_blocks(self) -> int:
+        """Length of the chain."""
+        return len(self.graph.blocks)
+
+    @property
+    def trainable_elements(self) -> int:
+        """Elements of all parameters with a gradient, unsharded."""
+        return sum(p.spec.num_elements for p in self.graph.parameters.values() if p.requires_grad)
+
+    def shards_anything(self, tensor: int) -> bool:
+        """Whether a tensor degree divides anything: a dim of a parameter, or the heads along it."""
+        setting = self._setting(tensor, self.graph.micro_batch)
+        return any(
+            len(placements) > 1
+            for kind in range(len(setting.kinds))
+            for _, placements in self._table(setting, kind).parameters.values()
+        )
+
+    def floor_s(self, tensor: int, micro_batch: int, effort: int) -> float:
+        """Least seconds of all blocks; effort 0: FLOPs at peak, 1: the operator ILPs with free boundaries."""
+        if effort == 0:
+            if self._flops_per_sample is None:
+                flops = sum(model_flops(block) for block in self.graph.blocks)
+                self._flops_per_sample = 3 * flops / self.graph.micro_batch
+            return (
+                self._flops_per_sample * micro_batch / (tensor * self._cluster.device.peak(self._precision))
+            )
+        setting = self._setting(tensor, micro_batch)
+        if setting.floor_s is None:
+            floors = [self._kind_floor_s(setting, kind) for kind in range(len(setting.kinds))]
+            setting.floor_s = sum(floors[kind] for kind in setting.kind_of_block)
+        return setting.floor_s
+
+    def tables(self, tensor: int, micro_batch: int) -> tuple[ChoiceTable, ...]:
+        """The choices; one table for every joint placement of the tied parameters."""
+        setting = self._setting(tensor, micro_batch)
+        if setting.choice_tables is None:
+            found = [self._choice_table(setting, tied) for tied in self._tied_placements(setting)]
+            setting.choice_tables = tuple(table for table in found if all(table.kinds))
+        return setting.choice_tables
+
+    def _kind_floor_s(self, setting: _Setting, kind: int) -> float:
+        if setting.degree == 1:
+            choices = self._choices(setting, kind, {})
+            return min(choice.forward_s + choice.backward_s for choice in choices)
+        return floor_seconds(self._table(setting, kind), setting.kinds[kind].pins)
+
+    def _setting(self, tensor: int, micro_batch: int) -> _Setting:
+        key = (tensor, micro_batch)
+        if key not in self._settings:
+            graph = self._capture.at(micro_batch)
+            self._uses.setdefault(micro_batch, parameter_uses(graph))
+            if tensor not in self._pins:
+                self._pins[tensor] = resolve_pins(self._constraints, graph, tensor)
+            kinds, kind_of_block = self._kinds(graph, self._pins[tensor], tensor)
+            self._settings[key] = _Setting(graph, tensor, kinds, kind_of_block)
+        return self._settings[key]
+
+    def _kinds(self, graph: ModelGraph, pins: Pins, tensor: int) -> tuple[list[_Kind], tuple[int, ...]]:
+        tied = {name for name, _ in _tied(graph)}
+        kinds: list[_Kind] = []
+        known: dict[object, int] = {}
+        kind_of_block = []
+        for block in graph.blocks:
+            own = _block_pins(block, pins, tensor, last=block.index == len(graph.blocks) - 1)
+            names = parameter_names(block)
+            key = (
+                block.class_key,
+                tuple(own.placements.get(name) for name in names),
+                tuple(name if name in tied else None for name in names),
+                own.input_word,
+                own.output_word,
+                own.recompute,
+                tuple(own.overrides.get(k) for k in operator_keys(block)) if own.overrides else (),
+            )
+            if key not in known:
+                known[key] = len(kinds)
+                kinds.append(_Kind(block, own))
+            kind_of_block.append(known[key])
+        return kinds, tuple(kind_of_block)
+
+    def _table(self, setting: _Setting, kind: int) -> OperatorTable:
+        if kind not in setting.tables:
+            setting.tables[kind] = operator_table(
+                setting.graph,
+                setting.kinds[kind].block,
+                setting.degree,
+                self._cluster,
+                self._uses[setting.graph.micro_batch],
+            )
+        return setting.tables[kind]
+
+    def _choices(
+        self, setting: _Setting, kind: int, tied: Mapping[str, Placement]
+    ) -> tuple[BlockChoice, ...]:
+        block, pins = setting.kinds[kind].block, setting.kinds[kind].pins
+        frozen = frozenset(n for n, p in setting.graph.parameters.items() if not p.requires_grad)
+        bench = Workbench(self._cluster, self._readings, frozen)
+        if setting.degree == 1:
+            return whole_choices(setting.graph, block, pins.recompute, bench)
+        own = {name: placement for name, placement in tied.items() if name in parameter_names(block)}
+        pins = replace(pins, placements={**own, **pins.placements})
+        table = self._table(setting, kind)
+        return sharded_choices(setting.graph, block, table, setting.degree, pins, bench)
+
+    def _choice_table(self, setting: _Setting, tied: Mapping[str, Placement]) -> ChoiceTable:
+        return ChoiceTable(
+            tuple(self._choices(setting, kind, tied) for kind in range(len(setting.kinds))),
+            setting.kind_of_block,
+            tuple(
+                SharedParameter(
+                    name,
+                    blocks,
+                    _local_elements(setting.graph, name, tied.get(name, REPLICATE), setting.degree),
+                    setting.graph.parameters[name].requires_grad,
+                )
+                for name, blocks in _tied(setting.graph)
+            ),
+            carried_bytes(setting.graph),
+        )
+
+    def _tied_placements(self, setting: _Setting) -> Iterator[dict[str, Placement]]:
+        """Every joint placement of the tied parameters that all their blocks can take."""
+        if setting.degree == 1:
+            yield {}
+            return
+        options: dict[str, tuple[Placement, ...]] = {}
+        for name, blocks in _tied(setting.graph):
+            common: tuple[Placement, ...] | None = None
+            for block in blocks:
+                kind = setting.kind_of_block[block]
+                placements = self._table(setting, kind).parameters[name][1]
+                pinned = setting.kinds[kind].pins.placements.get(name)
+                allowed = tuple(p for p in placements if pinned is None or p == pinned)
+                common = allowed if common is None else tuple(p for p in common if p in allowed)
+            options[name] = common or (REPLICATE,)
+        joint = 1
+        for placements in options.values():
+            joint *= len(placements)
+        if joint > _MOST_JOINT_PLACEMENTS:
+            largest = max(options, key=lambda name: setting.graph.parameters[name].spec.num_elements)
+            options = {n: p if n == largest else p[:1] for n, p in options.items()}
+        for placements in itertools.product(*options.values()):
+            yield dict(zip(options, placements, strict=True))
+
+
+def _block_pins(block: Block, pins: Pins, tensor: int, *, last: bool) -> BlockPins:
+    recompute = pins.recompute.get(block.index)
+    input_word = pins.words.get(block.index - 1) if block.index else "replicate"
+    output_word = "replicate" if last else pins.words.get(block.index)
+    if tensor == 1:
+        input_word = output_word = None
+    names = parameter_names(block)
+    return BlockPins(
+        {name: pins.placements[name] for name in names if name in pins.placements and tensor > 1},
+        input_word,
+        output_word,
+        (recompute,) if recompute is not None else _ALL_RECOMPUTE,
+        pins.overrides(operator_keys(block)) if tensor > 1 and pins.operators else {},
+    )
+
+
+def _tied(graph: ModelGraph) -> list[tuple[str, tuple[int, ...]]]:
+    """Parameters that several blocks read, with the blocks."""
+    blocks: dict[str, list[int]] = {name: [] for name in graph.parameters}
+    for block in graph.blocks:
+        for name in dict.fromkeys(parameter_names(block)):
+            blocks[name].append(block.index)
+    return [(name, tuple(readers)) for name, readers in blocks.items() if len(readers) > 1]
+
+
+def _local_elements(graph: ModelGraph, name: str, placement: Placement, degree: int) -> int:
+    elements = 1
+    for size in local_shape(graph.parameters[name].spec.shape, placement, degree):
+        elements *= size
+    return elements
+
+
+def carried_bytes(graph: ModelGraph) -> tuple[int, ...]:
+    """Per block, bytes that earlier blocks computed and later ones read: sent on if a stage ends there.
+
+    Such values are replicated on the tensor axis.
+    """
+    producer = {name: block.index for block in graph.blocks for name in block.outputs}
+    last_reader: dict[str, int] = {}
+    for block in graph.blocks:
+        for item in block.inputs:
+            if item.kind is InputKind.ACTIVATION:
+                last_reader[item.source] = max(last_reader.get(item.source, 0), block.index)
+    carried = [0] * len(graph.blocks)
+    for name, last in last_reader.items():
+        for index in range(producer[name] + 1, last):
+            carried[index] += graph.values[name].num_bytes
+    return tuple(carried)
+
+
+def illegal_pins(choices: ModelChoices, tensor: int) -> PlanError | None:
+    """Why the constraints cannot hold at a tensor degree, if they cannot."""
+    try:
+        choices.shards_anything(tensor)
+    except PlanError as problem:
+        return problem
+    return None

@@ -1,0 +1,388 @@
+"""From a block to the table of the operator ILP: its strategies with their costs, and what conversions cost.
+
+One table serves every boundary: the nodes of what comes in and of what goes out have one strategy per word,
+and ``restricted`` leaves only the wanted ones. Costs are those of ``cost.operators`` and of the collectives
+that the lowering will insert, so that the ILP minimises what the lowered block will be costed at.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import fx
+
+from autopar.capture.model_graph import Block, InputKind, ModelGraph, TensorSpec
+from autopar.cost.operators import operator_seconds, rule_seconds
+from autopar.hardware.cluster import Cluster
+from autopar.hardware.link import CollectiveKind
+from autopar.lower.block import transfers_inside
+from autopar.sharding.aliasing import hidden_writes, pinned_nodes
+from autopar.sharding.boundary import block_boundary
+from autopar.sharding.gradients import nodes_with_gradient
+from autopar.sharding.heads import num_heads
+from autopar.sharding.placement import PARTIAL, REPLICATE, Placement, Shard, local_shape, parse_placement
+from autopar.sharding.propagation import BlockSharding, node_strategies, value_placement, whole_bytes
+from autopar.sharding.redistribution import conversion
+from autopar.sharding.roles import Use
+from autopar.sharding.rule import Rule
+from autopar.sharding.rules.operator import tensor_arguments
+from autopar.solve.operator_problem import Cost, Demand, OperatorNode, OperatorProblem, Strategy
+
+WORDS = ("replicate", "sequence", "batch")
+
+# Bytes per element that a parameter holds on a rank: master, gradient and two moments, all fp32.
+_HELD_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorTable:
+    """The ILP's table of a block, and how to read its answer.
+
+    Attributes:
+        problem: one node per node of the block's graph, in order; the last one is the graph's output.
+        names: of the graph's nodes.
+        rules: per call, the rule of each strategy.
+        elements: indices of the calls that take an element of a tuple.
+        parameters: per parameter, by canonical name: index of its node, and the placement of each strategy.
+        statistics: buffers that are placed as the weight of their module, with its canonical name.
+        inputs: indices of the nodes that stand for activations; their strategies are by input word.
+        input_words: words that differ on the block's input, ``replicate`` first.
+        output_words: likewise, on its output.
+    """
+
+    problem: OperatorProblem
+    names: tuple[str, ...]
+    rules: Mapping[int, tuple[Rule, ...]]
+    elements: frozenset[int]
+    parameters: Mapping[str, tuple[int, tuple[Placement, ...]]]
+    statistics: Mapping[str, str]
+    inputs: tuple[int, ...]
+    input_words: tuple[str, ...]
+    output_words: tuple[str, ...]
+
+    def restricted(
+        self,
+        input_word: str | None = None,
+        output_word: str | None = None,
+        parameters: Mapping[str, Placement] | None = None,
+    ) -> OperatorProblem:
+        """The problem with words and parameter placements fixed, where given."""
+        nodes = list(self.problem.nodes)
+        if input_word is not None:
+            for index in self.inputs:
+                nodes[index] = _only(nodes[index], [self.input_words.index(input_word)])
+        if output_word is not None:
+            nodes[-1] = _only(nodes[-1], [self.output_words.index(output_word)])
+        for name, placement in (parameters or {}).items():
+            if name in self.parameters:
+                index, placements = self.parameters[name]
+                nodes[index] = _only(nodes[index], [i for i, p in enumerate(placements) if p == placement])
+        return replace(self.problem, nodes=tuple(nodes))
+
+    def placements(self, chosen: Sequence[str]) -> dict[str, Placement]:
+        """Placements of parameters and running statistics, from the output placement of every node."""
+        found: dict[str, Placement] = {}
+        for name, (index, _) in self.parameters.items():
+            placement = parse_placement(chosen[index])
+            assert placement is not None
+            found[name] = placement
+        return found | {buffer: found[weight] for buffer, weight in self.statistics.items()}
+
+
+def _only(node: OperatorNode, strategies: Sequence[int]) -> OperatorNode:
+    return replace(node, strategies=tuple(node.strategies[index] for index in strategies))
+
+
+def operator_table(
+    graph: ModelGraph,
+    block: Block,
+    degree: int,
+    cluster: Cluster,
+    uses: Mapping[str, tuple[Use, ...]],
+) -> OperatorTable:
+    """The table of ``block`` for a tensor axis of ``degree`` ranks; ``uses`` of the model's parameters."""
+    return _Builder(graph, block, degree, cluster, uses).build()
+
+
+class _Builder:
+    def __init__(
+        self,
+        graph: ModelGraph,
+        block: Block,
+        degree: int,
+        cluster: Cluster,
+        uses: Mapping[str, tuple[Use, ...]],
+    ) -> None:
+        self._uses = uses
+        self._graph = graph
+        self._block = block
+        self._degree = degree
+        self._cluster = cluster
+        self._device = cluster.device
+        self._gradients = nodes_with_gradient(block)
+        self._pinned = pinned_nodes(block.graph)
+        self._fused = frozenset(
+            parts
+            for item in block.inputs
+            if item.kind is InputKind.PARAMETER
+            for parts in (graph.parameters[item.source].fused_dims or {}).values()
+        )
+        self._sources = {item.placeholder: item for item in block.inputs}
+        self._index: dict[fx.Node, int] = {}
+        self._nodes: list[OperatorNode] = []
+        self._rules: dict[int, tuple[Rule, ...]] = {}
+        self._parameters: dict[str, tuple[int, tuple[Placement, ...]]] = {}
+        self._weights: dict[str, str] = {}
+        self._equal: dict[int, list[int]] = {}
+        self._statistics = frozenset(
+            value.name
+            for node in block.graph.nodes
+            if node.op == "call_function"
+            for value in hidden_writes(node)
+        )
+        self._input_words = self._words(block.index - 1)
+        self._output_words = self._words(block.index)
+
+    def build(self) -> OperatorTable:
+        inputs = []
+        for node in self._block.graph.nodes:
+            index = len(self._nodes)
+            if node.op == "placeholder":
+                strategies = self._placeholder(node, index)
+                if self._sources[node.name].kind is InputKind.ACTIVATION:
+                    inputs.append(index)
+                operands: tuple[fx.Node, ...] = ()
+            elif node.op == "output":
+                operands = tuple(node.all_input_nodes)
+                strategies = self._output(operands)
+            elif node.op == "call_function":
+                operands = tensor_arguments(node)
+                strategies = self._call(node, index)
+            else:
+                operands, strategies = (), (Strategy("replicate", ()),)
+            self._index[node] = index
+            self._nodes.append(
+                OperatorNode(node.name, tuple(self._index[o] for o in operands), strategies, {})
+            )
+        self._add_conversions()
+        return OperatorTable(
+            OperatorProblem(tuple(self._nodes), tuple(tuple(group) for group in self._equal.values())),
+            tuple(node.name for node in self._block.graph.nodes),
+            self._rules,
+            frozenset(i for n, i in self._index.items() if n.target is operator.getitem),
+            self._parameters,
+            self._weights,
+            tuple(inputs),
+            self._input_words,
+            self._output_words,
+        )
+
+    def _words(self, producer: int) -> tuple[str, ...]:
+        """Words under which anything that crosses the boundary after block ``producer`` is sharded."""
+        if not 0 <= producer < len(self._graph.blocks) - 1:
+            return ("replicate",)
+        block = self._graph.blocks[producer]
+        return tuple(
+            word
+            for word in WORDS
+            if word == "replicate"
+            or any(
+                isinstance(p, Shard)
+                for p in block_boundary(self._graph, block, "replicate", word, self._degree)[1]
+            )
+        )
+
+    def _placeholder(self, node: fx.Node, index: int) -> tuple[Strategy, ...]:
+        item = self._sources[node.name]
+        if item.kind is InputKind.ACTIVATION:
+            placements = [
+                block_boundary(self._graph, self._block, word, "replicate", self._degree)[0][item.source]
+                for word in self._input_words
+            ]
+            return tuple(Strategy(str(placement), ()) for placement in placements)
+        if node.name in self._statistics and node.name not in self._pinned:
+            return self._running_statistics(item.source, index)
+        if item.kind is not InputKind.PARAMETER or node.name in self._pinned:
+            return (Strategy("replicate", ()),)
+        spec = self._graph.parameters[item.source]
+        fused = spec.fused_dims or {}
+        placements = [REPLICATE]
+        for dim, size in enumerate(spec.spec.shape):
+            parts = fused.get(dim, 1)
+            if size > 1 and size % (self._degree * parts) == 0 and self._splits_heads(node, dim, parts):
+                placements.append(Shard(dim, parts))
+        self._parameters[item.source] = (index, tuple(placements))
+        elements = spec.spec.num_elements
+        return tuple(
+            Strategy(
+                str(p),
+                (),
+                Cost(
+                    0.0, 0.0, _HELD_BYTES * (elements // self._degree if isinstance(p, Shard) else elements)
+                ),
+            )
+            for p in placements
+        )
+
+    def _splits_heads(self, node: fx.Node, dim: int, parts: int) -> bool:
+        """Whether whole heads go to every rank, if the shard is one of heads: plans may not split a head."""
+        for use in self._uses.get(self._sources[node.name].source, ()):
+            heads = num_heads(use, parts) if use.role.dim_of("column") == dim else None
+            if heads is not None and heads % self._degree:
+                return False
+        return True
+
+    def _running_statistics(self, name: str, index: int) -> tuple[Strategy, ...]:
+        """Buffers that an operator updates are placed as the weight of their module is."""
+        weight = f"{name.rpartition('.')[0]}.weight"
+        if weight not in self._parameters:
+            return (Strategy("replicate", ()),)
+        self._weights[name] = weight
+        position, placements = self._parameters[weight]
+        self._equal.setdefault(position, [position]).append(index)
+        return tuple(Strategy(str(placement), ()) for placement in placements)
+
+    def _output(self, operands: Sequence[fx.Node]) -> tuple[Strategy, ...]:
+        results = self._block.graph.output_node().args[0]
+        assert isinstance(results, (tuple, list))
+        strategies = []
+        for word in self._output_words:
+            _, placements = block_boundary(self._graph, self._block, "replicate", word, self._degree)
+            by_node = dict(zip(results, placements, strict=True))
+            demands = tuple(Demand(str(by_node[operand])) for operand in operands)
+            strategies.append(Strategy("replicate", demands))
+        return tuple(strategies)
+
+    def _call(self, node: fx.Node, index: int) -> tuple[Strategy, ...]:
+        if node.target is operator.getitem:
+            return self._element(node, index)
+        arguments = tensor_arguments(node)
+        rules = node_strategies(node, self._degree, self._fused, self._pinned)
+        self._rules[index] = rules
+        return tuple(
+            Strategy(
+                _label(value_placement(node, rule)),
+                tuple(
+                    Demand(str(wanted), self._is_partial(argument, wanted, rule))
+                    for argument, wanted in zip(arguments, rule.inputs, strict=True)
+                ),
+                self._rule_cost(node, rule),
+            )
+            for rule in rules
+        )
+
+    def _element(self, node: fx.Node, index: int) -> tuple[Strategy, ...]:
+        """``getitem`` takes what the tuple's producer gave the element."""
+        producer, position = node.args[0], node.args[1]
+        assert isinstance(producer, fx.Node) and isinstance(position, int)
+        labels = dict.fromkeys(s.output for s in self._nodes[self._index[producer]].strategies)
+        placements = []
+        for label in labels:
+            placement = parse_placement(label.split(" | ")[position])
+            assert placement is not None
+            placements.append(placement)
+        self._rules[index] = tuple(Rule((p,), p) for p in placements)
+        return tuple(
+            Strategy(str(p), (Demand(label),), self._rule_cost(node, Rule((p,), p)))
+            for label, p in zip(labels, placements, strict=True)
+        )
+
+    def _is_partial(self, argument: fx.Node, wanted: Placement, rule: Rule) -> bool:
+        return wanted == REPLICATE and not rule.is_replicated and argument.name in self._gradients
+
+    def _rule_cost(self, node: fx.Node, rule: Rule) -> Cost:
+        cost = rule_seconds(node, rule, self._degree, self._gradients, self._device)
+        seconds = cost.forward_s + cost.backward_s
+        for transfer in transfers_inside(node, rule):
+            seconds += self._cluster.collective_s(transfer.kind, transfer.num_bytes, self._degree)
+        saved_bytes = 0.0
+        if seconds and node.name in self._gradients:
+            shards = self._degree if isinstance(rule.output, Shard) else 1
+            saved_bytes = whole_bytes(node) / shards
+        return Cost(seconds, saved_bytes)
+
+    def _add_conversions(self) -> None:
+        demands: dict[int, dict[Demand, None]] = {}
+        for node in self._nodes:
+            for strategy in node.strategies:
+                for operand, demand in zip(node.operands, strategy.demands, strict=True):
+                    demands.setdefault(operand, {})[demand] = None
+        by_index = {index: node for node, index in self._index.items()}
+        parameters = {index for index, _ in self._parameters.values()}
+        for index, wanted in demands.items():
+            value = by_index[index].meta.get("val")
+            if not isinstance(value, torch.Tensor) or by_index[index].name in self._statistics:
+                continue
+            node = self._nodes[index]
+            costs: dict[tuple[str, Demand], Cost] = {}
+            for source in dict.fromkeys(s.output for s in node.strategies):
+                if index in parameters and source != "replicate" and Demand(source) in wanted:
+                    continue  # the propagation uses a sharded parameter as it is placed where any rule can
+                for demand in wanted:
+                    costs[source, demand] = self._conversion_cost(by_index[index], value, source, demand)
+            self._nodes[index] = replace(node, conversions=costs)
+
+    def _conversion_cost(self, node: fx.Node, value: torch.Tensor, source: str, demand: Demand) -> Cost:
+        here, wanted = parse_placement(source), parse_placement(demand.placement)
+        assert here is not None and wanted is not None
+        has_gradient = node.name in self._gradients
+        spec = TensorSpec(tuple(value.shape), value.dtype)
+        seconds, saved_bytes = 0.0, 0.0
+        for step in conversion(here, wanted, demand.gradient_partial):
+            after = _after(step.function, step.arguments, wanted)
+            pair = (self._local(spec, here), self._local(spec, after))
+            local = operator_seconds(step.function, pair[:1], pair[1:], (has_gradient,), self._device)
+            seconds += local.forward_s + local.backward_s
+            for kind, runs in ((step.forward, True), (step.backward, has_gradient)):
+                if kind is not None and runs:
+                    share = self._degree if kind is CollectiveKind.ALL_TO_ALL else 1
+                    seconds += self._cluster.collective_s(kind, spec.num_bytes // share, self._degree)
+            if has_gradient and after != here:
+                saved_bytes += pair[1].num_bytes
+            here = after
+        return Cost(seconds, saved_bytes)
+
+    def _local(self, spec: TensorSpec, placement: Placement) -> TensorSpec:
+        return TensorSpec(local_shape(spec.shape, placement, self._degree), spec.dtype)
+
+
+def _after(function: str, arguments: tuple[int, ...], wanted: Placement) -> Placement:
+    """Placement after one conversion step."""
+    if function.startswith(("gather", "all_reduce", "copy_to")):
+        return REPLICATE
+    if function in ("to_partial", "pad_to_partial"):
+        return PARTIAL
+    return wanted
+
+
+def _label(placed: Placement | tuple[Placement, ...]) -> str:
+    return " | ".join(map(str, placed)) if isinstance(placed, tuple) else str(placed)
+
+
+def chosen_rules(table: OperatorTable, strategies: Sequence[int]) -> dict[str, Rule]:
+    """Rule of every call, by node name."""
+    return {table.names[index]: rules[strategies[index]] for index, rules in table.rules.items()}
+
+
+def strategies_of(
+    table: OperatorTable, problem: OperatorProblem, sharding: BlockSharding
+) -> list[int] | None:
+    """The strategy per node of a (restricted) problem that a sharding stands for; None if it has none."""
+    found = []
+    for index, node in enumerate(problem.nodes):
+        name = table.names[index]
+        if index in table.rules:
+            texts = [str(rule) for rule in table.rules[index]]
+            text = str(sharding.rules[name])
+        elif not node.operands and len(node.strategies) > 1:
+            texts, text = [s.output for s in node.strategies], str(sharding.placement_of(name))
+        else:
+            found.append(0)
+            continue
+        if text not in texts:
+            return None
+        found.append(texts.index(text))
+    return found

@@ -1,0 +1,193 @@
+"""The joint search over meshes, micro-batches and ZeRO levels: best first by a lower bound.
+
+Every candidate waits in one queue with a lower bound of its step time. The bound starts as FLOPs at peak, is
+tightened by the operator ILPs with free boundaries, and becomes the predicted step time when the candidate is
+solved. When the first in the queue is not quicker than the best solved, nothing behind it is either, and the
+search ends. The bound is
+
+    T + (m - 1) · T / p        for m micro-batches over p stages and a chain of T seconds a micro-batch,
+
+the objective of an even pipeline without communication on the data axis and without update.
+"""
+
+from __future__ import annotations
+
+import heapq
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from autopar.errors import InfeasibleError
+from autopar.solve.candidate import (
+    Alternative,
+    Candidate,
+    Choices,
+    Job,
+    MeshSolution,
+    SearchResult,
+    Shortfall,
+)
+from autopar.solve.mesh import least_state_bytes, solve_mesh
+from autopar.solve.why_not import does_not_fit, why_not
+
+_EFFORTS = 2
+
+
+@dataclass(order=True, slots=True)
+class _Waiting:
+    """A candidate in the queue; ``effort`` says how much its bound has cost so far."""
+
+    bound_s: float
+    candidate: Candidate
+    effort: int = field(compare=False)
+
+
+@dataclass(slots=True)
+class _State:
+    """What the search knows so far."""
+
+    solved: list[MeshSolution] = field(default_factory=list)
+    shortfalls: dict[Candidate, int] = field(default_factory=dict)
+    bounds: dict[Candidate, float] = field(default_factory=dict)
+
+    @property
+    def best(self) -> MeshSolution | None:
+        return min(self.solved, key=_rank, default=None)
+
+
+def search(
+    choices: Choices,
+    candidates: Iterable[Candidate],
+    job: Job,
+    *,
+    num_alternatives: int = 3,
+    time_limit_s: float | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> SearchResult | None:
+    """The candidate of least predicted step time; None where none fits.
+
+    Args:
+        num_alternatives: other meshes of which a candidate is solved as well, to be shown beside the best.
+        time_limit_s: wall time after which the best found so far is returned with its gap.
+        progress: told, in a few words, what is being solved.
+    """
+    deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
+    state = _State()
+    queue = _start(choices, candidates, job, state)
+    num_candidates = len(queue) + len(state.shortfalls)
+    bound_s = _run(choices, queue, job, state, deadline, progress)
+    best = state.best
+    if best is None:
+        if queue:
+            raise InfeasibleError(
+                "no plan was found within the time limit; allow more with --time-limit", binding="time limit"
+            )
+        return None
+    num_solved = len(state.solved) + len(state.shortfalls)
+    alternatives = _alternatives(choices, queue, job, state, num_alternatives, deadline)
+    step_s = best.prediction.step_time_s
+    return SearchResult(
+        best=best,
+        bound_s=min(bound_s, step_s),
+        gap=max(0.0, 1 - bound_s / step_s),
+        num_candidates=num_candidates,
+        num_solved=num_solved,
+        alternatives=alternatives,
+    )
+
+
+def _rank(solution: MeshSolution) -> tuple[float, Candidate]:
+    return solution.prediction.step_time_s, solution.candidate
+
+
+def step_floor_s(candidate: Candidate, chain_s: float) -> float:
+    """Lower bound of the step from the time of the whole chain for one micro-batch."""
+    return chain_s * (1 + (candidate.num_micro_batches - 1) / candidate.pipeline)
+
+
+def _start(choices: Choices, candidates: Iterable[Candidate], job: Job, state: _State) -> list[_Waiting]:
+    """The queue; candidates whose parameters alone do not fit are left out."""
+    queue = []
+    for candidate in candidates:
+        missing = least_state_bytes(choices.trainable_elements, candidate, job) - job.memory_limit_bytes
+        if missing > 0:
+            state.shortfalls[candidate] = missing
+            continue
+        floor_s = step_floor_s(candidate, choices.floor_s(candidate.tensor, candidate.micro_batch, 0))
+        queue.append(_Waiting(floor_s, candidate, 0))
+    heapq.heapify(queue)
+    return queue
+
+
+def _run(
+    choices: Choices,
+    queue: list[_Waiting],
+    job: Job,
+    state: _State,
+    deadline: float | None,
+    progress: Callable[[str], None] | None,
+) -> float:
+    """Works the queue off; returns the lower bound of everything that was not solved."""
+    best_s = float("inf")
+    while queue:
+        if queue[0].bound_s >= best_s or (deadline is not None and time.monotonic() > deadline):
+            break
+        first = heapq.heappop(queue)
+        candidate = first.candidate
+        state.bounds[candidate] = first.bound_s
+        if first.effort < _EFFORTS - 1:
+            chain_s = choices.floor_s(candidate.tensor, candidate.micro_batch, first.effort + 1)
+            bound_s = max(first.bound_s, step_floor_s(candidate, chain_s))
+            heapq.heappush(queue, _Waiting(bound_s, candidate, first.effort + 1))
+            continue
+        if progress is not None:
+            p, d, t = candidate.mesh
+            progress(f"mesh {p} x {d} x {t}, micro-batch {candidate.micro_batch}, ZeRO {max(candidate.zero)}")
+        found = solve_mesh(choices, candidate, job)
+        if isinstance(found, Shortfall):
+            state.shortfalls[candidate] = found.missing_bytes
+            continue
+        state.solved.append(found)
+        best_s = min(best_s, found.prediction.step_time_s)
+    return min(best_s, queue[0].bound_s if queue else best_s)
+
+
+def _alternatives(
+    choices: Choices,
+    queue: Sequence[_Waiting],
+    job: Job,
+    state: _State,
+    num_wanted: int,
+    deadline: float | None,
+) -> tuple[Alternative, ...]:
+    """The best candidate of each of the next best meshes, and what each loses."""
+    best = state.best
+    assert best is not None
+    by_mesh: dict[tuple[int, int, int], list[MeshSolution]] = {}
+    for solution in state.solved:
+        by_mesh.setdefault(solution.candidate.mesh, []).append(solution)
+    waiting = sorted(queue)
+    meshes = dict.fromkeys(item.candidate.mesh for item in waiting if item.candidate.mesh not in by_mesh)
+    for mesh in meshes:
+        late = deadline is not None and time.monotonic() > deadline
+        if len(by_mesh) > num_wanted or late:
+            break
+        for item in [item for item in waiting if item.candidate.mesh == mesh][:2]:
+            found = solve_mesh(choices, item.candidate, job)
+            if isinstance(found, MeshSolution):
+                by_mesh.setdefault(mesh, []).append(found)
+                break
+            state.shortfalls[item.candidate] = found.missing_bytes
+    runners_up = []
+    for mesh, solutions in by_mesh.items():
+        if mesh != best.candidate.mesh:
+            other = min(solutions, key=_rank)
+            runners_up.append(
+                (_rank(other), Alternative(other.candidate, other.prediction, why_not(other, best)))
+            )
+    for candidate, missing_bytes in sorted(state.shortfalls.items(), key=lambda item: (item[1], item[0])):
+        if candidate.mesh not in by_mesh:
+            by_mesh[candidate.mesh] = []
+            text = does_not_fit(missing_bytes)
+            runners_up.append(((float("inf"), candidate), Alternative(candidate, None, text)))
+    return tuple(alternative for _, alternative in sorted(runners_up, key=lambda r: r[0])[:num_wanted])
