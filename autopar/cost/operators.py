@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import torch
 from torch import fx
@@ -151,9 +152,39 @@ def _is_free(node: fx.Node, name: str) -> bool:
         return 0.0 in values or False in values
     if name not in COPY_IF_NEEDED:
         return False
-    arguments = tensor_arguments(node)
-    source, result = arguments[0].meta["val"], node.meta["val"]
-    return bool(source.dtype == result.dtype and source.is_contiguous())
+    source, result = tensor_arguments(node)[0].meta["val"], node.meta["val"]
+    if source.dtype != result.dtype:
+        return False
+    if name in ("reshape", "flatten", "unflatten"):
+        return can_view(tuple(source.shape), tuple(source.stride()), tuple(result.shape))
+    return bool(name != "contiguous" or source.is_contiguous())
+
+
+@lru_cache(maxsize=4096)
+def can_view(shape: tuple[int, ...], stride: tuple[int, ...], new_shape: tuple[int, ...]) -> bool:
+    """Whether a tensor can be reshaped without a copy: each new dim lies within dims that are laid out as one.
+
+    The rule of ``torch.Tensor.view``: old dims merge where ``stride[i] == stride[i + 1] * shape[i + 1]``.
+    """
+    dims = [(size, step) for size, step in zip(shape, stride, strict=True) if size != 1]
+    if 0 in shape or not dims:
+        return True
+    runs = [dims[0][0]]
+    for (_, outer_step), (size, step) in pairwise(dims):
+        if outer_step == step * size:
+            runs[-1] *= size
+        else:
+            runs.append(size)
+    left = 1
+    for size in new_shape:
+        if left == 1:
+            if size == 1:
+                continue
+            left = runs.pop(0)
+        if left % size:
+            return False
+        left //= size
+    return True
 
 
 def _product_rate(flops: int, dtype: torch.dtype, device: Device) -> float:

@@ -52,7 +52,8 @@ def resolve_device_name(name: str) -> str:
         raise UsageError(
             f"device '{name}' is ambiguous: it may be {' or '.join(found)}; write more of the name"
         )
-    hint = closest_match(lowered, names)
+    families = [known.partition("-")[0] for known in names]
+    hint = closest_match(lowered, [*names, *families])
     raise UsageError(
         f"unknown device '{name}'{hint} (known: {', '.join(names)}; or give a path to a cost-model file)"
     )

@@ -12,7 +12,7 @@ from autopar.hardware.tables import SizeTable
 PRECISIONS = ("bf16", "fp16", "fp32")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Device:
     """What planning needs to know of a device; every number comes from its cost-model file, with unit and
     source.

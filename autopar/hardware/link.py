@@ -7,6 +7,7 @@ ring is the rate on each link and therefore comparable across group sizes.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -44,14 +45,20 @@ class BusCurve:
     bytes_per_s: SizeTable
 
     def seconds(self, num_bytes: float, latency_s: float) -> float:
-        """Time of an all-reduce; below the first measured payload it falls linearly to the latency."""
+        """Time of an all-reduce: linear in the bytes between measured payloads, from the latency below the
+        first."""
         factor = CollectiveKind.ALL_REDUCE.bus_factor(self.num_ranks)
-        first_bytes, first_rate = self.bytes_per_s.points[0]
-        if num_bytes < first_bytes:
-            first_s = factor * first_bytes / first_rate
-            floor_s = min(latency_s, first_s)
-            return floor_s + (first_s - floor_s) * num_bytes / first_bytes
-        return factor * num_bytes / self.bytes_per_s.at(num_bytes)
+        points = self.bytes_per_s.points
+        i = bisect_left(points, (num_bytes,))
+        if i == len(points):
+            return factor * num_bytes / points[-1][1]
+        last_bytes, last_rate = points[i]
+        last_s = factor * last_bytes / last_rate
+        if i == 0:
+            first_bytes, first_s = 0.0, min(latency_s, last_s)
+        else:
+            first_bytes, first_s = points[i - 1][0], factor * points[i - 1][0] / points[i - 1][1]
+        return first_s + (last_s - first_s) * (num_bytes - first_bytes) / (last_bytes - first_bytes)
 
 
 @dataclass(frozen=True, slots=True)
