@@ -1,0 +1,105 @@
+"""Which devices a command is about: its flags, the plan's own, those of this machine, or the default."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+from autopar.cli.files import existing_file
+from autopar.errors import UsageError
+from autopar.hardware.catalog import find_local_device, load_device
+from autopar.hardware.cluster import Cluster, cluster_of, make_cluster
+from autopar.hardware.read_cluster import load_cluster
+from autopar.plan.decisions import ClusterReference, Plan
+from autopar.units import parse_bytes
+
+DEFAULT_DEVICE = "h100-sxm-80gb"
+
+
+def choose_cluster(
+    args: argparse.Namespace, plan: Plan | None = None, default_device: str | None = None
+) -> tuple[Cluster, str]:
+    """The cluster, and a line that says which it is and why unless the flags name it.
+
+    Args:
+        args: with the flags of ``add_device_flags``.
+        plan: whose ``cluster`` holds where the flags leave it open.
+        default_device: where neither says anything; default: this machine's GPU, else ``DEFAULT_DEVICE``.
+
+    Raises:
+        UsageError: an unknown device, or flags that exclude each other.
+        CostModelError: the cluster or cost-model file is malformed.
+    """
+    if args.cluster is not None:
+        given = [flag for flag in ("device", "gpus", "gpus_per_node") if getattr(args, flag) is not None]
+        if given:
+            flag = given[0].replace("_", "-")
+            raise UsageError(
+                f"--cluster names the devices, so --{flag} has nothing to say; give one of the two"
+            )
+        return load_cluster(existing_file(args.cluster, "--cluster")), ""
+    planned = plan.cluster if plan is not None else None
+    if planned is not None:
+        return _like_planned(args, planned)
+    name, why, found = args.device, "", 0
+    if name is None:
+        name, why, found = _default_device(default_device)
+    device = load_device(name)
+    if args.gpus is None and args.gpus_per_node is None and found == 0:
+        cluster = make_cluster(device)
+        note = f"one node of {cluster.num_devices}: choose with --gpus"
+        return (
+            cluster,
+            f"device: {cluster.num_devices} x {device.name} ({'; '.join(filter(None, [why, note]))})",
+        )
+    cluster = cluster_of(device, args.gpus or args.gpus_per_node or found, args.gpus_per_node)
+    return cluster, f"device: {cluster.num_devices} x {device.name} ({why})" if why else ""
+
+
+def memory_limit_bytes(args: argparse.Namespace) -> int | None:
+    """``--memory-limit`` in bytes."""
+    if args.memory_limit is None:
+        return None
+    try:
+        return parse_bytes(args.memory_limit)
+    except UsageError as problem:
+        raise UsageError(f"--memory-limit: {problem}") from problem
+
+
+def reference_to(cluster: Cluster) -> ClusterReference:
+    """How a plan names a cluster."""
+    return ClusterReference(cluster.device.name, cluster.nodes, cluster.devices_per_node)
+
+
+def is_replanned(cluster: Cluster, planned: ClusterReference) -> bool:
+    """Whether the devices are others than those that a plan was made for."""
+    return reference_to(cluster) != replace(planned, device=load_device(planned.device).name)
+
+
+def _like_planned(args: argparse.Namespace, planned: ClusterReference) -> tuple[Cluster, str]:
+    device = load_device(args.device or planned.device)
+    if args.gpus is None and args.gpus_per_node is None:
+        return make_cluster(device, planned.nodes, planned.devices_per_node), ""
+    per_node = args.gpus_per_node
+    if per_node is None and args.gpus % planned.devices_per_node == 0:
+        per_node = planned.devices_per_node
+    return cluster_of(device, args.gpus or planned.num_devices, per_node), ""
+
+
+def _default_device(default: str | None) -> tuple[str, str, int]:
+    """Name, reason, and number of GPUs found."""
+    if default is not None:
+        return default, "the default here", 0
+    import torch
+
+    if not torch.cuda.is_available():
+        return DEFAULT_DEVICE, "no GPU found on this machine; choose with --device", 0
+    reported = torch.cuda.get_device_name(0)
+    device = find_local_device(reported)
+    if device is None:
+        return (
+            DEFAULT_DEVICE,
+            f"there is no cost model for the '{reported}' found here; choose with --device",
+            0,
+        )
+    return device.name, "found on this machine", torch.cuda.device_count()

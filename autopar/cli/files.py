@@ -1,0 +1,69 @@
+"""Files that a command line names: found before any work starts, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from autopar.errors import UsageError, closest_match
+
+
+def existing_file(path: str, what: str) -> Path:
+    """The path of a file that can be read.
+
+    Raises:
+        UsageError: there is none, it is a folder, or it may not be read.
+    """
+    found = Path(path)
+    if found.is_dir():
+        raise UsageError(f"{what}: '{path}' is a folder; name a file")
+    if not found.is_file():
+        raise UsageError(f"{what}: there is no file '{path}'{_neighbour(found)}")
+    if not os.access(found, os.R_OK):
+        raise UsageError(f"{what}: '{path}' may not be read; check its permissions")
+    return found
+
+
+def writable_path(path: str, what: str) -> Path:
+    """The path of a file that can be written.
+
+    Raises:
+        UsageError: it is a folder, or the folder around it does not exist or may not be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise UsageError(f"{what}: '{path}' is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise UsageError(f"{what}: there is no folder '{target.parent}'; make it first")
+    if not os.access(target.parent, os.W_OK) or (target.exists() and not os.access(target, os.W_OK)):
+        raise UsageError(f"{what}: '{path}' may not be written; check its permissions")
+    return target
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file in one step, so that a reader never sees half of it."""
+    if path.exists() and not path.is_file():  # a pipe or device such as /dev/stdout
+        path.write_text(text, encoding="utf-8")
+        return
+    target = path.resolve()
+    descriptor, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~mask)
+        os.replace(name, target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _neighbour(path: Path) -> str:
+    if not path.parent.is_dir():
+        return "; check the path"
+    return (
+        closest_match(path.name, sorted(entry.name for entry in path.parent.iterdir() if entry.is_file()))
+        or "; check the path"
+    )

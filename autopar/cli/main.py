@@ -1,0 +1,148 @@
+"""The ``autopar`` command: runs a verb, prints its result, turns errors into one line and an exit status.
+
+Verbs import what they need when they run, so that ``--help`` and ``devices`` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from typing import NoReturn, Protocol, cast
+
+from autopar import __version__
+from autopar.cli.outcome import Outcome, tell
+from autopar.errors import AutoparError, UsageError, closest_match
+
+VERBS = ("plan", "check", "verify", "devices")
+
+EXIT_BUG = 1
+EXIT_INTERRUPTED = 130
+EXIT_BROKEN_PIPE = 141
+
+_STATUSES = """\
+exit status: 0 done, 1 a bug of autopar, 2 wrong usage, 3 infeasible, 4 invalid plan or cost model,
+5 the model could not be captured, 6 verify found a difference, 130 interrupted"""
+
+
+class Verb(Protocol):
+    """What the module of a verb offers."""
+
+    SUMMARY: str
+    """What it does, in one line."""
+
+    def configure(self, parser: argparse.ArgumentParser) -> None:
+        """Adds the flags of the verb."""
+
+    def execute(self, args: argparse.Namespace) -> Outcome:
+        """Runs the verb."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises what is wrong instead of printing the whole usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message[0].lower()}{message[1:]} (see `{self.prog} --help`)")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all verbs."""
+    parser = _Parser(
+        prog="autopar",
+        description="Plans how to train a PyTorch model on the GPUs you have.",
+        epilog=_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"autopar {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=_Parser)
+    for name in VERBS:
+        module = _module(name)
+        verb = verbs.add_parser(name, help=module.SUMMARY, description=module.__doc__, allow_abbrev=False)
+        verb.formatter_class = argparse.RawDescriptionHelpFormatter
+        module.configure(verb)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command line and returns its exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    is_verbose = "-v" in argv or "--verbose" in argv
+    _set_up_streams(is_verbose)
+    try:
+        args = _parse(argv)
+        # A model file may print; stdout is for results only.
+        with redirect_stdout(sys.stderr):
+            outcome = _module(args.verb).execute(args)
+        sys.stdout.write(outcome.result)
+        sys.stdout.flush()
+        if outcome.remark:
+            tell(outcome.remark)
+        return outcome.exit_status
+    except AutoparError as problem:
+        if is_verbose:
+            traceback.print_exc()
+        tell(f"autopar: {problem}")
+        return problem.exit_status
+    except KeyboardInterrupt:
+        tell("autopar: interrupted")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output is gone (`autopar plan ... | head`): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
+    except Exception as problem:
+        if is_verbose:
+            traceback.print_exc()
+        hint = "" if is_verbose else ", with what `-v` adds"
+        tell(f"autopar: bug: {type(problem).__name__}: {problem}\nThis is our fault; please report it{hint}.")
+        return EXIT_BUG
+
+
+def run() -> NoReturn:
+    """The entry point of the ``autopar`` command."""
+    sys.exit(main())
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = build_parser()
+    first = next((word for word in argv if not word.startswith("-")), None)
+    if first is not None and first not in VERBS:
+        raise UsageError(
+            f"there is no verb '{first}'{closest_match(first, VERBS)} (verbs: {', '.join(VERBS)})"
+        )
+    if not argv:
+        parser.print_help(sys.stderr)
+        raise UsageError(f"name a verb ({', '.join(VERBS)})")
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        known = [option for action in _actions(args.verb) for option in action.option_strings]
+        name = unknown[0].partition("=")[0]
+        hint = closest_match(name, known) if name.startswith("-") else ""
+        raise UsageError(f"unknown argument '{unknown[0]}'{hint} (see `autopar {args.verb} --help`)")
+    return args
+
+
+def _actions(verb: str) -> list[argparse.Action]:
+    parser = _Parser(prog=f"autopar {verb}")
+    _module(verb).configure(parser)
+    return list(parser._actions)
+
+
+def _module(verb: str) -> Verb:
+    return cast(Verb, importlib.import_module(f"autopar.cli.{verb}"))
+
+
+def _set_up_streams(is_verbose: bool) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets '?' for what it lacks
+    logging.basicConfig(level=logging.INFO if is_verbose else logging.ERROR, format="%(name)s: %(message)s")
+    if not is_verbose:
+        warnings.simplefilter("ignore")  # of libraries; what a user must know is an error or a remark of ours

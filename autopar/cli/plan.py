@@ -1,0 +1,59 @@
+"""Plans a model for a cluster: mesh, micro-batch, stages, placements, ZeRO, recompute.
+
+MODEL is path.py, path.py:factory, package.module:factory, or a folder or file with a Hugging Face
+config.json. The plan goes to stdout, or to FILE under -o.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from autopar.cli.files import writable_path, write_whole
+from autopar.cli.flags import (
+    add_decision_flags,
+    add_device_flags,
+    add_model_flags,
+    add_output_flags,
+    add_search_flags,
+)
+from autopar.cli.outcome import Outcome, tell
+from autopar.cli.planning import make_plan_of
+from autopar.cli.results import Costed, infeasible_json, to_json, to_summary, to_yaml
+from autopar.errors import InfeasibleError
+
+SUMMARY = "find the fastest way to train a model on some devices"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the verb."""
+    parser.add_argument(
+        "target", metavar="MODEL", help="path.py, path.py:factory, package.module:factory, or config.json"
+    )
+    add_model_flags(parser)
+    add_device_flags(parser)
+    add_decision_flags(parser)
+    add_search_flags(parser)
+    add_output_flags(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", help="where the plan goes (default: stdout)")
+
+
+def execute(args: argparse.Namespace) -> Outcome:
+    """Plans; the result is the plan, its summary (with -o), or the JSON document."""
+    path = None if args.output in (None, "-") else writable_path(args.output, "-o")
+    try:
+        planned = make_plan_of(args, args.target)
+    except InfeasibleError as problem:
+        if not args.json:
+            raise
+        return Outcome(infeasible_json(problem), problem.exit_status, f"autopar: {problem}")
+    costed = Costed.of_result(planned.result)
+    if path is not None:
+        write_whole(path, to_yaml(costed))
+    if args.json:
+        return Outcome(to_json(costed, str(path) if path else None))
+    if path is not None:
+        written = f"plan written to {path}\n"
+        return Outcome(written if args.quiet else to_summary(costed) + written)
+    if not args.quiet:
+        tell(to_summary(costed, to_stderr=True))
+    return Outcome(to_yaml(costed))

@@ -1,0 +1,86 @@
+"""From the flags of ``plan`` to a finished plan; ``verify`` takes this way too when it is given a model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from autopar.cli.devices_choice import choose_cluster, memory_limit_bytes, reference_to
+from autopar.cli.files import existing_file
+from autopar.cli.flags import flag_constraints, model_arguments
+from autopar.cli.outcome import tell
+from autopar.plan.decisions import Plan
+from autopar.plan.merge import merge
+from autopar.plan.pins import parse_sets
+from autopar.plan.read import read_plan
+
+if TYPE_CHECKING:
+    from autopar.capture.target import ModelSource
+    from autopar.hardware.cluster import Cluster
+    from autopar.planner.planner import PlanResult
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan that was made, with what it was made from."""
+
+    result: PlanResult
+    source: ModelSource
+    cluster: Cluster
+
+
+def make_plan_of(args: argparse.Namespace, target: str, default_device: str | None = None) -> Planned:
+    """Plans a model target under the flags of ``plan``.
+
+    Raises:
+        AutoparError: whatever is wrong with flags, files, model or constraints, or that nothing fits.
+    """
+    constraints = read_constraints(args)
+    cluster, choice = choose_cluster(args, constraints, default_device)
+    if choice and not args.quiet:
+        tell(choice)
+    constraints = merge(replace(constraints, cluster=reference_to(cluster), model=None))
+    limit_bytes = memory_limit_bytes(args)
+    arguments = model_arguments(args.arg)
+
+    from autopar.capture.target import load_target
+
+    source = load_target(target, arguments)
+
+    from autopar.planner.planner import make_plan
+    from autopar.planner.request import PlanRequest
+
+    request = PlanRequest(
+        source=source,
+        cluster=cluster,
+        global_batch=constraints.global_batch,
+        optimizer=constraints.optimizer,
+        precision=constraints.precision,
+        memory_limit_bytes=limit_bytes,
+        constraints=constraints,
+        top=args.top,
+        time_limit_s=args.time_limit,
+        seed=args.seed,
+    )
+    return Planned(make_plan(request, progress(args)), source, cluster)
+
+
+def read_constraints(args: argparse.Namespace) -> Plan:
+    """Everything that ``--set``, ``--batch`` and the like, and ``--with`` fix, as one partial plan.
+
+    Raises:
+        UsageError: a flag is wrong, or a file is not there.
+        PlanError: a file is wrong, or two constraints contradict each other.
+    """
+    files = [read_plan(existing_file(path, "--with")) for path in args.with_files]
+    return merge(parse_sets(args.sets), *flag_constraints(args.batch, args.optimizer, args.precision), *files)
+
+
+def progress(args: argparse.Namespace) -> Callable[[str], None] | None:
+    """What is told of the progress: lines on stderr for a person who watches, nothing under ``--quiet``."""
+    if args.quiet or not (args.verbose or sys.stderr.isatty()):
+        return None
+    return tell

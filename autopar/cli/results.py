@@ -1,0 +1,126 @@
+"""What ``plan`` and ``check`` print: the plan as YAML, a summary for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from rich.text import Text
+
+from autopar.cli.terminal import rendered
+from autopar.cost.prediction import Prediction
+from autopar.errors import InfeasibleError
+from autopar.plan.decisions import Plan
+from autopar.plan.document import to_document
+from autopar.plan.write import write_plan
+from autopar.report.predicted import predicted_section, prediction_document
+from autopar.report.text import NotChosen, alternatives_table, headline, memory_table, stage_table
+
+if TYPE_CHECKING:
+    from autopar.planner.planner import PlanResult
+
+
+@dataclass(frozen=True, slots=True)
+class Costed:
+    """A complete plan with its prediction.
+
+    Attributes:
+        status: ``optimal``, ``feasible`` or ``infeasible``.
+        gap: how far the plan may be above the bound, as a fraction; None where nothing was solved.
+        bound_s: no plan is faster under the cost model; None where nothing was solved.
+        search: what the search took; None where nothing was searched.
+    """
+
+    plan: Plan
+    prediction: Prediction
+    status: str
+    gap: float | None = None
+    bound_s: float | None = None
+    alternatives: tuple[NotChosen, ...] = ()
+    search: Mapping[str, Any] | None = None
+
+    @staticmethod
+    def of_result(result: PlanResult) -> Costed:
+        """Of what the planner gives."""
+        return Costed(
+            plan=result.plan,
+            prediction=result.prediction,
+            status=str(result.status),
+            gap=result.gap,
+            bound_s=result.bound_s,
+            alternatives=result.alternatives,
+            search=asdict(result.search) | {"bound_s": result.bound_s, "gap": result.gap},
+        )
+
+
+def to_yaml(costed: Costed) -> str:
+    """The plan file."""
+    return write_plan(
+        costed.plan, predicted_section(costed.prediction, costed.status, costed.gap, costed.bound_s)
+    )
+
+
+def to_summary(costed: Costed, *, to_stderr: bool = False) -> str:
+    """Tables for people."""
+    parts: list[Any] = [
+        *headline(costed.plan, costed.prediction, costed.status, costed.gap, costed.bound_s),
+        Text(),
+        stage_table(costed.plan, costed.prediction),
+        Text(),
+        Text("memory of one device, GiB"),
+        memory_table(costed.prediction.stages),
+        Text(),
+    ]
+    if costed.alternatives:
+        parts += [Text("not chosen"), alternatives_table(costed.alternatives), Text()]
+    return rendered(parts, sys.__stderr__ if to_stderr else sys.__stdout__)
+
+
+def to_json(costed: Costed, plan_file: str | None) -> str:
+    """The document of ``--json``, schema 1."""
+    document: dict[str, Any] = {
+        "schema": 1,
+        "status": costed.status,
+        "plan_file": plan_file,
+        "plan": to_document(costed.plan),
+        "predicted": prediction_document(costed.prediction),
+    }
+    if costed.search is not None:
+        document["search"] = dict(costed.search)
+    document["alternatives"] = [_alternative(other) for other in costed.alternatives]
+    return _dumped(document)
+
+
+def infeasible_json(problem: InfeasibleError) -> str:
+    """The document where no plan fits."""
+    return _dumped(
+        {
+            "schema": 1,
+            "status": "infeasible",
+            "plan_file": None,
+            "plan": None,
+            "predicted": None,
+            "binding": problem.binding,
+            "shortfall_bytes": problem.shortfall_bytes,
+            "message": str(problem),
+        }
+    )
+
+
+def _alternative(other: NotChosen) -> dict[str, Any]:
+    zero = other.zero
+    return {
+        "mesh": {"pipeline": other.mesh.pipeline, "data": other.mesh.data, "tensor": other.mesh.tensor},
+        "micro": other.micro_batch,
+        "zero": list(zero) if isinstance(zero, tuple) else zero,
+        "step_time_s": other.step_time_s,
+        "peak_memory_bytes": other.peak_memory_bytes,
+        "why_not": other.why_not,
+    }
+
+
+def _dumped(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

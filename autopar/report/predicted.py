@@ -1,0 +1,83 @@
+"""A prediction as plain data: for programs (``--json``) and as the ``predicted`` section of a plan file."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from autopar.cost.prediction import Prediction, StageMemory
+from autopar.units import format_bytes, format_seconds
+
+MEMORY_PURPOSES = tuple(field.name.removesuffix("_bytes") for field in fields(StageMemory))
+"""What memory is held for, in the order in which it is shown."""
+
+
+def prediction_document(prediction: Prediction) -> dict[str, Any]:
+    """Seconds, bytes and fractions under names that say so, for ``--json``."""
+    return {
+        "step_time_s": prediction.step_time_s,
+        "samples_per_s": prediction.samples_per_s,
+        "mfu": prediction.mfu,
+        "peak_memory_bytes": prediction.peak_memory_bytes,
+        "memory_limit_bytes": prediction.memory_limit_bytes,
+        "stages": [
+            {
+                "compute_s": stage.compute_s,
+                "comm_s": stage.comm_s,
+                "idle_s": stage.idle_s,
+                "memory": {
+                    **{f"{purpose}_bytes": memory_of(stage.memory, purpose) for purpose in MEMORY_PURPOSES},
+                    "total_bytes": stage.memory.total_bytes,
+                },
+            }
+            for stage in prediction.stages
+        ],
+    }
+
+
+def predicted_section(
+    prediction: Prediction, status: str, gap: float | None, bound_s: float | None
+) -> dict[str, Any]:
+    """The same for people, with units in the values; holds nothing that differs from run to run.
+
+    Args:
+        prediction: of the plan that the section is written below.
+        status: ``optimal`` or ``feasible``, under the cost model.
+        gap: how much faster the best plan could be, as a fraction of the step time.
+        bound_s: no plan is faster, under the cost model.
+    """
+    section: dict[str, Any] = {"status": status_text(status, gap)}
+    section["step_time"] = format_seconds(prediction.step_time_s)
+    if bound_s is not None:
+        section["bound"] = format_seconds(bound_s)
+    section["samples_per_s"] = float(f"{prediction.samples_per_s:.4g}")
+    section["mfu"] = format_percent(prediction.mfu)
+    section["peak_memory"] = (
+        f"{format_bytes(prediction.peak_memory_bytes)} of {format_bytes(prediction.memory_limit_bytes)}"
+    )
+    section["stages"] = [
+        {
+            "compute": format_seconds(stage.compute_s),
+            "comm": format_seconds(stage.comm_s),
+            "idle": format_seconds(stage.idle_s),
+            "memory": format_bytes(stage.memory.total_bytes),
+        }
+        for stage in prediction.stages
+    ]
+    return section
+
+
+def status_text(status: str, gap: float | None) -> str:
+    """``optimal``, or ``feasible (at most 3.1% slower than the best)``."""
+    return status if not gap else f"{status} (at most {format_percent(gap)} above the bound)"
+
+
+def format_percent(fraction: float) -> str:
+    """``format_percent(0.4123) == '41.2%'``."""
+    return f"{100 * fraction:.1f}%"
+
+
+def memory_of(memory: StageMemory, purpose: str) -> int:
+    """Bytes held for one of ``MEMORY_PURPOSES``."""
+    num_bytes: int = getattr(memory, f"{purpose}_bytes")
+    return num_bytes

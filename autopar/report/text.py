@@ -1,0 +1,152 @@
+"""Tables for the terminal: what a plan does, stage by stage, and which plans were not chosen."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from autopar.cost.prediction import Prediction, StagePrediction
+from autopar.plan.decisions import Mesh, Plan
+from autopar.plan.ranges import compact
+from autopar.report.predicted import MEMORY_PURPOSES, format_percent, memory_of, status_text
+from autopar.units import GiB, format_bytes, format_seconds
+
+_BAR_CELLS = 20
+_BLOCKS_WIDTH = 34
+
+
+class NotChosen(Protocol):
+    """A way of running the model that lost, and by what."""
+
+    @property
+    def mesh(self) -> Mesh:
+        """Its degrees."""
+
+    @property
+    def micro_batch(self) -> int:
+        """Samples per forward."""
+
+    @property
+    def zero(self) -> int | tuple[int, ...]:
+        """ZeRO level, of all stages or of each."""
+
+    @property
+    def step_time_s(self) -> float | None:
+        """Predicted; None where it was not worked out."""
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Likewise."""
+
+    @property
+    def why_not(self) -> str:
+        """A few words."""
+
+
+def render(parts: Iterable[RenderableType], *, is_terminal: bool, width: int) -> str:
+    """The text of some tables and lines; with colours for a terminal."""
+    file = io.StringIO()
+    console = Console(
+        file=file, force_terminal=is_terminal, no_color=not is_terminal, width=width, highlight=False
+    )
+    for part in parts:
+        console.print(part)
+    return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def headline(
+    plan: Plan, prediction: Prediction, status: str, gap: float | None, bound_s: float | None
+) -> list[Text]:
+    """Three lines: what was decided, how fast it is predicted to be, how sure that is."""
+    mesh = plan.mesh
+    decided = (
+        f"pipeline {mesh.pipeline} x data {mesh.data} x tensor {mesh.tensor}; "
+        f"{plan.num_micro_batches} micro-batches of {plan.micro_batch}; ZeRO {_levels(plan.zero)}; "
+        f"{plan.precision}"
+    )
+    speed = (
+        f"step time {format_seconds(prediction.step_time_s)}, {prediction.samples_per_s:.4g} samples/s, "
+        f"MFU {format_percent(prediction.mfu)}"
+    )
+    bound = f"; no plan is faster than {format_seconds(bound_s)}" if bound_s is not None else ""
+    return [
+        Text(f"{status_text(status, gap)} under the cost model{bound}", style="bold"),
+        Text(decided),
+        Text(speed),
+    ]
+
+
+def stage_table(plan: Plan, prediction: Prediction) -> Table:
+    """One row a stage: its blocks, where a step's time goes, and its memory against the limit."""
+    table = _table("stage", "blocks", ">compute", ">comm", ">idle", ">memory", "of the limit")
+    for index, stage in enumerate(prediction.stages):
+        blocks = ", ".join(compact(plan.stages[index])) if plan.stages and index < len(plan.stages) else ""
+        table.add_row(
+            str(index),
+            _shortened(blocks),
+            format_seconds(stage.compute_s),
+            format_seconds(stage.comm_s),
+            format_seconds(stage.idle_s),
+            format_bytes(stage.memory.total_bytes),
+            memory_bar(stage, prediction.memory_limit_bytes),
+        )
+    return table
+
+
+def memory_table(stages: Sequence[StagePrediction]) -> Table:
+    """One row a stage: GiB by purpose."""
+    table = _table("stage", *(f">{purpose}" for purpose in MEMORY_PURPOSES), ">total GiB")
+    for index, stage in enumerate(stages):
+        sizes = [memory_of(stage.memory, purpose) for purpose in MEMORY_PURPOSES]
+        table.add_row(str(index), *(f"{size / GiB:.2f}" for size in [*sizes, stage.memory.total_bytes]))
+    return table
+
+
+def alternatives_table(alternatives: Iterable[NotChosen]) -> Table:
+    """One row a plan that was not chosen, with the reason."""
+    table = _table("pipeline x data x tensor", ">micro", ">zero", ">step time", ">peak memory", "why not")
+    for other in alternatives:
+        table.add_row(
+            f"{other.mesh.pipeline} x {other.mesh.data} x {other.mesh.tensor}",
+            str(other.micro_batch),
+            _levels(other.zero),
+            "" if other.step_time_s is None else format_seconds(other.step_time_s),
+            "" if other.peak_memory_bytes is None else format_bytes(other.peak_memory_bytes),
+            other.why_not,
+        )
+    return table
+
+
+def memory_bar(stage: StagePrediction, limit_bytes: int) -> Text:
+    """How full the device is: green, yellow above 90%, red above the limit."""
+    share = stage.memory.total_bytes / limit_bytes if limit_bytes else 0.0
+    cells = min(_BAR_CELLS, round(share * _BAR_CELLS))
+    style = "red" if share > 1 else "yellow" if share > 0.9 else "green"
+    return Text("█" * cells + "░" * (_BAR_CELLS - cells) + f" {share:>4.0%}", style=style)
+
+
+def _table(*headers: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for header in headers:
+        right = header.startswith(">")
+        table.add_column(header.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+    return table
+
+
+def _levels(zero: int | tuple[int, ...] | None) -> str:
+    if isinstance(zero, tuple):
+        return str(zero[0]) if len(set(zero)) == 1 else "/".join(map(str, zero))
+    return str(zero)
+
+
+def _shortened(blocks: str) -> str:
+    if len(blocks) <= _BLOCKS_WIDTH:
+        return blocks
+    half = (_BLOCKS_WIDTH - 3) // 2
+    return f"{blocks[:half]} … {blocks[-half:]}"
