@@ -1,0 +1,61 @@
+"""Checking a data rank's batch against the captured model, and cutting it into micro-batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from autopar.capture.model_graph import ModelGraph, TensorSpec
+from autopar.errors import UsageError, closest_match
+
+
+def split_batch(
+    batch: Mapping[str, Tensor], graph: ModelGraph, num_micro_batches: int, device: torch.device
+) -> list[dict[str, Tensor]]:
+    """Cuts this data rank's share of a step into micro-batches on its device.
+
+    Raises:
+        UsageError: an entry is missing, unknown, or of another shape or dtype than the model was captured
+            with.
+    """
+    expected = ", ".join(
+        f"'{key}' {_shape(key, spec, graph, num_micro_batches)}" for key, spec in graph.batch.items()
+    )
+    for key in batch:
+        if key not in graph.batch:
+            raise UsageError(
+                f"step(): the batch holds '{key}', which the model does not"
+                f" read{closest_match(key, graph.batch)};"
+                f" it wants: {expected}"
+            )
+    pieces: list[dict[str, Tensor]] = [{} for _ in range(num_micro_batches)]
+    for key, spec in graph.batch.items():
+        if key not in batch:
+            raise UsageError(f"step(): the batch lacks '{key}'; it must hold: {expected}")
+        value = batch[key]
+        if not isinstance(value, Tensor):
+            raise UsageError(
+                f"step(): batch['{key}'] is a {type(value).__name__}, not a tensor; wanted: {expected}"
+            )
+        if tuple(value.shape) != _shape(key, spec, graph, num_micro_batches):
+            raise UsageError(
+                f"step(): batch['{key}'] has shape {tuple(value.shape)}; this data rank's share of a step is"
+                f" {num_micro_batches} micro-batches of {graph.micro_batch} samples: {expected}"
+            )
+        if value.dtype != spec.dtype and not (value.is_floating_point() and spec.dtype.is_floating_point):
+            raise UsageError(
+                f"step(): batch['{key}'] is {value.dtype}; the model was captured with {spec.dtype}"
+            )
+        moved = value.to(device=device, dtype=spec.dtype)
+        parts = moved.chunk(num_micro_batches, graph.batch_dims.get(key, 0))
+        for piece, part in zip(pieces, parts, strict=True):
+            piece[key] = part
+    return pieces
+
+
+def _shape(key: str, spec: TensorSpec, graph: ModelGraph, num_micro_batches: int) -> tuple[int, ...]:
+    shape = list(spec.shape)
+    shape[graph.batch_dims.get(key, 0)] *= num_micro_batches
+    return tuple(shape)

@@ -1,0 +1,161 @@
+"""Saving and loading through torch.distributed.checkpoint: original names, so that any plan loads what any
+plan saved.
+
+Keys: ``model.<parameter or buffer>``, ``optimizer.<parameter>.<state>`` (``exp_avg``, ``step``, ...), and
+``training.step`` and ``training.optimizer_groups`` (learning rates and the like). Parameters with fused parts
+are stored as ``(g, n/g, ...)`` at every degree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint import FileSystemReader, load, save  # type: ignore[attr-defined]
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+from autopar.errors import UsageError, closest_match
+
+_STEP = "training.step"
+_GROUPS = "training.optimizer_groups"
+
+
+def save_checkpoint(
+    path: str | Path,
+    parameters: Mapping[str, nn.Parameter],
+    buffers: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer | None,
+    step: int,
+) -> None:
+    """Writes a checkpoint; a collective of all ranks.
+
+    Args:
+        parameters: of this rank's stage, by canonical name.
+        buffers: that this rank is to write, by original name.
+        step: optimiser steps done.
+    """
+    state: dict[str, Any] = _model_state(parameters, buffers)
+    state[_STEP] = torch.tensor(step)
+    if optimizer is not None:
+        names = names_of_parameters(parameters, optimizer)
+        for parameter, name in names.items():
+            for key, value in optimizer.state.get(parameter, {}).items():
+                state[f"optimizer.{name}.{key}"] = value
+        state[_GROUPS] = _group_options(optimizer)
+    save(state, checkpoint_id=path)
+
+
+def load_checkpoint(
+    path: str | Path,
+    parameters: Mapping[str, nn.Parameter],
+    buffers: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer | None,
+) -> int:
+    """Reads a checkpoint into parameters, buffers and optimiser state, in place; a collective of all ranks.
+
+    Returns:
+        Optimiser steps done when it was saved.
+
+    Raises:
+        UsageError: there is no checkpoint, or it belongs to another model.
+    """
+    if not (Path(path) / ".metadata").is_file():
+        raise UsageError(f"there is no checkpoint in '{path}'; give the folder that save() wrote")
+    saved = FileSystemReader(path).read_metadata().state_dict_metadata
+    state: dict[str, Any] = _model_state(parameters, buffers)
+    for key, value in state.items():
+        _check_entry(str(path), key, value, saved)
+    state[_STEP] = torch.tensor(0)
+    optimizer_state: dict[nn.Parameter, dict[str, Any]] = {}
+    if optimizer is not None:
+        if _GROUPS not in saved:
+            raise UsageError(
+                f"the checkpoint '{path}' holds no optimiser state; load it without an optimiser"
+            )
+        for parameter, name in names_of_parameters(parameters, optimizer).items():
+            entries = _empty_state(name, parameter, saved)
+            optimizer_state[parameter] = entries
+            state.update({f"optimizer.{name}.{key}": value for key, value in entries.items()})
+        state[_GROUPS] = None
+    load(state, checkpoint_id=path)
+    if optimizer is not None:
+        for parameter, entries in optimizer_state.items():
+            name = names_of_parameters(parameters, optimizer)[parameter]
+            optimizer.state[parameter] = {key: state[f"optimizer.{name}.{key}"] for key in entries}
+        _set_group_options(optimizer, state[_GROUPS])
+    return int(state[_STEP])
+
+
+def names_of_parameters(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[nn.Parameter, str]:
+    """Names of what an optimiser holds.
+
+    Raises:
+        UsageError: it holds parameters that are not the model's own.
+    """
+    names = {parameter: name for name, parameter in parameters.items()}
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    foreign = sum(parameter not in names for parameter in held)
+    if foreign:
+        raise UsageError(
+            f"{foreign} of the {len(held)} parameters of {type(optimizer).__name__} are not parameters of"
+            " the parallel"
+            " model; make the optimiser from model.parameters() after parallelize()"
+        )
+    return {parameter: names[parameter] for parameter in held}
+
+
+def _model_state(parameters: Mapping[str, nn.Parameter], buffers: Mapping[str, Tensor]) -> dict[str, Any]:
+    state: dict[str, Any] = {f"model.{name}": p.detach() for name, p in parameters.items()}
+    state.update({f"model.{name}": value for name, value in buffers.items()})
+    return state
+
+
+def _check_entry(path: str, key: str, value: Tensor, saved: Mapping[str, Any]) -> None:
+    if key not in saved:
+        raise UsageError(
+            f"the checkpoint '{path}' has no '{key}'{closest_match(key, saved)}; it was saved from another"
+            " model"
+        )
+    size = tuple(saved[key].size)
+    if size != tuple(value.shape):
+        raise UsageError(
+            f"'{key}' has shape {size} in the checkpoint '{path}' and {tuple(value.shape)} in the model;"
+            " build the model with the arguments it was saved with"
+        )
+
+
+def _empty_state(name: str, parameter: nn.Parameter, saved: Mapping[str, Any]) -> dict[str, Any]:
+    prefix = f"optimizer.{name}."
+    entries: dict[str, Any] = {}
+    for key, metadata in saved.items():
+        # A name can be the beginning of another one: 'a.b' of 'a.b.c'. State keys have no dot.
+        if not key.startswith(prefix) or "." in key[len(prefix) :]:
+            continue
+        if not isinstance(metadata, TensorStorageMetadata):
+            entries[key[len(prefix) :]] = None
+        elif tuple(metadata.size) == tuple(parameter.shape):
+            like = torch.zeros_like(parameter, dtype=metadata.properties.dtype)
+            entries[key[len(prefix) :]] = like.detach()
+        else:
+            # Scalars (AdamW's step) live on the CPU, as the optimisers themselves keep them.
+            entries[key[len(prefix) :]] = torch.zeros(metadata.size, dtype=metadata.properties.dtype)
+    return entries
+
+
+def _group_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
+    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+
+
+def _set_group_options(optimizer: torch.optim.Optimizer, options: list[dict[str, Any]]) -> None:
+    if len(options) != len(optimizer.param_groups):
+        raise UsageError(
+            f"the checkpoint was saved from an optimiser with {len(options)} parameter groups, this one has"
+            f" {len(optimizer.param_groups)}; make it with the same groups"
+        )
+    for group, saved in zip(optimizer.param_groups, options, strict=True):
+        group.update(saved)

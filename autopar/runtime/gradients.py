@@ -1,0 +1,130 @@
+"""What happens to gradients after the backward passes: ties between stages, and the norm over all axes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Replicate
+
+from autopar.runtime.mesh import RankMesh, own_group
+from autopar.runtime.storage import StoredParameter, local_tensor
+
+
+class TiedGradients:
+    """Sums the gradients of parameters that live on several stages; a collective of all ranks to make.
+
+    Args:
+        owners: canonical name -> stages that hold the parameter, for every parameter that more than one
+            holds.
+        is_sharded: for each stage, whether its data ranks hold different pieces.
+    """
+
+    def __init__(
+        self, mesh: RankMesh, owners: Mapping[str, tuple[int, ...]], is_sharded: Sequence[bool]
+    ) -> None:
+        here = mesh.here
+        self._mixed = {
+            name for name, stages in owners.items() if len({is_sharded[stage] for stage in stages}) > 1
+        }
+        groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
+        for stages in dict.fromkeys(owners.values()):
+            lines = [
+                [mesh.rank_at(stage, data, tensor) for stage in stages]
+                for data in range(mesh.data)
+                for tensor in range(mesh.tensor)
+            ]
+            group = own_group(lines, mesh.timeout)
+            if group is not None:
+                groups[stages] = group
+        self._groups = {name: groups[stages] for name, stages in owners.items() if here.pipeline in stages}
+
+    def close(self) -> None:
+        """Ends the groups."""
+        for group in dict.fromkeys(self._groups.values()):
+            dist.destroy_process_group(group)
+
+    def num_owners(self, name: str) -> int:
+        """Stages that hold a parameter."""
+        return dist.get_world_size(self._groups[name]) if name in self._groups else 1
+
+    def set_aside(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+        """Takes away gradients of earlier steps, which are summed already; to be given back to ``reduce``."""
+        kept: dict[str, Tensor] = {}
+        for name in self._groups:
+            gradient = parameters[name].grad
+            if gradient is not None:
+                kept[name] = gradient
+                parameters[name].grad = None
+        return kept
+
+    def reduce(self, parameters: Mapping[str, nn.Parameter], earlier: Mapping[str, Tensor]) -> None:
+        """Sums over the owners; a collective of them."""
+        for name, group in self._groups.items():
+            parameter = parameters[name]
+            if not parameter.requires_grad:
+                continue
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradient = parameter.grad
+            if name in self._mixed:
+                gradient = _whole_on_data(gradient)
+            dist.all_reduce(local_tensor(gradient), group=group)
+            if isinstance(gradient, DTensor) and isinstance(parameter.grad, DTensor):
+                parameter.grad = gradient.redistribute(placements=parameter.grad.placements)
+            if name in earlier:
+                parameter.grad += earlier[name]
+
+
+def _whole_on_data(gradient: Tensor) -> Tensor:
+    # Stages may differ in their ZeRO level; what they have in common is the gradient whole on the data axis.
+    names = gradient.device_mesh.mesh_dim_names or () if isinstance(gradient, DTensor) else ()
+    if not isinstance(gradient, DTensor) or "data" not in names:
+        return gradient
+    placements = list(gradient.placements)
+    placements[names.index("data")] = Replicate()
+    return gradient.redistribute(placements=placements)
+
+
+class GradientNorm:
+    """The norm of all gradients of the model, each element counted once.
+
+    Args:
+        stored: stored form of this stage's parameters.
+        is_sharded: whether the data ranks of this stage hold different pieces.
+    """
+
+    def __init__(
+        self, mesh: RankMesh, stored: Mapping[str, StoredParameter], is_sharded: bool, tied: TiedGradients
+    ) -> None:
+        self._mesh = mesh
+        self._num_copies = {
+            name: tied.num_owners(name)
+            * (1 if is_sharded else mesh.data)
+            * (mesh.tensor if form.stored_dim is None else 1)
+            for name, form in stored.items()
+        }
+
+    def total(self, parameters: Mapping[str, nn.Parameter]) -> Tensor:
+        """2-norm over all parameters and ranks; a collective of all of them."""
+        by_copies: dict[int, list[Tensor]] = {}
+        for name, parameter in parameters.items():
+            if parameter.grad is not None:
+                by_copies.setdefault(self._num_copies[name], []).append(local_tensor(parameter.grad))
+        precise = torch.float64 if self._mesh.device.type == "cpu" else torch.float32
+        squares = torch.zeros((), dtype=precise, device=self._mesh.device)
+        for copies, gradients in by_copies.items():
+            squares += nn.utils.get_total_norm(gradients).to(precise) ** 2 / copies
+        if self._mesh.size > 1:
+            dist.all_reduce(squares, group=self._mesh.world_group)
+        return squares.sqrt()
+
+
+def scale_gradients(parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
+    """Multiplies every gradient, in place, by a scalar tensor."""
+    for parameter in parameters:
+        if parameter.grad is not None:
+            gradient = local_tensor(parameter.grad)
+            gradient.mul_(factor.to(gradient.dtype))

@@ -1,0 +1,158 @@
+"""Starting weights that do not depend on the plan, one parameter in memory at a time.
+
+``seeded`` draws every random operator of the recorded construction from a seed of its own, derived from
+(seed, name of the first parameter that it reaches, ordinal): any subset of the parameters can be made
+anywhere, in any order. ``exact`` runs the whole record in order from ``torch.manual_seed(seed)`` and equals
+the plain construction bit for bit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Iterator, Mapping
+from enum import StrEnum
+
+import torch
+from torch import Tensor, nn
+
+from autopar.errors import UsageError
+from autopar.runtime.recording import Recording, Replay, TensorView, is_recorded, record_construction
+
+
+class Initialisation(StrEnum):
+    """How starting weights are drawn."""
+
+    SEEDED = "seeded"
+    EXACT = "exact"
+
+
+def hash_seed(*parts: object) -> int:
+    """A 62-bit seed from a few words and numbers, equal on every machine."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 2
+
+
+class InitialState:
+    """Source of the starting values of a model's parameters and buffers, in original shapes and names.
+
+    Args:
+        build_model: builds the model; runs once, on fake tensors.
+        seed: of all randomness.
+        init: ``seeded`` or ``exact``.
+    """
+
+    def __init__(
+        self,
+        build_model: Callable[[], nn.Module],
+        seed: int = 0,
+        init: Initialisation | str = Initialisation.SEEDED,
+    ) -> None:
+        if init not in set(Initialisation):
+            raise UsageError(f"init='{init}' is not known; use 'seeded' or 'exact'")
+        self._recording: Recording = record_construction(build_model, seed)
+        self._seed = seed
+        self._init = Initialisation(init)
+        module = self._recording.module
+        self.parameters: Mapping[str, nn.Parameter] = dict(module.named_parameters())
+        self.buffers: Mapping[str, Tensor] = dict(module.named_buffers())
+        self.persistent = frozenset(name for name in module.state_dict() if name in self.buffers)
+        self._seeds = self._operation_seeds() if self._init is Initialisation.SEEDED else {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Canonical names of all parameters, then of all buffers."""
+        return (*self.parameters, *self.buffers)
+
+    def values(self, names: Collection[str] | None = None) -> Iterator[tuple[str, Tensor]]:
+        """Yields the whole starting value of each name (default: all), holding as few at a time as can be.
+
+        The order is that of the model under ``seeded``, that of completion under ``exact``.
+        """
+        chosen = set(self.names if names is None else names)
+        wanted = [name for name in self.names if name in chosen]
+        recorded: dict[str, TensorView] = {}
+        for name in wanted:
+            tensor = self._tensor(name)
+            if is_recorded(tensor):
+                recorded[name] = self._recording.view(tensor)
+            else:
+                yield name, tensor.detach().clone()
+        yield from self._exact(recorded) if self._init is Initialisation.EXACT else self._seeded(recorded)
+
+    def _tensor(self, name: str) -> Tensor:
+        return self.parameters[name] if name in self.parameters else self.buffers[name]
+
+    def _operation_seeds(self) -> dict[int, int]:
+        seeds: dict[int, int] = {}
+        for name in self.names:
+            tensor = self._tensor(name)
+            if not is_recorded(tensor):
+                continue
+            for ordinal, index in enumerate(self._recording.slice_for(self._recording.view(tensor))):
+                if self._recording.operations[index].is_random and index not in seeds:
+                    seeds[index] = hash_seed(self._seed, name, ordinal)
+        return seeds
+
+    def _seeded(self, recorded: Mapping[str, TensorView]) -> Iterator[tuple[str, Tensor]]:
+        for name, view in recorded.items():
+            replay = Replay(self._recording)
+            with torch.random.fork_rng(devices=[]):
+                for index in self._recording.slice_for(view):
+                    if index in self._seeds:
+                        torch.manual_seed(self._seeds[index])
+                    replay.run(self._recording.operations[index])
+            yield name, replay.tensor(view)
+
+    def _exact(self, recorded: Mapping[str, TensorView]) -> Iterator[tuple[str, Tensor]]:
+        operations = self._recording.operations
+        last_use: dict[int, int] = {}
+        for index, operation in enumerate(operations):
+            last_use.update(dict.fromkeys(operation.reads | operation.writes, index))
+        ending: dict[int, list[int]] = {}
+        for storage, index in last_use.items():
+            ending.setdefault(index, []).append(storage)
+        named: dict[int, list[str]] = {}
+        for name, view in recorded.items():
+            named.setdefault(view.storage, []).append(name)
+        replay = Replay(self._recording)
+        generator_state = _fresh_generator_state(self._seed)
+        for index, operation in enumerate(operations):
+            if operation.is_random:
+                # The caller of this generator may draw numbers between two values: keep a stream of our own.
+                with torch.random.fork_rng(devices=[]):
+                    torch.set_rng_state(generator_state)
+                    replay.run(operation)
+                    generator_state = torch.get_rng_state()
+            else:
+                replay.run(operation)
+            for storage in ending.get(index, ()):
+                for name in named.get(storage, ()):
+                    yield name, replay.tensor(recorded[name])
+                replay.free(storage)
+
+
+def _fresh_generator_state(seed: int) -> Tensor:
+    return torch.Generator().manual_seed(seed).get_state()
+
+
+def initial_state(
+    build_model: Callable[[], nn.Module], seed: int = 0, init: Initialisation | str = Initialisation.SEEDED
+) -> Iterator[tuple[str, Tensor]]:
+    """The starting weights of every plan, for use in one process: pairs of canonical name and whole tensor.
+
+    Yields parameters and buffers one at a time, in the dtype in which ``build_model`` makes them.
+    """
+    return InitialState(build_model, seed, init).values()
+
+
+def load_initial_state(
+    module: nn.Module,
+    build_model: Callable[[], nn.Module],
+    seed: int = 0,
+    init: Initialisation | str = Initialisation.SEEDED,
+) -> None:
+    """Gives a plain module the starting weights that ``parallelize`` gives every plan, in place."""
+    targets = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    with torch.no_grad():
+        for name, value in initial_state(build_model, seed, init):
+            targets[name].copy_(value)

@@ -1,0 +1,52 @@
+"""What a caller of ``parallelize`` may choose besides the plan."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+
+from autopar.plan.decisions import Plan, Precision
+from autopar.runtime.initialise import Initialisation
+
+_DTYPES = {
+    Precision.BF16: torch.bfloat16,
+    Precision.FP16: torch.float16,
+    Precision.FP32: torch.float32,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of a run.
+
+    Attributes:
+        seed: of starting weights and dropout.
+        init: how starting weights are drawn.
+        dtype: compute dtype instead of the plan's precision; parameters are float32, or float64 with float64.
+        timeout_s: of every wait for another rank.
+        device: where this rank computes; default: its GPU, else the CPU.
+    """
+
+    seed: int = 0
+    init: Initialisation | str = Initialisation.SEEDED
+    dtype: torch.dtype | None = None
+    timeout_s: float = 600.0
+    device: torch.device | None = None
+
+    def compute_dtype(self, plan: Plan) -> torch.dtype:
+        """Dtype in which the programs compute."""
+        return self.dtype or _DTYPES[plan.precision or Precision.FP32]
+
+    def parameter_dtype(self, plan: Plan) -> torch.dtype:
+        """Dtype of parameters, gradients and optimiser state."""
+        return torch.float64 if self.compute_dtype(plan) is torch.float64 else torch.float32
+
+    def choose_device(self) -> torch.device:
+        """The device of this rank."""
+        if self.device is not None:
+            return self.device
+        if torch.cuda.is_available():
+            return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        return torch.device("cpu")

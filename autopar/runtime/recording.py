@@ -1,0 +1,273 @@
+"""Recording the construction of a model on fake tensors, to run slices of it later on real ones.
+
+``build_model()`` runs once under a fake tensor mode (no memory) and a dispatch mode that writes down every
+operator with the storages that it reads and writes. The initial value of one parameter is then a slice of
+that record. This module is the only one of the runtime that uses torch's fake tensors and dispatch modes.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_leaves, tree_map
+
+from autopar.errors import UsageError
+
+# In-place operators that replace every element: what was written to the same memory before them is dead.
+_REPLACING = {
+    "aten::bernoulli_",
+    "aten::copy_",
+    "aten::exponential_",
+    "aten::fill_",
+    "aten::normal_",
+    "aten::random_",
+    "aten::uniform_",
+    "aten::zero_",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorView:
+    """A tensor of the record: a window on storage number ``storage``."""
+
+    storage: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    offset: int
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One recorded operator call; tensors in ``arguments`` are ``TensorView`` or real constants.
+
+    Attributes:
+        reads: storages that must exist, with their values, before the call.
+        writes: storages that the call creates or changes.
+        replaces: storages of which nothing from before the call is left.
+    """
+
+    target: Callable[..., Any]
+    arguments: tuple[Any, Any]
+    outputs: tuple[TensorView, ...]
+    reads: frozenset[int]
+    writes: frozenset[int]
+    replaces: frozenset[int]
+    is_random: bool
+
+
+class Recording:
+    """The construction of a model: the module on fake tensors, and the operators that gave it its values."""
+
+    def __init__(self) -> None:
+        self.operations: list[Operation] = []
+        self.module: nn.Module = nn.Module()
+        self._storages: list[torch.UntypedStorage] = []
+        self._numbers: dict[int, int] = {}
+        self._writers: dict[int, list[int]] = {}
+
+    def view(self, tensor: Tensor) -> TensorView:
+        """The place of a fake tensor in the record."""
+        storage = tensor.untyped_storage()
+        number = self._numbers.get(id(storage))
+        if number is None:
+            number = self._numbers[id(storage)] = len(self._storages)
+            self._storages.append(storage)  # kept alive, so that its id stays its own
+        return TensorView(
+            number, tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()), tensor.dtype
+        )
+
+    def storage_bytes(self, storage: int) -> int:
+        """Size of a storage of the record."""
+        return self._storages[storage].nbytes()
+
+    def add(self, operation: Operation) -> None:
+        """Appends an operator call."""
+        for storage in operation.writes:
+            self._writers.setdefault(storage, []).append(len(self.operations))
+        self.operations.append(operation)
+
+    def slice_for(self, view: TensorView) -> list[int]:
+        """Indices of the operations that the final value of ``view`` depends on, in order."""
+        wanted: set[int] = set()
+        pending = [(view.storage, len(self.operations))]
+        seen: set[tuple[int, int]] = set()
+        while pending:
+            storage, bound = pending.pop()
+            if (storage, bound) in seen:
+                continue
+            seen.add((storage, bound))
+            for index in reversed(self._writers.get(storage, ())):
+                if index >= bound:
+                    continue
+                operation = self.operations[index]
+                if index not in wanted:
+                    wanted.add(index)
+                    pending.extend((read, index) for read in operation.reads - operation.replaces)
+                if storage in operation.replaces:
+                    break
+        return sorted(wanted)
+
+
+class Replay:
+    """Real memory in which recorded operations are run again."""
+
+    def __init__(self, recording: Recording) -> None:
+        self._recording = recording
+        self._storages: dict[int, torch.UntypedStorage] = {}
+
+    def tensor(self, view: TensorView) -> Tensor:
+        """The real tensor that stands for ``view`` now; shares memory with the replay."""
+        if view.storage not in self._storages:
+            self._storages[view.storage] = torch.UntypedStorage(  # type: ignore[no-untyped-call]
+                self._recording.storage_bytes(view.storage)
+            )
+        empty = torch.empty(0, dtype=view.dtype)
+        return empty.set_(self._storages[view.storage], view.offset, view.shape, view.stride)
+
+    def run(self, operation: Operation) -> None:
+        """Runs one operation on real memory."""
+
+        def real(leaf: Any) -> Any:
+            if isinstance(leaf, TensorView):
+                return self.tensor(leaf)
+            return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
+
+        arguments, keywords = tree_map(real, operation.arguments)
+        with torch.no_grad():
+            result = operation.target(*arguments, **keywords)
+        tensors = [x for x in tree_leaves(result) if isinstance(x, Tensor)]
+        for view, tensor in zip(operation.outputs, tensors, strict=True):
+            self._storages.setdefault(view.storage, tensor.untyped_storage())
+
+    def free(self, storage: int) -> None:
+        """Forgets a storage that nothing reads any more."""
+        self._storages.pop(storage, None)
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, recording: Recording) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._recording = recording
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
+            return self._value_of(args[0])
+        recorded = tree_map(self._recorded, (args, kwargs))
+        result = func(*args, **kwargs)
+        self._add(func, args, kwargs, recorded, result)
+        return result
+
+    def _recorded(self, leaf: Any) -> Any:
+        if isinstance(leaf, FakeTensor):
+            return self._recording.view(leaf)
+        if isinstance(leaf, Tensor):
+            with _disable_current_modes():
+                return leaf.detach().clone()
+        return leaf
+
+    def _add(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], recorded: Any, result: Any
+    ) -> None:
+        outputs = tuple(self._recording.view(x) for x in tree_leaves(result) if isinstance(x, FakeTensor))
+        reads = frozenset(x.storage for x in tree_leaves(recorded) if isinstance(x, TensorView))
+        created = frozenset(x.storage for x in outputs) - reads
+        changed: set[int] = set()
+        replaced: set[int] = set()
+        sources: set[int] = set()
+        for position, argument in enumerate(func._schema.arguments):
+            value = args[position] if position < len(args) else kwargs.get(argument.name)
+            is_written = argument.alias_info is not None and argument.alias_info.is_write
+            for tensor in (x for x in tree_leaves(value) if isinstance(x, FakeTensor)):
+                storage = self._recording.view(tensor).storage
+                (changed if is_written else sources).add(storage)
+                if is_written and func._schema.name in _REPLACING and _is_whole(tensor):
+                    replaced.add(storage)
+        if not created and not changed:
+            return
+        self._recording.add(
+            Operation(
+                target=func,
+                arguments=recorded,
+                outputs=outputs,
+                reads=reads,
+                writes=created | changed,
+                replaces=frozenset(replaced - sources),
+                is_random=torch.Tag.nondeterministic_seeded in func.tags,
+            )
+        )
+
+    def _value_of(self, tensor: FakeTensor) -> Any:
+        view = self._recording.view(tensor)
+        with _disable_current_modes(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            replay = Replay(self._recording)
+            for index in self._recording.slice_for(view):
+                replay.run(self._recording.operations[index])
+            return replay.tensor(view).item()
+
+
+def _is_whole(tensor: Tensor) -> bool:
+    storage = tensor.untyped_storage()
+    return tensor.is_contiguous() and tensor.numel() * tensor.element_size() == storage.nbytes()
+
+
+@contextmanager
+def _fixed_randomness(seed: int) -> Iterator[None]:
+    # Random numbers of Python and numpy are drawn while recording: every rank must draw the same.
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)
+
+
+def record_construction(build_model: Callable[[], nn.Module], seed: int = 0) -> Recording:
+    """Runs ``build_model()`` on fake tensors and writes down how its parameters and buffers come by their
+    values.
+
+    Raises:
+        UsageError: the construction looks at values of tensors in a way that fake tensors cannot answer.
+    """
+    recording = Recording()
+    with _fixed_randomness(seed), FakeTensorMode(allow_non_fake_inputs=True), _Recorder(recording):
+        try:
+            recording.module = build_model()
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise UsageError(
+                f"build_model() decides by the value of a tensor ({error}), which is not there while the"
+                " construction"
+                " is recorded; compute it with plain Python numbers instead"
+            ) from error
+    return recording
+
+
+def is_recorded(tensor: Tensor) -> bool:
+    """Whether the tensor is fake, so that its value has to be replayed."""
+    return isinstance(tensor, FakeTensor)

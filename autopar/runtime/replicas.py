@@ -1,0 +1,149 @@
+"""Data parallelism of one stage: ZeRO 0 by bucketed all-reduce, 1 to 3 by FSDP2 on every block and on the"
+" stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Shard
+
+from autopar.runtime.mesh import RankMesh
+from autopar.runtime.stage import StageModule
+from autopar.runtime.storage import StoredParameter, local_tensor
+from autopar.units import MiB
+
+_BUCKET_BYTES = 32 * MiB
+
+
+class Replicas:
+    """Keeps the data ranks of a stage in step.
+
+    Args:
+        stage: whose parameters are replicated or sharded; sharded in place when ``zero`` is at least 1.
+        zero: ZeRO level.
+        compute_dtype: of the programs; parameters and gradients keep their own.
+    """
+
+    def __init__(self, stage: StageModule, mesh: RankMesh, zero: int, compute_dtype: torch.dtype) -> None:
+        self._stage = stage
+        self._mesh = mesh
+        self._zero = zero
+        self.is_sharded = zero > 0 and mesh.data > 1 and any(True for _ in stage.parameters())
+        if self.is_sharded:
+            self._shard(compute_dtype)
+
+    def before_backward(self, is_last: bool) -> None:
+        """Called before the backward pass of each micro-batch."""
+        if not self.is_sharded or self._zero == 3:
+            return
+        assert isinstance(self._stage, FSDPModule)
+        self._stage.set_reshard_after_backward(is_last)
+        if self._zero == 1:
+            # Gradients stay whole until the last micro-batch, which reduces their sum.
+            self._stage.set_requires_gradient_sync(is_last)
+
+    def average_gradients(self) -> None:
+        """Averages the gradients of replicated parameters over the data ranks; a collective of them."""
+        if self.is_sharded or self._mesh.data_group is None:
+            return
+        gradients = [local_tensor(p.grad) for _, p in self._stage.named_originals() if p.grad is not None]
+        all_reduce_in_buckets(gradients, self._mesh.data_group, 1 / self._mesh.data)
+
+    def _shard(self, compute_dtype: torch.dtype) -> None:
+        dtypes = {p.dtype for p in self._stage.parameters() if p.is_floating_point()}
+        policy = MixedPrecisionPolicy()
+        if dtypes and dtypes != {compute_dtype}:
+            policy = MixedPrecisionPolicy(
+                param_dtype=compute_dtype,
+                reduce_dtype=max(dtypes, key=lambda x: x.itemsize),
+                cast_forward_inputs=False,
+            )
+        stored = {id(p): self._stage.stored(name) for name, p in self._stage.named_originals()}
+
+        def placement(parameter: nn.Parameter) -> Shard | None:
+            return _data_shard(stored[id(parameter)], self._mesh.data)
+
+        for module in (*self._stage.block_modules_with_parameters(), self._stage):
+            fully_shard(
+                module,
+                mesh=self._mesh.data_mesh,
+                reshard_after_forward=self._zero == 3,
+                mp_policy=policy,
+                shard_placement_fn=placement,
+            )
+
+
+def _data_shard(stored: StoredParameter, degree: int) -> Shard | None:
+    # The first dim is cheapest to gather; another one only where the first would leave ranks without a piece.
+    shape = stored.local_shape
+    even = [dim for dim, size in enumerate(shape) if size % degree == 0]
+    return Shard(even[0]) if even else None
+
+
+def all_reduce_in_buckets(tensors: Iterable[Tensor], group: dist.ProcessGroup, factor: float) -> None:
+    """Sums tensors over a group and scales them, in place, many small ones in one collective."""
+    buckets: list[list[Tensor]] = []
+    filled_bytes = 0
+    for tensor in tensors:
+        num_bytes = tensor.numel() * tensor.element_size()
+        if not buckets or filled_bytes + num_bytes > _BUCKET_BYTES or buckets[-1][0].dtype != tensor.dtype:
+            buckets.append([])
+            filled_bytes = 0
+        buckets[-1].append(tensor)
+        filled_bytes += num_bytes
+    for bucket in buckets:
+        flat = bucket[0].reshape(-1) if len(bucket) == 1 else torch.cat([x.reshape(-1) for x in bucket])
+        dist.all_reduce(flat, group=group)
+        flat *= factor
+        offset = 0
+        for tensor in bucket:
+            piece = flat.narrow(0, offset, tensor.numel())
+            offset += tensor.numel()
+            if piece.data_ptr() != tensor.data_ptr():
+                tensor.copy_(piece.view_as(tensor))
+
+
+class ComputeCopies:
+    """Copies of the parameters in the compute dtype, for stages whose parameters are not sharded by FSDP.
+
+    Every micro-batch computes with the same copy; its gradient is added to the parameter's own, in the
+    parameter's dtype, as soon as it is complete.
+    """
+
+    def __init__(self, compute_dtype: torch.dtype) -> None:
+        self._dtype = compute_dtype
+        self.tensors: dict[str, Tensor] = {}
+
+    def make(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Makes a copy of each parameter whose dtype is not the compute dtype."""
+        for name, parameter in parameters.items():
+            if not parameter.is_floating_point() or parameter.dtype == self._dtype:
+                continue
+            copy = local_tensor(parameter.detach()).to(self._dtype)
+            if parameter.requires_grad:
+                copy.requires_grad_()
+                hook = _accumulate_into(parameter)
+                copy.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+            self.tensors[name] = copy
+
+    def refresh(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """Takes over the parameters' values, after the optimiser changed them."""
+        with torch.no_grad():
+            for name, copy in self.tensors.items():
+                copy.copy_(local_tensor(parameters[name].detach()))
+
+
+def _accumulate_into(parameter: nn.Parameter) -> Callable[[Tensor], None]:
+    def hook(copy: Tensor) -> None:
+        gradient, copy.grad = copy.grad, None
+        if gradient is None:
+            return
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        local_tensor(parameter.grad).add_(gradient)
+
+    return hook

@@ -1,0 +1,304 @@
+"""One rank's pipeline stage: blocks as submodules, each running its lowered program on local tensors.
+
+A block is what is recomputed, gathered and resharded by itself. A parameter is registered under its original
+name on the only block that uses it; one that several blocks of the stage use is registered once, on the
+stage, and passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.checkpoint import checkpoint
+
+from autopar.capture.model_graph import Block, BlockInput, InputKind
+from autopar.capture.operator_facts import aliased_arguments, mutated_arguments
+from autopar.lower.axis import TensorAxis
+from autopar.runtime.storage import StoredParameter, local_tensor
+
+Reader = Callable[[str], Tensor]
+
+
+class _Holder(nn.Module):
+    """A level of a qualified name."""
+
+
+def register(root: nn.Module, name: str, tensor: nn.Parameter | Tensor) -> None:
+    """Registers a parameter or buffer on ``root`` under a dotted name."""
+    *path, leaf = name.split(".")
+    module = root
+    for level in path:
+        if level not in dict(module.named_children()):
+            module.add_module(level, _Holder())
+        module = module.get_submodule(level)
+    if isinstance(tensor, nn.Parameter):
+        module.register_parameter(leaf, tensor)
+    else:
+        module.register_buffer(leaf, tensor)
+
+
+@dataclass(frozen=True)
+class BlockProgram:
+    """What a stage runs for one block.
+
+    Attributes:
+        block: with the inputs and outputs by global name.
+        module: the lowered graph: placeholders ``axis``, then the block's inputs; returns a tuple.
+        recompute: run the forward again in the backward pass instead of keeping activations.
+        mutated_buffers: names of the buffers that the program changes in place.
+    """
+
+    block: Block
+    module: fx.GraphModule
+    recompute: bool
+    mutated_buffers: frozenset[str]
+
+
+class BlockModule(nn.Module):
+    """A block of the stage.
+
+    Args:
+        program: what to run.
+        axis: collectives of the tensor axis.
+        stored: stored form of the parameters, by canonical name.
+        compute_copies: by name, copies in the compute dtype to be read instead of the registered parameters.
+    """
+
+    def __init__(
+        self,
+        program: BlockProgram,
+        axis: TensorAxis,
+        stored: Mapping[str, StoredParameter],
+        constants: Mapping[str, Tensor],
+        compute_copies: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        # A list hides the program from the module tree, whose parameters must be the original names only.
+        self._program = [program]
+        self._axis = axis
+        self._stored = stored
+        self._constants = constants
+        self._compute_copies = compute_copies
+        self.weights = _Holder()
+
+    @property
+    def program(self) -> BlockProgram:
+        """What this block runs."""
+        return self._program[0]
+
+    def forward(
+        self,
+        values: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        seed: int,
+    ) -> tuple[Tensor, ...]:
+        """Runs the block.
+
+        Args:
+            values: activations and batch entries by global name.
+            shared: parameters registered on the stage, as the program wants them.
+            buffers: by name.
+            seed: of the block's random operators in this micro-batch.
+
+        Returns:
+            The block's outputs in order.
+        """
+        if not (self.program.recompute and torch.is_grad_enabled()):
+            return self._run(values, shared, buffers, seed)
+        # Running a second time must neither see nor repeat what the first run did to buffers (BatchNorm
+        # statistics).
+        before = {name: buffers[name].clone() for name in sorted(self.program.mutated_buffers)}
+        runs = 0
+
+        def run(*arguments: Tensor) -> tuple[Tensor, ...]:
+            nonlocal runs
+            runs += 1
+            seen = buffers if runs == 1 else {**buffers, **{k: v.clone() for k, v in before.items()}}
+            return self._run(dict(zip(names, arguments, strict=True)), shared, seen, seed)
+
+        names = list(values)
+        # Randomness is seeded inside: the generator's state need not be saved.
+        result: tuple[Tensor, ...] = checkpoint(
+            run, *values.values(), use_reentrant=False, preserve_rng_state=False
+        )
+        return result
+
+    def _run(
+        self,
+        values: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        seed: int,
+    ) -> tuple[Tensor, ...]:
+        def argument(entry: BlockInput) -> Tensor:
+            if entry.kind is InputKind.PARAMETER:
+                return shared[entry.source] if entry.source in shared else self._read(entry.source)
+            if entry.kind is InputKind.BUFFER:
+                return buffers[entry.source]
+            if entry.kind is InputKind.CONSTANT:
+                return self._constants[entry.source]
+            return values[entry.source]
+
+        torch.manual_seed(seed)
+        arguments = [argument(entry) for entry in self.program.block.inputs]
+        result: tuple[Tensor, ...] = self.program.module(self._axis, *arguments)
+        return result
+
+    def _read(self, name: str) -> Tensor:
+        return read_parameter(self.weights, name, self._stored[name], self._compute_copies)
+
+
+def read_parameter(
+    owner: nn.Module, name: str, stored: StoredParameter, compute_copies: Mapping[str, Tensor]
+) -> Tensor:
+    """A registered parameter as a program wants it: local, in the compute dtype, fused parts flattened."""
+    if name in compute_copies:
+        return stored.to_program(compute_copies[name])
+    *path, leaf = name.split(".")
+    tensor = getattr(owner.get_submodule(".".join(path)), leaf)
+    return stored.to_program(local_tensor(tensor))
+
+
+class StageModule(nn.Module):
+    """Consecutive blocks on one pipeline position.
+
+    Args:
+        programs: of the stage's blocks, in order.
+        outputs: global names of the values that later stages read and this stage computes; the loss on the
+            last.
+        parameters: of this stage, by canonical name, with their stored forms.
+        buffers: by name.
+    """
+
+    def __init__(
+        self,
+        programs: Iterable[BlockProgram],
+        outputs: tuple[str, ...],
+        axis: TensorAxis,
+        parameters: Mapping[str, tuple[StoredParameter, nn.Parameter]],
+        buffers: Mapping[str, Tensor],
+        constants: Mapping[str, Tensor],
+        compute_copies: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        self._stored = {name: stored for name, (stored, _) in parameters.items()}
+        self._buffer_values = dict(buffers)
+        self._compute_copies = compute_copies
+        self.outputs = outputs
+        self.weights = _Holder()
+        self.blocks = nn.ModuleList(
+            BlockModule(program, axis, self._stored, constants, compute_copies) for program in programs
+        )
+        self._owners = self._place(parameters)
+        self._shared = tuple(name for name, owner in self._owners.items() if owner is self)
+        last_reader = {name: i for i, program in enumerate(self.programs) for name in reads(program.block)}
+        self._dropped_after: list[list[str]] = [[] for _ in self.blocks]
+        for name, index in last_reader.items():
+            if name not in outputs:
+                self._dropped_after[index].append(name)
+
+    @property
+    def programs(self) -> tuple[BlockProgram, ...]:
+        """The blocks' programs in order."""
+        return tuple(block.program for block in self._block_modules())
+
+    def stored(self, name: str) -> StoredParameter:
+        """Stored form of a parameter of this stage."""
+        return self._stored[name]
+
+    def named_originals(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters under their canonical names."""
+        for name, owner in self._owners.items():
+            yield name, owner.get_parameter(f"weights.{name}")
+
+    def named_state(self) -> Mapping[str, Tensor]:
+        """Buffers under their original names."""
+        return self._buffer_values
+
+    def block_modules_with_parameters(self) -> list[BlockModule]:
+        """Blocks that own parameters: what data parallelism wraps."""
+        return [block for block in self._block_modules() if any(True for _ in block.parameters())]
+
+    def forward(
+        self, values: Mapping[str, Tensor], batch: Mapping[str, Tensor], seeds: tuple[int, ...]
+    ) -> tuple[Tensor, ...]:
+        """Runs the blocks on one micro-batch.
+
+        Args:
+            values: activations from earlier stages by global name.
+            batch: entries of the micro-batch by key.
+            seeds: one per block.
+
+        Returns:
+            ``outputs``, in order.
+        """
+        shared = {
+            name: read_parameter(self.weights, name, self._stored[name], self._compute_copies)
+            for name in self._shared
+        }
+        known = dict(values)
+        for index, (block, seed) in enumerate(zip(self._block_modules(), seeds, strict=True)):
+            taken = reads(block.program.block)
+            given = {name: known[name] for name in taken}
+            given.update({key: batch[key] for key in batch_reads(block.program.block)})
+            results = block(given, shared, self._buffer_values, seed)
+            known.update(zip(block.program.block.outputs, results, strict=True))
+            for name in self._dropped_after[index]:
+                del known[name]
+        return tuple(known[name] for name in self.outputs)
+
+    def _block_modules(self) -> list[BlockModule]:
+        return [block for block in self.blocks if isinstance(block, BlockModule)]
+
+    def _place(self, parameters: Mapping[str, tuple[StoredParameter, nn.Parameter]]) -> dict[str, nn.Module]:
+        users: dict[str, list[BlockModule]] = {name: [] for name in parameters}
+        for block in self._block_modules():
+            for name in parameter_reads(block.program.block):
+                users[name].append(block)
+        owners: dict[str, nn.Module] = {}
+        for name, (_, parameter) in parameters.items():
+            owners[name] = users[name][0] if len(users[name]) == 1 else self
+            register(owners[name].get_submodule("weights"), name, parameter)
+        return owners
+
+
+def reads(block: Block) -> tuple[str, ...]:
+    """Global names of the activations that a block reads."""
+    return _sources(block, InputKind.ACTIVATION)
+
+
+def batch_reads(block: Block) -> tuple[str, ...]:
+    """Batch keys that a block reads."""
+    return _sources(block, InputKind.BATCH)
+
+
+def parameter_reads(block: Block) -> tuple[str, ...]:
+    """Canonical names of the parameters that a block reads."""
+    return _sources(block, InputKind.PARAMETER)
+
+
+def buffer_reads(block: Block) -> tuple[str, ...]:
+    """Names of the buffers that a block reads or changes."""
+    return _sources(block, InputKind.BUFFER)
+
+
+def _sources(block: Block, kind: InputKind) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(entry.source for entry in block.inputs if entry.kind is kind))
+
+
+def mutated_buffers(block: Block) -> frozenset[str]:
+    """Names of the buffers that a block's graph changes in place, directly or through views."""
+    names = {x.placeholder: x.source for x in block.inputs if x.kind is InputKind.BUFFER}
+    origins: dict[fx.Node, frozenset[str]] = {}
+    changed: frozenset[str] = frozenset()
+    for node in block.graph.nodes:
+        if node.op == "placeholder":
+            origins[node] = frozenset({names[node.name]} if node.name in names else ())
+        elif node.op == "call_function":
+            changed = changed.union(*(origins[x] for x in mutated_arguments(node)))
+            origins[node] = frozenset().union(*(origins[x] for x in aliased_arguments(node)))
+    return changed

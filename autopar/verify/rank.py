@@ -1,0 +1,141 @@
+"""One rank of a verification: trains under the plan, and on rank 0 compares with the reference after"
+" every step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from autopar.capture.model_graph import ModelGraph
+from autopar.capture.target import ModelSource
+from autopar.plan.decisions import Plan
+from autopar.runtime.initialise import Initialisation
+from autopar.runtime.options import Options
+from autopar.runtime.parallel import ParallelModel, start
+from autopar.verify.compare import Comparison
+from autopar.verify.reference import Reference
+from autopar.verify.report import VerifyReport
+
+_LEARNING_RATE = 1e-3
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """How a plan is verified.
+
+    Attributes:
+        num_steps: optimiser steps (AdamW).
+        tolerance: largest relative error that counts as equal.
+        timeout_s: of the whole run.
+        seed, init: of the starting weights.
+    """
+
+    num_steps: int = 3
+    tolerance: float = 1e-9
+    timeout_s: float = 600.0
+    seed: int = 0
+    init: Initialisation | str = Initialisation.SEEDED
+
+
+def verify_rank(
+    plan: Plan, source: ModelSource, graph: ModelGraph, options: VerifyOptions, notes: tuple[str, ...] = ()
+) -> VerifyReport | None:
+    """Runs one rank; every rank of the default process group calls it.
+
+    Args:
+        graph: captured in float64 at the plan's micro-batch, without dropout.
+
+    Returns:
+        The report on rank 0, None elsewhere.
+    """
+    run_options = Options(
+        seed=options.seed,
+        init=options.init,
+        dtype=torch.float64,
+        timeout_s=options.timeout_s,
+        device=torch.device("cpu"),
+    )
+    model = start(plan, graph, source.build_model, run_options)
+    try:
+        return _compare(model, plan, source, graph, options, notes)
+    finally:
+        model.close()
+
+
+def _compare(
+    model: ParallelModel,
+    plan: Plan,
+    source: ModelSource,
+    graph: ModelGraph,
+    options: VerifyOptions,
+    notes: tuple[str, ...],
+) -> VerifyReport | None:
+    is_first = dist.get_rank() == 0
+    reference = (
+        Reference(source, list(graph.batch), seed=options.seed, init=options.init) if is_first else None
+    )
+    optimizers = [torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)]
+    if reference is not None:
+        optimizers.append(torch.optim.AdamW(reference.model.parameters(), lr=_LEARNING_RATE))
+    comparison = Comparison()
+    for step in range(options.num_steps):
+        batch = _shared_batch(source, plan, options.seed + step)
+        loss = model.step(share_of(batch, graph.batch_dims, model.data_rank, model.data_world_size))
+        if reference is not None:
+            expected = reference.step(micro_batches_of(batch, graph.batch_dims, graph.micro_batch))
+            comparison.add_loss(loss.item(), expected)
+            comparison.add_gradients(model.whole_gradients(), reference.gradients())
+        else:
+            for _ in model.whole_gradients():
+                pass
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    if model.data_world_size == 1:
+        buffers = model.whole_buffers()
+        comparison.add_buffers(buffers, reference.buffers() if reference is not None else {})
+    if reference is None:
+        return None
+    return VerifyReport(
+        num_steps=options.num_steps,
+        tolerance=options.tolerance,
+        worst_loss_error=comparison.worst_loss_error,
+        worst_gradient_error=comparison.worst_gradient_error,
+        worst_parameter=comparison.worst_parameter,
+        missing=tuple(comparison.missing),
+        worst_buffer_error=comparison.worst_buffer_error,
+        notes=notes,
+    )
+
+
+def share_of(
+    batch: Mapping[str, Tensor], batch_dims: Mapping[str, int], index: int, num_shares: int
+) -> dict[str, Tensor]:
+    """One of ``num_shares`` equal shares of a batch, in the order of the samples."""
+    return {key: value.chunk(num_shares, batch_dims.get(key, 0))[index] for key, value in batch.items()}
+
+
+def micro_batches_of(
+    batch: Mapping[str, Tensor], batch_dims: Mapping[str, int], micro_batch: int
+) -> list[dict[str, Tensor]]:
+    """A global batch as micro-batches, in the order of the samples."""
+    key, value = next(iter(batch.items()))
+    count = value.shape[batch_dims.get(key, 0)] // micro_batch
+    return [share_of(batch, batch_dims, index, count) for index in range(count)]
+
+
+def _shared_batch(source: ModelSource, plan: Plan, seed: int) -> dict[str, Tensor]:
+    # Made once and handed on: example_batch may draw from a source of randomness that we do not know.
+    shared: list[Any] = [None]
+    if dist.get_rank() == 0:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            shared[0] = source.example_batch(plan.global_batch or 1)
+    dist.broadcast_object_list(shared, src=0)
+    batch: dict[str, Tensor] = shared[0]
+    return batch

@@ -1,0 +1,72 @@
+"""The single process that every plan is compared with: the user's module, run eagerly, micro-batch after"
+" micro-batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from autopar.capture.target import ModelSource
+from autopar.capture.wrapper import wrap_model
+from autopar.runtime.initialise import Initialisation, load_initial_state
+from autopar.verify.without_dropout import DropoutOff
+
+
+class Reference:
+    """The unparallelised model with the starting weights of every plan.
+
+    Args:
+        source: of the model.
+        keys: of the batch.
+        seed, init: of the starting weights.
+        dtype: of parameters and floating batch entries.
+        keep_dropout: leave dropout as the model has it.
+    """
+
+    def __init__(
+        self,
+        source: ModelSource,
+        keys: Sequence[str],
+        *,
+        seed: int = 0,
+        init: Initialisation | str = Initialisation.SEEDED,
+        dtype: torch.dtype = torch.float64,
+        keep_dropout: bool = False,
+    ) -> None:
+        model = source.build_model()
+        load_initial_state(model, source.build_model, seed, init)
+        self.model = model.to(dtype).train()
+        self._wrapped = wrap_model(self.model, source.loss, keys)
+        self._dtype = dtype
+        self._keep_dropout = keep_dropout
+
+    def step(self, micro_batches: Sequence[Mapping[str, Tensor]]) -> float:
+        """Adds the mean gradient of the micro-batches to the parameters' gradients.
+
+        Returns:
+            Mean loss.
+        """
+        total = 0.0
+        for batch in micro_batches:
+            given = {
+                key: value.to(self._dtype) if value.is_floating_point() else value
+                for key, value in batch.items()
+            }
+            if self._keep_dropout:
+                loss = self._wrapped(**given)
+            else:
+                with DropoutOff():
+                    loss = self._wrapped(**given)
+            (loss / len(micro_batches)).backward()
+            total += loss.item() / len(micro_batches)
+        return total
+
+    def gradients(self) -> dict[str, Tensor | None]:
+        """Gradients by canonical name."""
+        return {name: parameter.grad for name, parameter in self.model.named_parameters()}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """Buffers by name."""
+        return dict(self.model.named_buffers())

@@ -1,0 +1,72 @@
+"""What a verification found."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from autopar.errors import DifferenceError
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """The parallel run against the single process, over ``num_steps`` optimiser steps.
+
+    Attributes:
+        num_steps: optimiser steps compared.
+        tolerance: largest error that counts as equal.
+        worst_loss_error: relative error of the loss.
+        worst_gradient_error: largest difference of a gradient's elements, relative to the largest element of
+            that gradient (or a thousandth of the largest of all gradients, where that is more).
+        worst_parameter: whose gradient it is; with two runs of the same values, any.
+        missing: parameters with a gradient on one side only.
+        worst_buffer_error: as for gradients, of buffers (BatchNorm statistics) after the last step; None
+            where the data ranks keep statistics of their own samples.
+        notes: what was changed for the comparison, for people.
+    """
+
+    num_steps: int
+    tolerance: float
+    worst_loss_error: float
+    worst_gradient_error: float
+    worst_parameter: str
+    missing: tuple[str, ...] = ()
+    worst_buffer_error: float | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything agrees within the tolerance."""
+        errors = [self.worst_loss_error, self.worst_gradient_error, self.worst_buffer_error or 0.0]
+        return not self.missing and all(error <= self.tolerance for error in errors)
+
+    def check(self) -> None:
+        """Raises where the runs disagree.
+
+        Raises:
+            DifferenceError: names the worst parameter and the errors.
+        """
+        if self.ok:
+            return
+        if self.missing:
+            raise DifferenceError(
+                f"the parallel run and the single process disagree: {len(self.missing)} parameters have a"
+                " gradient on"
+                f" one side only, the first is '{self.missing[0]}'; this is a defect of autopar, please"
+                " report the plan"
+            )
+        raise DifferenceError(
+            f"the parallel run and the single process disagree: gradient of '{self.worst_parameter}' by"
+            f" {self.worst_gradient_error:.1e}, loss by {self.worst_loss_error:.1e} (tolerance"
+            f" {self.tolerance:.1e});"
+            " this is a defect of autopar, please report the plan"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of ``verify --json``; an infinite error is written as null."""
+        fields = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in asdict(self).items()
+        }
+        return {"schema": 1, "ok": self.ok, **fields}

@@ -1,0 +1,106 @@
+"""Verifying a plan on this machine: every rank a process, float64, against the single process."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from autopar import errors
+from autopar.capture.target import ModelSource
+from autopar.errors import AutoparError, DistributedError
+from autopar.plan.decisions import Plan
+from autopar.runtime.initialise import Initialisation
+from autopar.runtime.parallel import check_complete
+from autopar.units import format_seconds
+from autopar.verify.job import Failure, Job
+from autopar.verify.rank import VerifyOptions
+from autopar.verify.report import VerifyReport
+
+
+def run_verify(
+    plan: Plan,
+    source: ModelSource,
+    *,
+    num_steps: int = 3,
+    tolerance: float = 1e-9,
+    timeout_s: float = 600.0,
+    seed: int = 0,
+    init: Initialisation | str = Initialisation.SEEDED,
+    max_micro_batches: int | None = None,
+) -> VerifyReport:
+    """Runs a plan on CPU processes of this machine and compares it with one process.
+
+    Both sides start from the same weights, see the same micro-batches, and are stepped by AdamW; the loss and
+    every gradient are compared in float64 after each step. Dropout is switched off on both sides.
+
+    Args:
+        plan: complete.
+        source: of the model; its target and arguments are loaded again in the processes.
+        num_steps: optimiser steps.
+        tolerance: largest relative error that counts as equal; ``report.ok`` says whether it was met.
+        timeout_s: of the whole run.
+        seed, init: of the starting weights.
+        max_micro_batches: micro-batches per step and data rank; default: enough to fill the pipeline twice.
+
+    Raises:
+        PlanError: the plan is incomplete or does not fit the model.
+        DistributedError: a process failed or the time was not enough.
+    """
+    check_complete(plan)
+    job = Job(
+        plan=plan,
+        target=source.target,
+        args=dict(source.args),
+        options=VerifyOptions(num_steps, tolerance, timeout_s, seed, init),
+        max_micro_batches=max_micro_batches or max(2 * (plan.mesh.pipeline or 1), 2),
+    )
+    with tempfile.TemporaryDirectory(prefix="autopar-verify-") as folder:
+        _run(job, Path(folder))
+        failures = sorted(Path(folder).glob("error-*.pickle"))
+        if failures:
+            raise _error([pickle.loads(path.read_bytes()) for path in failures])
+        found = Path(folder) / "report.pickle"
+        if not found.is_file():
+            raise DistributedError(
+                "the verifying processes ended without a report; look at their output above"
+            )
+        report: VerifyReport = pickle.loads(found.read_bytes())
+        return report
+
+
+def _run(job: Job, folder: Path) -> None:
+    (folder / "job.pickle").write_bytes(pickle.dumps(job))
+    environment = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1", CUDA_VISIBLE_DEVICES="")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autopar.verify.job", str(folder)],
+        env=environment,
+        stdout=sys.stderr,
+        start_new_session=True,  # so that all ranks can be ended together
+    )
+    try:
+        process.wait(timeout=job.options.timeout_s + 60)
+    except subprocess.TimeoutExpired:
+        raise DistributedError(
+            f"verify did not finish within {format_seconds(job.options.timeout_s)}; give it a smaller model"
+            " (--arg), or more time"
+        ) from None
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _error(failures: list[Failure]) -> AutoparError:
+    """The error of the rank that failed first of all, not of those that waited for it."""
+    causes = [x for x in failures if x.kind != DistributedError.__name__] or failures
+    cause = causes[0]
+    kind = getattr(errors, cause.kind, None)
+    if cause.is_users and isinstance(kind, type) and issubclass(kind, AutoparError):
+        return kind(cause.message)
+    where = "while preparing" if cause.rank < 0 else f"on rank {cause.rank}"
+    return AutoparError(f"verify failed {where}: {cause.kind}: {cause.message}\n{cause.trace}")
