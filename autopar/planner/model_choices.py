@@ -15,7 +15,6 @@ from autopar.capture.model_graph import Block, InputKind, ModelGraph
 from autopar.cost.blocks import Readings, model_flops
 from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import SharedParameter
-from autopar.errors import PlanError
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Plan, Precision, Recompute
 from autopar.planner.block_choices import (
@@ -72,7 +71,7 @@ class ModelChoices:
         self._uses: dict[int, Mapping[str, tuple[Use, ...]]] = {}
         self._pins: dict[int, Pins] = {}
         self._probe: ModelGraph | None = None
-        self._readings = Readings(cluster)
+        self.readings = Readings(cluster)
         self._flops_per_sample: float | None = None
 
     @property
@@ -91,6 +90,15 @@ class ModelChoices:
     def trainable_elements(self) -> int:
         """Elements of all parameters with a gradient, unsharded."""
         return sum(p.spec.num_elements for p in self.graph.parameters.values() if p.requires_grad)
+
+    def graph_at(self, micro_batch: int) -> ModelGraph:
+        """The model at a micro-batch."""
+        return self._capture.at(micro_batch)
+
+    def first_of_kind(self, tensor: int, micro_batch: int, block: int) -> Block:
+        """The block whose choices a block shares."""
+        setting = self._setting(tensor, micro_batch)
+        return setting.kinds[setting.kind_of_block[block]].block
 
     def shards_anything(self, tensor: int) -> bool:
         """Whether a tensor degree divides anything: a dim of a parameter, or the heads along it."""
@@ -142,7 +150,7 @@ class ModelChoices:
         return self._settings[key]
 
     def _kinds(self, graph: ModelGraph, pins: Pins, tensor: int) -> tuple[list[_Kind], tuple[int, ...]]:
-        tied = {name for name, _ in _tied(graph)}
+        tied = {name for name, _ in tied_parameters(graph)}
         kinds: list[_Kind] = []
         known: dict[object, int] = {}
         kind_of_block = []
@@ -180,7 +188,7 @@ class ModelChoices:
     ) -> tuple[BlockChoice, ...]:
         block, pins = setting.kinds[kind].block, setting.kinds[kind].pins
         frozen = frozenset(n for n, p in setting.graph.parameters.items() if not p.requires_grad)
-        bench = Workbench(self._cluster, self._readings, frozen)
+        bench = Workbench(self._cluster, self.readings, frozen)
         if setting.degree == 1:
             return whole_choices(setting.graph, block, pins.recompute, bench)
         own = {name: placement for name, placement in tied.items() if name in parameter_names(block)}
@@ -196,10 +204,10 @@ class ModelChoices:
                 SharedParameter(
                     name,
                     blocks,
-                    _local_elements(setting.graph, name, tied.get(name, REPLICATE), setting.degree),
+                    local_elements(setting.graph, name, tied.get(name, REPLICATE), setting.degree),
                     setting.graph.parameters[name].requires_grad,
                 )
-                for name, blocks in _tied(setting.graph)
+                for name, blocks in tied_parameters(setting.graph)
             ),
             carried_bytes(setting.graph),
         )
@@ -210,7 +218,7 @@ class ModelChoices:
             yield {}
             return
         options: dict[str, tuple[Placement, ...]] = {}
-        for name, blocks in _tied(setting.graph):
+        for name, blocks in tied_parameters(setting.graph):
             common: tuple[Placement, ...] | None = None
             for block in blocks:
                 kind = setting.kind_of_block[block]
@@ -245,7 +253,7 @@ def _block_pins(block: Block, pins: Pins, tensor: int, *, last: bool) -> BlockPi
     )
 
 
-def _tied(graph: ModelGraph) -> list[tuple[str, tuple[int, ...]]]:
+def tied_parameters(graph: ModelGraph) -> list[tuple[str, tuple[int, ...]]]:
     """Parameters that several blocks read, with the blocks."""
     blocks: dict[str, list[int]] = {name: [] for name in graph.parameters}
     for block in graph.blocks:
@@ -254,7 +262,8 @@ def _tied(graph: ModelGraph) -> list[tuple[str, tuple[int, ...]]]:
     return [(name, tuple(readers)) for name, readers in blocks.items() if len(readers) > 1]
 
 
-def _local_elements(graph: ModelGraph, name: str, placement: Placement, degree: int) -> int:
+def local_elements(graph: ModelGraph, name: str, placement: Placement, degree: int) -> int:
+    """Elements of one rank's piece of a parameter."""
     elements = 1
     for size in local_shape(graph.parameters[name].spec.shape, placement, degree):
         elements *= size
@@ -277,12 +286,3 @@ def carried_bytes(graph: ModelGraph) -> tuple[int, ...]:
         for index in range(producer[name] + 1, last):
             carried[index] += graph.values[name].num_bytes
     return tuple(carried)
-
-
-def illegal_pins(choices: ModelChoices, tensor: int) -> PlanError | None:
-    """Why the constraints cannot hold at a tensor degree, if they cannot."""
-    try:
-        choices.shards_anything(tensor)
-    except PlanError as problem:
-        return problem
-    return None

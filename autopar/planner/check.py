@@ -1,0 +1,152 @@
+"""Costing of a complete plan as it would run: bind it to the model, cost every block, play the step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from autopar.capture.capture import capture
+from autopar.capture.model_graph import ModelGraph
+from autopar.capture.target import ModelSource
+from autopar.cost.blocks import Readings, block_choice
+from autopar.cost.layout import Layout, SharedParameter
+from autopar.cost.prediction import Prediction
+from autopar.cost.step import predict
+from autopar.errors import InfeasibleError
+from autopar.hardware.cluster import Cluster
+from autopar.lower.resolve import ResolvedPlan, missing_decisions, resolve
+from autopar.plan.decisions import Plan, Precision, ScheduleName
+from autopar.planner.model_choices import carried_bytes, local_elements, tied_parameters
+from autopar.sharding.placement import REPLICATE
+from autopar.units import format_bytes
+
+DTYPES = {
+    Precision.BF16: torch.bfloat16,
+    Precision.FP16: torch.float16,
+    Precision.FP32: torch.float32,
+}
+
+DEFAULT_OPTIMIZER = "adamw"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What a plan is predicted to do.
+
+    Attributes:
+        warnings: what people should know, e.g. that the devices are others than planned for.
+        infeasible: names the fullest stage and what it misses, where the plan does not fit; else None.
+    """
+
+    prediction: Prediction
+    warnings: tuple[str, ...]
+    infeasible: InfeasibleError | None
+
+
+def check_plan(
+    plan: Plan, source: ModelSource, cluster: Cluster, *, memory_limit_bytes: int | None = None
+) -> CheckResult:
+    """Validates a complete plan against its model and costs it on a cluster. Needs no solver.
+
+    Raises:
+        PlanError: the plan is incomplete, or wrong for the model or the cluster.
+        CaptureError: the model cannot be captured.
+    """
+    missing = missing_decisions(plan)
+    if missing:
+        raise plan.error(
+            missing[0],
+            f"the plan leaves {', '.join(missing)} to the solver; complete it with "
+            f"`autopar plan MODEL --with {plan.path or 'FILE'} -o FILE`",
+        )
+    assert plan.precision is not None and plan.micro_batch is not None
+    graph = capture(source, DTYPES[plan.precision]).at(plan.micro_batch)
+    limit_bytes = memory_limit_bytes or cluster.device.memory_bytes
+    prediction = predict_plan(plan, graph, cluster, limit_bytes, Readings(cluster))
+    return CheckResult(prediction, _warnings(plan, cluster), too_large(prediction))
+
+
+def predict_plan(
+    plan: Plan, graph: ModelGraph, cluster: Cluster, memory_limit_bytes: int, readings: Readings
+) -> Prediction:
+    """What a complete plan does, from what its resolved blocks cost."""
+    return predict(resolved_layout(resolve(plan, graph), cluster, readings), cluster, memory_limit_bytes)
+
+
+def resolved_layout(resolved: ResolvedPlan, cluster: Cluster, readings: Readings) -> Layout:
+    """The layout that a resolved plan says."""
+    plan, graph = resolved.plan, resolved.graph
+    mesh = plan.mesh
+    assert mesh.pipeline and mesh.data and mesh.tensor and plan.micro_batch and plan.precision
+    frozen = frozenset(name for name, spec in graph.parameters.items() if not spec.requires_grad)
+    choices = [
+        block_choice(
+            decision.block,
+            decision.sharding,
+            decision.recompute,
+            cluster,
+            plan.micro_batch,
+            input_word=decision.input_word,
+            output_word=decision.output_word,
+            overrides=decision.overrides,
+            frozen=frozen,
+            readings=readings,
+        )
+        for decision in resolved.blocks
+    ]
+    carried = carried_bytes(graph)
+    shared = tuple(
+        SharedParameter(
+            name,
+            blocks,
+            local_elements(graph, name, resolved.parameter_placements.get(name, REPLICATE), mesh.tensor),
+            graph.parameters[name].requires_grad,
+        )
+        for name, blocks in tied_parameters(graph)
+    )
+    zero = plan.zero if isinstance(plan.zero, tuple) else (plan.zero or 0,) * resolved.num_stages
+    return Layout(
+        pipeline=mesh.pipeline,
+        data=mesh.data,
+        tensor=mesh.tensor,
+        micro_batch=plan.micro_batch,
+        num_micro_batches=plan.num_micro_batches,
+        schedule=plan.schedule or ScheduleName.ONE_F_ONE_B,
+        virtual=plan.virtual or 1,
+        zero=zero,
+        precision=plan.precision,
+        optimizer=plan.optimizer or DEFAULT_OPTIMIZER,
+        stages=tuple(tuple(choices[index] for index in stage) for stage in resolved.stages),
+        shared=shared,
+        carried_bytes=tuple(carried[stage[-1]] for stage in resolved.stages[:-1]),
+    )
+
+
+def too_large(prediction: Prediction) -> InfeasibleError | None:
+    """The error of a plan that does not fit: which stage, and by how much."""
+    if prediction.fits:
+        return None
+    totals = [stage.memory.total_bytes for stage in prediction.stages]
+    worst = totals.index(max(totals))
+    missing = totals[worst] - prediction.memory_limit_bytes
+    return InfeasibleError(
+        f"memory of stage {worst}: needs {format_bytes(totals[worst])}, {format_bytes(missing)} more than "
+        f"the {format_bytes(prediction.memory_limit_bytes)} of a device; halve batch.micro, turn recompute "
+        "on, raise zero, or give the stage fewer blocks",
+        binding=f"memory of stage {worst}",
+        shortfall_bytes=missing,
+    )
+
+
+def _warnings(plan: Plan, cluster: Cluster) -> tuple[str, ...]:
+    planned = plan.cluster
+    if planned is None:
+        return ()
+    here = (cluster.device.name, cluster.nodes, cluster.devices_per_node)
+    if (planned.device, planned.nodes, planned.devices_per_node) == here:
+        return ()
+    return (
+        f"the plan was made for {planned.nodes} x {planned.devices_per_node} {planned.device}; "
+        f"it is costed for {here[1]} x {here[2]} {here[0]}",
+    )
