@@ -7,7 +7,7 @@ class.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -25,6 +25,9 @@ from autopar.sharding.gradients import is_floating
 from autopar.sharding.placement import local_shape
 from autopar.sharding.propagation import BlockSharding
 from autopar.sharding.rules.operator import tensor_arguments
+
+# A collective costs the host about as much as three operators: copies around it, the group's queue, events.
+_COLLECTIVE_KERNELS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,22 +77,23 @@ def read_block(block: Block, lowered: LoweredBlock, cluster: Cluster) -> BlockRe
     """Times and memory of a lowered block on ``cluster``."""
     degree = lowered.sharding.degree
     with_gradient = _with_gradient(lowered, block)
-    forward_s = backward_s = forward_comm_s = backward_comm_s = 0.0
+    forward, backward = _Pass(), _Pass()
     for node in lowered.graph.graph.nodes:
         if node.op != "call_function":
             continue
         cost = node_seconds(node, with_gradient, cluster.device)
-        forward_s += cost.forward_s
-        backward_s += cost.backward_s
+        forward.add(cost.forward_s, cost.forward_kernels)
+        backward.add(cost.backward_s, cost.backward_kernels)
         there_s, back_s = node_transfers_s(node, degree, cluster)
-        forward_comm_s += there_s
-        backward_comm_s += back_s
-    backward_s += _accumulation_s(lowered, with_gradient, cluster)
+        forward.add_comm(there_s)
+        backward.add_comm(back_s)
+    for seconds in _accumulations_s(lowered, with_gradient, cluster):
+        backward.add(seconds, 1)
     return BlockReading(
-        forward_compute_s=forward_s,
-        forward_comm_s=forward_comm_s,
-        backward_compute_s=backward_s,
-        backward_comm_s=backward_comm_s,
+        forward_compute_s=forward.bounded_s(cluster),
+        forward_comm_s=forward.comm_s,
+        backward_compute_s=backward.bounded_s(cluster),
+        backward_comm_s=backward.comm_s,
         model_flops=model_flops(block),
         memory=block_memory(block, lowered),
     )
@@ -201,17 +205,38 @@ def _with_gradient(lowered: LoweredBlock, block: Block) -> frozenset[str]:
     return frozenset(found)
 
 
-def _accumulation_s(lowered: LoweredBlock, with_gradient: frozenset[str], cluster: Cluster) -> float:
-    """Adding up the gradients of values that several operators read (residual branches): two reads and a
-    write."""
+def _accumulations_s(
+    lowered: LoweredBlock, with_gradient: frozenset[str], cluster: Cluster
+) -> Iterator[float]:
+    """Adding up the gradients of values that several operators read (residual branches): two reads, one"
+    " write."""
     device = cluster.device
-    total = 0.0
     for node in lowered.graph.graph.nodes:
         value = node.meta.get("val")
         if node.name not in with_gradient or not isinstance(value, torch.Tensor):
             continue
-        readers = sum(user.name in with_gradient for user in node.users)
-        if readers > 1:
+        for _ in range(sum(user.name in with_gradient for user in node.users) - 1):
             moved = 3 * value.numel() * value.element_size()
-            total += (readers - 1) * (moved / device.effective_memory_bytes_per_s + device.launch_s)
-    return total
+            yield moved / device.effective_memory_bytes_per_s + device.launch_s
+
+
+@dataclass(slots=True)
+class _Pass:
+    """Sums over one pass of a block."""
+
+    compute_s: float = 0.0
+    comm_s: float = 0.0
+    kernels: int = 0
+
+    def add(self, seconds: float, kernels: int) -> None:
+        self.compute_s += seconds
+        self.kernels += kernels
+
+    def add_comm(self, seconds: float) -> None:
+        if seconds:
+            self.comm_s += seconds
+            self.kernels += _COLLECTIVE_KERNELS
+
+    def bounded_s(self, cluster: Cluster) -> float:
+        """Compute time, or what the host needs to dispatch everything where the device would wait for it."""
+        return max(self.compute_s, self.kernels * cluster.device.dispatch_s - self.comm_s)

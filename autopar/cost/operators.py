@@ -33,11 +33,21 @@ _ATTENTION_BACKWARD_WORK = 2.5
 
 @dataclass(frozen=True, slots=True)
 class OperatorCost:
-    """Time of one call on one rank, and its forward FLOPs."""
+    """One call on one rank.
+
+    Attributes:
+        forward_s: of the device.
+        backward_s: of the device.
+        flops: forward.
+        forward_kernels: that the host dispatches.
+        backward_kernels: likewise.
+    """
 
     forward_s: float
     backward_s: float
     flops: int
+    forward_kernels: int = 0
+    backward_kernels: int = 0
 
 
 FREE = OperatorCost(0.0, 0.0, 0)
@@ -80,14 +90,15 @@ def operator_seconds(
             _seconds(0.0, traffic.forward_bytes, traffic.num_forward, device),
             _seconds(0.0, traffic.backward_bytes, traffic.num_backward, device),
             0,
+            traffic.num_forward,
+            traffic.num_backward,
         )
     if name == "scaled_dot_product_attention":
         return _attention(flops, inputs, outputs, requires_grad, device, causal)
     product_s = flops / _product_rate(flops, outputs[0].dtype, device)
     forward_s = _seconds(product_s, traffic.forward_bytes, traffic.num_forward, device)
-    return OperatorCost(
-        forward_s, _product_backward(product_s, inputs, outputs, requires_grad, device), flops
-    )
+    backward_s, kernels = _product_backward(product_s, inputs, outputs, requires_grad, device)
+    return OperatorCost(forward_s, backward_s, flops, traffic.num_forward, kernels)
 
 
 def node_seconds(node: fx.Node, with_gradient: frozenset[str], device: Device) -> OperatorCost:
@@ -162,7 +173,7 @@ def _is_free(node: fx.Node, name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def can_view(shape: tuple[int, ...], stride: tuple[int, ...], new_shape: tuple[int, ...]) -> bool:
-    """Whether a tensor can be reshaped without a copy: each new dim lies within dims that are laid out as one.
+    """Whether a tensor reshapes without a copy: each new dim lies within dims that are laid out as one.
 
     The rule of ``torch.Tensor.view``: old dims merge where ``stride[i] == stride[i + 1] * shape[i + 1]``.
     """
@@ -198,22 +209,23 @@ def _product_backward(
     outputs: tuple[TensorSpec, ...],
     requires_grad: tuple[bool, ...],
     device: Device,
-) -> float:
-    matrices = [(t, needs) for t, needs in zip(inputs, requires_grad, strict=True) if len(t.shape) > 1]
-    operand_bytes = sum(t.num_bytes for t, _ in matrices)
-    result_bytes = outputs[0].num_bytes
-    total = 0.0
-    recurrent = len(matrices) > 3
-    for t, needs in matrices:
-        if needs:
-            # The gradient of one operand is the product of the result's gradient with the other operands.
-            moved = result_bytes + operand_bytes
-            share = t.num_bytes / operand_bytes * 2 if recurrent else 1.0
-            total += share * _seconds(product_s, moved, 1, device)
-    for t, needs in zip(inputs, requires_grad, strict=True):
-        if needs and len(t.shape) == 1:
-            total += _seconds(0.0, result_bytes + t.num_bytes, 1, device)
-    return total
+) -> tuple[float, int]:
+    """Seconds and kernels."""
+    pairs = list(zip(inputs, requires_grad, strict=True))
+    operand_bytes = sum(t.num_bytes for t, _ in pairs if len(t.shape) > 1)
+    recurrent = sum(len(t.shape) > 1 for t, _ in pairs) > 3
+    total_s, kernels = 0.0, 0
+    for t, needs in pairs:
+        if not needs:
+            continue
+        kernels += 1
+        if len(t.shape) == 1:  # a bias: the sum over rows
+            total_s += _seconds(0.0, outputs[0].num_bytes + t.num_bytes, 1, device)
+            continue
+        # The gradient of one operand is the product of the result's gradient with the other operands.
+        share = 2 * t.num_bytes / operand_bytes if recurrent else 1.0
+        total_s += share * _seconds(product_s, outputs[0].num_bytes + operand_bytes, 1, device)
+    return total_s, kernels
 
 
 def _attention(
@@ -230,11 +242,12 @@ def _attention(
     # Small problems fill the device no better than a product of their size does.
     work_s = max(full_s, edge_s) / (2 if causal else 1)
     moved = sum(t.num_bytes for t in inputs) + sum(t.num_bytes for t in outputs)
-    backward_s = 0.0
+    backward_s, kernels = 0.0, 0
     if any(requires_grad):
+        kernels = 3
         backward_work_s = work_s * _ATTENTION_BACKWARD_WORK / _ATTENTION_BACKWARD_RATE
-        backward_s = _seconds(backward_work_s, 3 * moved, 3, device)
-    return OperatorCost(_seconds(work_s, moved, 1, device), backward_s, flops)
+        backward_s = _seconds(backward_work_s, 3 * moved, kernels, device)
+    return OperatorCost(_seconds(work_s, moved, 1, device), backward_s, flops, 1, kernels)
 
 
 def _seconds(product_s: float, num_bytes: int, num_kernels: int, device: Device) -> float:

@@ -30,7 +30,9 @@ class Device:
         framework_reserved_bytes: context, library workspaces and allocator slack, before any tensor.
         memory_bytes_per_s: peak memory bandwidth.
         memory_efficiency: fraction of it that a memory-bound operator reaches.
-        launch_s: overhead of one operator.
+        launch_s: gap that one kernel adds on the device.
+        dispatch_s: time of the host to dispatch one operator of eager PyTorch; where a block's kernels are
+            shorter than this on average, the device waits for the host.
         default_devices_per_node: devices of the usual node.
         path: the cost-model file, for messages.
     """
@@ -47,6 +49,7 @@ class Device:
     memory_bytes_per_s: float
     memory_efficiency: float
     launch_s: float
+    dispatch_s: float
     intra_node: IntraNodeLink
     network: NetworkLink
     host: HostLink

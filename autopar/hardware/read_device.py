@@ -45,7 +45,8 @@ def read_device(path: str | Path) -> Device:
     kind = top.text("kind")
     if kind not in ("gpu", "cpu"):
         top.fail("kind", f"kind '{kind}' must be 'gpu' or 'cpu'")
-    peaks, efficiency, attention, launch_s = _compute(top.section("compute"))
+    compute = top.section("compute")
+    peaks, efficiency = _compute(compute)
     memory = top.section("memory")
     memory.only("capacity", "framework_reserve", "bandwidth", "efficiency")
     return Device(
@@ -55,12 +56,13 @@ def read_device(path: str | Path) -> Device:
         detected_as=top.texts("detected_as"),
         peak_flops_per_s=peaks,
         matmul_efficiency=efficiency,
-        attention_efficiency=attention,
+        attention_efficiency=compute.number("attention_efficiency", "fraction"),
         memory_bytes=int(memory.number("capacity", "GiB")),
         framework_reserved_bytes=int(memory.number("framework_reserve", "GiB")),
         memory_bytes_per_s=memory.number("bandwidth", "GB/s"),
         memory_efficiency=memory.number("efficiency", "fraction"),
-        launch_s=launch_s,
+        launch_s=compute.number("launch", "us"),
+        dispatch_s=compute.number("dispatch", "us"),
         intra_node=_intra_node(top.section("intra_node")),
         network=_network(top.section("network")),
         host=_host(top.section("host")),
@@ -69,8 +71,8 @@ def read_device(path: str | Path) -> Device:
     )
 
 
-def _compute(compute: Fields) -> tuple[dict[str, float], dict[str, SizeTable], float, float]:
-    compute.only("peak", "matmul_efficiency", "attention_efficiency", "launch")
+def _compute(compute: Fields) -> tuple[dict[str, float], dict[str, SizeTable]]:
+    compute.only("peak", "matmul_efficiency", "attention_efficiency", "launch", "dispatch")
     peak_fields = compute.section("peak")
     peak_fields.only(*PRECISIONS)
     peaks: dict[str, float] = {}
@@ -87,12 +89,7 @@ def _compute(compute: Fields) -> tuple[dict[str, float], dict[str, SizeTable], f
     fp32 = tables.table("fp32", "cube_edge", "fraction")
     half = tables.table("half", "cube_edge", "fraction") if len(peaks) > 1 else fp32
     efficiency = {precision: fp32 if precision == "fp32" else half for precision in peaks}
-    return (
-        peaks,
-        efficiency,
-        compute.number("attention_efficiency", "fraction"),
-        compute.number("launch", "us"),
-    )
+    return peaks, efficiency
 
 
 def _intra_node(link: Fields) -> IntraNodeLink:
