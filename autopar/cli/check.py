@@ -18,7 +18,6 @@ from autopar.errors import InfeasibleError
 from autopar.plan.merge import override
 from autopar.plan.pins import parse_sets
 from autopar.plan.read import read_plan
-from autopar.units import format_bytes
 
 SUMMARY = "check an edited plan and cost it again"
 
@@ -56,13 +55,6 @@ def execute(args: argparse.Namespace) -> Outcome:
     prediction = found.prediction
     costed = Costed(plan, prediction, "feasible" if prediction.fits else "infeasible")
     result = to_json(costed, args.plan) if args.json else to_summary(costed)
-    if prediction.fits:
+    if found.infeasible is None:
         return Outcome(result)
-    over = prediction.peak_memory_bytes - prediction.memory_limit_bytes
-    worst = max(range(len(prediction.stages)), key=lambda i: prediction.stages[i].memory.total_bytes)
-    remark = (
-        f"autopar: {args.plan}: stage {worst} needs {format_bytes(prediction.peak_memory_bytes)}, "
-        f"{format_bytes(over)} more than the limit of {format_bytes(prediction.memory_limit_bytes)}; "
-        "halve batch.micro, turn recompute on, raise zero, or give the stage fewer blocks"
-    )
-    return Outcome(result, InfeasibleError.exit_status, remark)
+    return Outcome(result, InfeasibleError.exit_status, f"autopar: {args.plan}: {found.infeasible}")

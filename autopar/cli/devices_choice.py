@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 from autopar.cli.files import existing_file
 from autopar.errors import UsageError
-from autopar.hardware.catalog import find_local_device, load_device
+from autopar.hardware.catalog import cost_models_folder, find_local_device, load_device, resolve_device_name
 from autopar.hardware.cluster import Cluster, cluster_of, make_cluster
 from autopar.hardware.read_cluster import load_cluster
 from autopar.plan.decisions import ClusterReference, Plan
@@ -67,13 +68,21 @@ def memory_limit_bytes(args: argparse.Namespace) -> int | None:
 
 
 def reference_to(cluster: Cluster) -> ClusterReference:
-    """How a plan names a cluster."""
-    return ClusterReference(cluster.device.name, cluster.nodes, cluster.devices_per_node)
+    """How a plan names a cluster: a device that does not come with autopar by its file."""
+    device = cluster.device
+    is_shipped = Path(device.path).parent == cost_models_folder()
+    return ClusterReference(
+        device.name if is_shipped else device.path, cluster.nodes, cluster.devices_per_node
+    )
 
 
 def is_replanned(cluster: Cluster, planned: ClusterReference) -> bool:
     """Whether the devices are others than those that a plan was made for."""
-    return reference_to(cluster) != replace(planned, device=load_device(planned.device).name)
+    try:
+        name = resolve_device_name(planned.device)
+    except UsageError:
+        name = planned.device
+    return reference_to(cluster) != replace(planned, device=name)
 
 
 def _like_planned(args: argparse.Namespace, planned: ClusterReference) -> tuple[Cluster, str]:

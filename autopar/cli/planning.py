@@ -20,7 +20,7 @@ from autopar.plan.read import read_plan
 if TYPE_CHECKING:
     from autopar.capture.target import ModelSource
     from autopar.hardware.cluster import Cluster
-    from autopar.planner.planner import PlanResult
+    from autopar.planner.request import PlanResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +56,20 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     request = PlanRequest(
         source=source,
         cluster=cluster,
-        global_batch=constraints.global_batch,
-        optimizer=constraints.optimizer,
-        precision=constraints.precision,
         memory_limit_bytes=limit_bytes,
         constraints=constraints,
         top=args.top,
         time_limit_s=args.time_limit,
         seed=args.seed,
     )
-    return Planned(make_plan(request, progress(args)), source, cluster)
+    told = progress(args)
+    result = make_plan(request, told)
+    if told is None and not args.quiet:
+        for note in result.notes:
+            tell(note)
+    assert result.plan.cluster is not None
+    plan = replace(result.plan, cluster=reference_to(cluster))
+    return Planned(replace(result, plan=plan), source, cluster)
 
 
 def read_constraints(args: argparse.Namespace) -> Plan:

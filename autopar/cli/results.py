@@ -20,7 +20,7 @@ from autopar.report.predicted import predicted_section, prediction_document
 from autopar.report.text import NotChosen, alternatives_table, headline, memory_table, stage_table
 
 if TYPE_CHECKING:
-    from autopar.planner.planner import PlanResult
+    from autopar.planner.request import PlanResult
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,9 +48,9 @@ def predicted_section(
     """
     section: dict[str, Any] = {"status": status_text(status, gap)}
     section["step_time"] = format_seconds(prediction.step_time_s)
-    if bound_s is not None:
+    if bound_s is not None and gap:
         section["bound"] = format_seconds(bound_s)
-    section["samples_per_s"] = float(f"{prediction.samples_per_s:.4g}")
+    section["samples_per_s"] = _four_digits(prediction.samples_per_s)
     section["mfu"] = format_percent(prediction.mfu)
     section["peak_memory"] = (
         f"{format_bytes(prediction.peak_memory_bytes)} of {format_bytes(prediction.memory_limit_bytes)}"
@@ -70,6 +70,10 @@ def predicted_section(
 def status_text(status: str, gap: float | None) -> str:
     """``optimal``, or ``feasible (at most 3.1% slower than the best)``."""
     return status if not gap else f"{status} (at most {format_percent(gap)} above the bound)"
+
+
+def _four_digits(number: float) -> float | int:
+    return round(number) if number >= 1000 else float(f"{number:.4g}")
 
 
 def format_percent(fraction: float) -> str:

@@ -18,7 +18,7 @@ from autopar.report.predicted import MEMORY_PURPOSES, format_percent, memory_of,
 from autopar.units import GiB, format_bytes, format_seconds
 
 _BAR_CELLS = 20
-_BLOCKS_WIDTH = 34
+_BLOCKS_WIDTH = 40
 
 
 class NotChosen(Protocol):
@@ -65,16 +65,19 @@ def headline(
 ) -> list[Text]:
     """Three lines: what was decided, how fast it is predicted to be, how sure that is."""
     mesh = plan.mesh
+    micro_batches = (
+        "1 micro-batch" if plan.num_micro_batches == 1 else f"{plan.num_micro_batches} micro-batches"
+    )
     decided = (
         f"pipeline {mesh.pipeline} x data {mesh.data} x tensor {mesh.tensor}; "
-        f"{plan.num_micro_batches} micro-batches of {plan.micro_batch}; ZeRO {_levels(plan.zero)}; "
+        f"{micro_batches} of {plan.micro_batch}; ZeRO {_levels(plan.zero)}; "
         f"{plan.precision}"
     )
     speed = (
         f"step time {format_seconds(prediction.step_time_s)}, {prediction.samples_per_s:.4g} samples/s, "
         f"MFU {format_percent(prediction.mfu)}"
     )
-    bound = f"; no plan is faster than {format_seconds(bound_s)}" if bound_s is not None else ""
+    bound = f"; no plan is faster than {format_seconds(bound_s)}" if bound_s is not None and gap else ""
     return [
         Text(f"{status_text(status, gap)} under the cost model{bound}", style="bold"),
         Text(decided),
@@ -86,13 +89,11 @@ def stage_table(plan: Plan, prediction: Prediction) -> Table:
     """One row a stage: its blocks, where a step's time goes, and its memory against the limit."""
     table = _table("stage", "blocks", ">compute", ">comm", ">idle", ">memory", "of the limit")
     for index, stage in enumerate(prediction.stages):
-        blocks = ", ".join(compact(plan.stages[index])) if plan.stages and index < len(plan.stages) else ""
+        blocks = compact(plan.stages[index]) if plan.stages and index < len(plan.stages) else ()
         table.add_row(
             str(index),
             _shortened(blocks),
-            format_seconds(stage.compute_s),
-            format_seconds(stage.comm_s),
-            format_seconds(stage.idle_s),
+            *(format_seconds(s) if s else "0" for s in (stage.compute_s, stage.comm_s, stage.idle_s)),
             format_bytes(stage.memory.total_bytes),
             memory_bar(stage, prediction.memory_limit_bytes),
         )
@@ -145,8 +146,11 @@ def _levels(zero: int | tuple[int, ...] | None) -> str:
     return str(zero)
 
 
-def _shortened(blocks: str) -> str:
-    if len(blocks) <= _BLOCKS_WIDTH:
-        return blocks
-    half = (_BLOCKS_WIDTH - 3) // 2
-    return f"{blocks[:half]} … {blocks[-half:]}"
+def _shortened(blocks: Sequence[str]) -> str:
+    """As many names from the front as there is room for, and the last one."""
+    text = ", ".join(blocks)
+    kept = len(blocks) - 1
+    while len(text) > _BLOCKS_WIDTH and kept > 1:
+        kept -= 1
+        text = ", ".join([*blocks[:kept], "…", blocks[-1]])
+    return text
