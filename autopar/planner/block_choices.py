@@ -19,11 +19,13 @@ from autopar.planner.operator_table import OperatorTable, strategies_of
 from autopar.sharding.boundary import block_boundary
 from autopar.sharding.placement import Placement
 from autopar.sharding.propagation import BlockSharding, propagate
-from autopar.solve.operator_problem import OperatorProblem, Price, assignment_cost
-from autopar.solve.operators import OperatorSolution, solve_operators
+from autopar.solve.operator_problem import Price, assignment_cost
+from autopar.solve.operators import OperatorSolution, OperatorSolver
 
 # A byte saved is priced against the forward time that recomputing it would take: a third of the block's time.
 _SAVED_PRICES = (0.0, 0.3, 3.0)
+NUM_PRICES = len(_SAVED_PRICES)
+"""Prices of memory under which every block is solved."""
 # A byte held competes with the saved bytes of some micro-batches in flight.
 _HELD_PER_SAVED = 0.25
 # The update moves about 5 bytes per byte held once a step; this many micro-batches share it.
@@ -74,13 +76,24 @@ def whole_choices(
 
 
 def sharded_choices(
-    graph: ModelGraph, block: Block, table: OperatorTable, degree: int, pins: BlockPins, bench: Workbench
+    graph: ModelGraph,
+    block: Block,
+    solver: TableSolver,
+    degree: int,
+    pairs: Sequence[tuple[str, str]],
+    pins: BlockPins,
+    bench: Workbench,
 ) -> tuple[BlockChoice, ...]:
-    """The ways of running a block on ``degree`` ranks that no other way beats in everything."""
+    """The ways of running a block on ``degree`` ranks that no other way beats in everything.
+
+    Args:
+        pairs: input and output words to consider.
+    """
     found: list[BlockChoice] = []
     seen: set[tuple[str, str, str]] = set()
-    for words in _word_pairs(table, pins):
-        for sharding, overrides in _shardings(graph, block, table, degree, words, pins, bench):
+    for words in pairs:
+        for price, solution in solver.solutions(words, pins):
+            sharding, overrides = realise(graph, block, solver, solution, price, degree, words, pins)
             key = (*words, sharding_signature(block, sharding))
             if key in seen:
                 continue
@@ -90,74 +103,85 @@ def sharded_choices(
     return tuple(c for c in found if not any(_dominates(other, c) for other in found if other is not c))
 
 
-def floor_seconds(table: OperatorTable, pins: BlockPins) -> float:
-    """Least seconds of a block over all boundaries: the ILP with both words free, unless pinned."""
-    solution = solve_operators(_restricted(table, (pins.input_word, pins.output_word), pins), Price())
-    return solution.bound_s if solution is not None else float("inf")
+class TableSolver:
+    """The operator ILP of one block, with its solutions so far."""
 
+    def __init__(self, table: OperatorTable, cluster: Cluster) -> None:
+        self.table = table
+        self._solver = OperatorSolver(table.problem)
+        self._rate = cluster.device.effective_memory_bytes_per_s
+        self._solutions: dict[object, OperatorSolution | None] = {}
+        self._recompute_s_per_byte: float | None = None
 
-def _word_pairs(table: OperatorTable, pins: BlockPins) -> Iterator[tuple[str, str]]:
-    for source in [pins.input_word] if pins.input_word else table.input_words:
-        for target in [pins.output_word] if pins.output_word else table.output_words:
-            yield source, target
+    def floor_s(self, pins: BlockPins) -> float:
+        """Least seconds of the block over all boundaries: the ILP with both words free, unless pinned."""
+        solution = self._solve((pins.input_word, pins.output_word), pins, Price())
+        return solution.bound_s if solution is not None else float("inf")
 
+    def word_pairs(self, pins: BlockPins) -> tuple[tuple[str, str], ...]:
+        """Input and output words that the pins leave."""
+        return tuple(
+            (source, target)
+            for source in ([pins.input_word] if pins.input_word else self.table.input_words)
+            for target in ([pins.output_word] if pins.output_word else self.table.output_words)
+        )
 
-def _restricted(
-    table: OperatorTable, words: tuple[str | None, str | None], pins: BlockPins
-) -> OperatorProblem:
-    known = (table.input_words, table.output_words)
-    effective = [w if w is None or w in k else "replicate" for w, k in zip(words, known, strict=True)]
-    return table.restricted(effective[0], effective[1], pins.placements)
+    def solutions(self, words: tuple[str, str], pins: BlockPins) -> Iterator[tuple[Price, OperatorSolution]]:
+        """The optimum for each price of memory."""
+        for price in self.prices(pins):
+            solution = self._solve(words, pins, price)
+            if solution is not None:
+                yield price, solution
 
+    def prices(self, pins: BlockPins) -> tuple[Price, ...]:
+        """The same for all words, so that they compare."""
+        update_s_per_byte = _UPDATE_TRAFFIC / self._rate / _MICRO_BATCHES_PER_STEP
+        if self._recompute_s_per_byte is None:
+            quickest = self._solve((None, None), pins, Price(0.0, update_s_per_byte))
+            self._recompute_s_per_byte = 0.0
+            if quickest is not None:
+                saved_bytes = max(quickest.cost.saved_bytes, 1.0)
+                self._recompute_s_per_byte = quickest.cost.seconds / 3 / saved_bytes
+        saved = [factor * self._recompute_s_per_byte for factor in _SAVED_PRICES]
+        return tuple(Price(s, update_s_per_byte + s * _HELD_PER_SAVED) for s in saved)
 
-def _shardings(
-    graph: ModelGraph,
-    block: Block,
-    table: OperatorTable,
-    degree: int,
-    words: tuple[str, str],
-    pins: BlockPins,
-    bench: Workbench,
-) -> Iterator[tuple[BlockSharding, dict[str, str]]]:
-    problem = _restricted(table, words, pins)
-    for price in _prices(problem, bench.cluster):
-        solution = solve_operators(problem, price)
-        if solution is not None:
-            yield realise(graph, block, table, problem, solution, price, degree, words, pins.overrides)
+    def allowed(self, words: tuple[str | None, str | None], pins: BlockPins) -> dict[int, tuple[int, ...]]:
+        """Strategies that words and pins leave; a word that shards nothing here is ``replicate``."""
+        known = (self.table.input_words, self.table.output_words)
+        effective = [w if w is None or w in k else "replicate" for w, k in zip(words, known, strict=True)]
+        return self.table.allowed(effective[0], effective[1], pins.placements)
 
-
-def _prices(problem: OperatorProblem, cluster: Cluster) -> Iterator[Price]:
-    rate = cluster.device.effective_memory_bytes_per_s
-    update_s_per_byte = _UPDATE_TRAFFIC / rate / _MICRO_BATCHES_PER_STEP
-    quickest = solve_operators(problem, Price(0.0, update_s_per_byte))
-    if quickest is None:
-        return
-    recompute_s_per_byte = quickest.cost.seconds / 3 / max(quickest.cost.saved_bytes, 1.0)
-    for factor in _SAVED_PRICES:
-        saved = factor * recompute_s_per_byte
-        yield Price(saved, update_s_per_byte + saved * _HELD_PER_SAVED)
+    def _solve(
+        self, words: tuple[str | None, str | None], pins: BlockPins, price: Price
+    ) -> OperatorSolution | None:
+        allowed = self.allowed(words, pins)
+        key = (price, tuple(sorted(allowed.items())))
+        if key not in self._solutions:
+            self._solutions[key] = self._solver.solve(price, allowed)
+        return self._solutions[key]
 
 
 def realise(
     graph: ModelGraph,
     block: Block,
-    table: OperatorTable,
-    problem: OperatorProblem,
+    solver: TableSolver,
     solution: OperatorSolution,
     price: Price,
     degree: int,
     words: tuple[str, str],
-    pinned: Mapping[str, str],
+    pins: BlockPins,
 ) -> tuple[BlockSharding, dict[str, str]]:
     """The sharding that a plan can say which is as good as the ILP's, with as few overrides as it takes."""
+    table, problem = solver.table, solver.table.problem
+    allowed = solver.allowed(words, pins)
     outputs = [node.strategies[s].output for node, s in zip(problem.nodes, solution.strategies, strict=True)]
     placements = table.placements(outputs)
     inputs, results = block_boundary(graph, block, *words, degree)
-    overrides = dict(pinned)
+    overrides = dict(pins.overrides)
     keys = {node.name: node.meta.get("operator_key") for node in block.graph.nodes}
     while True:
         sharding = propagate(block, degree, placements, inputs, results, overrides)
-        ran = strategies_of(table, problem, sharding)
+        ran = strategies_of(table, sharding, allowed)
         cost = assignment_cost(problem, ran) if ran is not None else None
         if cost is not None and cost.priced_s(price) <= solution.objective_s * (1 + _WORTH_AN_OVERRIDE):
             return sharding, overrides

@@ -7,7 +7,7 @@ blocks read has one placement: every joint placement of these parameters gives a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from autopar.capture.capture import Capture
@@ -18,15 +18,16 @@ from autopar.cost.layout import SharedParameter
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Plan, Precision, Recompute
 from autopar.planner.block_choices import (
+    NUM_PRICES,
     BlockPins,
+    TableSolver,
     Workbench,
-    floor_seconds,
     operator_keys,
     parameter_names,
     sharded_choices,
     whole_choices,
 )
-from autopar.planner.operator_table import OperatorTable, operator_table
+from autopar.planner.operator_table import operator_table
 from autopar.planner.pins import Pins, resolve_pins
 from autopar.sharding.placement import REPLICATE, Placement, local_shape
 from autopar.sharding.roles import Use, parameter_uses
@@ -34,6 +35,14 @@ from autopar.solve.candidate import ChoiceTable
 
 # Joint placements of tied parameters that are tried; beyond, only the largest parameter's are.
 _MOST_JOINT_PLACEMENTS = 9
+
+# Words that may flow in a chain that is tried.
+_WORD_SETS = (
+    ("replicate", "sequence", "batch"),
+    ("replicate", "sequence"),
+    ("replicate", "batch"),
+    ("replicate",),
+)
 
 _ALL_RECOMPUTE = (Recompute.NONE, Recompute.FULL)
 
@@ -54,7 +63,8 @@ class _Setting:
     degree: int
     kinds: list[_Kind]
     kind_of_block: tuple[int, ...]
-    tables: dict[int, OperatorTable] = field(default_factory=dict)
+    solvers: dict[int, TableSolver] = field(default_factory=dict)
+    choices: dict[object, tuple[BlockChoice, ...]] = field(default_factory=dict)
     choice_tables: tuple[ChoiceTable, ...] | None = None
     floor_s: float | None = None
 
@@ -106,7 +116,7 @@ class ModelChoices:
         return any(
             len(placements) > 1
             for kind in range(len(setting.kinds))
-            for _, placements in self._table(setting, kind).parameters.values()
+            for _, placements in self._solver(setting, kind).table.parameters.values()
         )
 
     def floor_s(self, tensor: int, micro_batch: int, effort: int) -> float:
@@ -134,9 +144,9 @@ class ModelChoices:
 
     def _kind_floor_s(self, setting: _Setting, kind: int) -> float:
         if setting.degree == 1:
-            choices = self._choices(setting, kind, {})
+            choices = self._choices(setting, kind, {}, ())
             return min(choice.forward_s + choice.backward_s for choice in choices)
-        return floor_seconds(self._table(setting, kind), setting.kinds[kind].pins)
+        return self._solver(setting, kind).floor_s(setting.kinds[kind].pins)
 
     def _setting(self, tensor: int, micro_batch: int) -> _Setting:
         key = (tensor, micro_batch)
@@ -172,33 +182,24 @@ class ModelChoices:
             kind_of_block.append(known[key])
         return kinds, tuple(kind_of_block)
 
-    def _table(self, setting: _Setting, kind: int) -> OperatorTable:
-        if kind not in setting.tables:
-            setting.tables[kind] = operator_table(
+    def _solver(self, setting: _Setting, kind: int) -> TableSolver:
+        if kind not in setting.solvers:
+            table = operator_table(
                 setting.graph,
                 setting.kinds[kind].block,
                 setting.degree,
                 self._cluster,
                 self._uses[setting.graph.micro_batch],
             )
-        return setting.tables[kind]
-
-    def _choices(
-        self, setting: _Setting, kind: int, tied: Mapping[str, Placement]
-    ) -> tuple[BlockChoice, ...]:
-        block, pins = setting.kinds[kind].block, setting.kinds[kind].pins
-        frozen = frozenset(n for n, p in setting.graph.parameters.items() if not p.requires_grad)
-        bench = Workbench(self._cluster, self.readings, frozen)
-        if setting.degree == 1:
-            return whole_choices(setting.graph, block, pins.recompute, bench)
-        own = {name: placement for name, placement in tied.items() if name in parameter_names(block)}
-        pins = replace(pins, placements={**own, **pins.placements})
-        table = self._table(setting, kind)
-        return sharded_choices(setting.graph, block, table, setting.degree, pins, bench)
+            setting.solvers[kind] = TableSolver(table, self._cluster)
+        return setting.solvers[kind]
 
     def _choice_table(self, setting: _Setting, tied: Mapping[str, Placement]) -> ChoiceTable:
         return ChoiceTable(
-            tuple(self._choices(setting, kind, tied) for kind in range(len(setting.kinds))),
+            tuple(
+                self._choices(setting, kind, tied, pairs)
+                for kind, pairs in enumerate(self._word_pairs(setting, tied))
+            ),
             setting.kind_of_block,
             tuple(
                 SharedParameter(
@@ -212,6 +213,59 @@ class ModelChoices:
             carried_bytes(setting.graph),
         )
 
+    def _choices(
+        self,
+        setting: _Setting,
+        kind: int,
+        tied: Mapping[str, Placement],
+        pairs: tuple[tuple[str, str], ...],
+    ) -> tuple[BlockChoice, ...]:
+        block, pins = setting.kinds[kind].block, self._kind_pins(setting, kind, tied)
+        key = (kind, tuple(sorted((n, str(p)) for n, p in pins.placements.items())), pairs)
+        if key not in setting.choices:
+            frozen = frozenset(n for n, p in setting.graph.parameters.items() if not p.requires_grad)
+            bench = Workbench(self._cluster, self.readings, frozen)
+            if setting.degree == 1:
+                setting.choices[key] = whole_choices(setting.graph, block, pins.recompute, bench)
+            else:
+                solver = self._solver(setting, kind)
+                setting.choices[key] = sharded_choices(
+                    setting.graph, block, solver, setting.degree, pairs, pins, bench
+                )
+        return setting.choices[key]
+
+    def _kind_pins(self, setting: _Setting, kind: int, tied: Mapping[str, Placement]) -> BlockPins:
+        """The pins of a kind with the placements of the tied parameters that it reads."""
+        block, pins = setting.kinds[kind].block, setting.kinds[kind].pins
+        own = {name: tied[name] for name in parameter_names(block) if name in tied}
+        return replace(pins, placements={**own, **pins.placements}) if own else pins
+
+    def _word_pairs(
+        self, setting: _Setting, tied: Mapping[str, Placement]
+    ) -> list[tuple[tuple[str, str], ...]]:
+        """Per kind, the pairs of words that are worth costing: those on a best chain of words.
+
+        One best chain for every price of memory and every set of words that may flow, so that each word has
+        its chance: the rest would only be taken where two words meet more dearly than they need to.
+        """
+        if setting.degree == 1:
+            return [()] * len(setting.kinds)
+        priced = []
+        for kind in range(len(setting.kinds)):
+            pins, solver = self._kind_pins(setting, kind, tied), self._solver(setting, kind)
+            priced.append(
+                {
+                    words: [solution.objective_s for _, solution in solver.solutions(words, pins)]
+                    for words in solver.word_pairs(pins)
+                }
+            )
+        worth: list[dict[tuple[str, str], None]] = [{} for _ in setting.kinds]
+        for words in _WORD_SETS:
+            for price in range(NUM_PRICES):
+                for kind, pair in best_chain(priced, setting.kind_of_block, words, price):
+                    worth[kind][pair] = None
+        return [tuple(pairs) for pairs in worth]
+
     def _tied_placements(self, setting: _Setting) -> Iterator[dict[str, Placement]]:
         """Every joint placement of the tied parameters that all their blocks can take."""
         if setting.degree == 1:
@@ -222,7 +276,7 @@ class ModelChoices:
             common: tuple[Placement, ...] | None = None
             for block in blocks:
                 kind = setting.kind_of_block[block]
-                placements = self._table(setting, kind).parameters[name][1]
+                placements = self._solver(setting, kind).table.parameters[name][1]
                 pinned = setting.kinds[kind].pins.placements.get(name)
                 allowed = tuple(p for p in placements if pinned is None or p == pinned)
                 common = allowed if common is None else tuple(p for p in common if p in allowed)
@@ -286,3 +340,29 @@ def carried_bytes(graph: ModelGraph) -> tuple[int, ...]:
         for index in range(producer[name] + 1, last):
             carried[index] += graph.values[name].num_bytes
     return tuple(carried)
+
+
+def best_chain(
+    priced: Sequence[Mapping[tuple[str, str], Sequence[float]]],
+    kind_of_block: Sequence[int],
+    words: Sequence[str],
+    price: int,
+) -> list[tuple[int, tuple[str, str]]]:
+    """Kind and words of every block on the cheapest chain of words; empty where there is none.
+
+    Args:
+        priced: per kind and pair of words, the objective by price.
+        words: that may flow, beside those that pins leave no choice in.
+    """
+    reached: dict[str, tuple[float, tuple[tuple[int, tuple[str, str]], ...]]] = {"replicate": (0.0, ())}
+    for kind in kind_of_block:
+        after: dict[str, tuple[float, tuple[tuple[int, tuple[str, str]], ...]]] = {}
+        free = {pair: costs for pair, costs in priced[kind].items() if set(pair) <= set(words)}
+        for (source, target), costs in (free or priced[kind]).items():
+            if source not in reached or price >= len(costs):
+                continue
+            cost = reached[source][0] + costs[price]
+            if target not in after or cost < after[target][0]:
+                after[target] = (cost, (*reached[source][1], (kind, (source, target))))
+        reached = after
+    return list(min(reached.values(), key=lambda way: way[0])[1]) if reached else []

@@ -1,7 +1,7 @@
 """From a block to the table of the operator ILP: its strategies with their costs, and what conversions cost.
 
 One table serves every boundary: the nodes of what comes in and of what goes out have one strategy per word,
-and ``restricted`` leaves only the wanted ones. Costs are those of ``cost.operators`` and of the collectives
+and ``allowed`` tells which are wanted. Costs are those of ``cost.operators`` and of the collectives
 that the lowering will insert, so that the ILP minimises what the lowered block will be costed at.
 """
 
@@ -63,24 +63,23 @@ class OperatorTable:
     input_words: tuple[str, ...]
     output_words: tuple[str, ...]
 
-    def restricted(
+    def allowed(
         self,
         input_word: str | None = None,
         output_word: str | None = None,
         parameters: Mapping[str, Placement] | None = None,
-    ) -> OperatorProblem:
-        """The problem with words and parameter placements fixed, where given."""
-        nodes = list(self.problem.nodes)
+    ) -> dict[int, tuple[int, ...]]:
+        """Strategies that are left when words and parameter placements are fixed, where given."""
+        found: dict[int, tuple[int, ...]] = {}
         if input_word is not None:
-            for index in self.inputs:
-                nodes[index] = _only(nodes[index], [self.input_words.index(input_word)])
+            found |= dict.fromkeys(self.inputs, (self.input_words.index(input_word),))
         if output_word is not None:
-            nodes[-1] = _only(nodes[-1], [self.output_words.index(output_word)])
+            found[len(self.names) - 1] = (self.output_words.index(output_word),)
         for name, placement in (parameters or {}).items():
             if name in self.parameters:
                 index, placements = self.parameters[name]
-                nodes[index] = _only(nodes[index], [i for i, p in enumerate(placements) if p == placement])
-        return replace(self.problem, nodes=tuple(nodes))
+                found[index] = tuple(i for i, p in enumerate(placements) if p == placement)
+        return found
 
     def placements(self, chosen: Sequence[str]) -> dict[str, Placement]:
         """Placements of parameters and running statistics, from the output placement of every node."""
@@ -90,10 +89,6 @@ class OperatorTable:
             assert placement is not None
             found[name] = placement
         return found | {buffer: found[weight] for buffer, weight in self.statistics.items()}
-
-
-def _only(node: OperatorNode, strategies: Sequence[int]) -> OperatorNode:
-    return replace(node, strategies=tuple(node.strategies[index] for index in strategies))
 
 
 def operator_table(
@@ -362,26 +357,24 @@ def _label(placed: Placement | tuple[Placement, ...]) -> str:
     return " | ".join(map(str, placed)) if isinstance(placed, tuple) else str(placed)
 
 
-def chosen_rules(table: OperatorTable, strategies: Sequence[int]) -> dict[str, Rule]:
-    """Rule of every call, by node name."""
-    return {table.names[index]: rules[strategies[index]] for index, rules in table.rules.items()}
-
-
 def strategies_of(
-    table: OperatorTable, problem: OperatorProblem, sharding: BlockSharding
+    table: OperatorTable, sharding: BlockSharding, allowed: Mapping[int, Sequence[int]]
 ) -> list[int] | None:
-    """The strategy per node of a (restricted) problem that a sharding stands for; None if it has none."""
+    """The strategy per node that a sharding stands for; None if it has none.
+
+    Args:
+        allowed: decides the nodes that a sharding does not: words of the boundaries.
+    """
     found = []
-    for index, node in enumerate(problem.nodes):
+    for index, node in enumerate(table.problem.nodes):
         name = table.names[index]
         if index in table.rules:
-            texts = [str(rule) for rule in table.rules[index]]
-            text = str(sharding.rules[name])
-        elif not node.operands and len(node.strategies) > 1:
-            texts, text = [s.output for s in node.strategies], str(sharding.placement_of(name))
-        else:
-            found.append(0)
+            texts, text = [str(rule) for rule in table.rules[index]], str(sharding.rules[name])
+        elif index in allowed or node.operands or len(node.strategies) == 1:
+            found.append(allowed[index][0] if index in allowed else 0)
             continue
+        else:
+            texts, text = [s.output for s in node.strategies], str(sharding.placement_of(name))
         if text not in texts:
             return None
         found.append(texts.index(text))

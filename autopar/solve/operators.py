@@ -21,6 +21,7 @@ on every real block tried, so the LP is solved first (GLOP) and SCIP only branch
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,10 @@ from ortools.linear_solver import pywraplp
 from autopar.solve.operator_problem import Cost, Demand, OperatorProblem, Price, assignment_cost
 
 _INTEGRAL = 1e-6
+_NOTHING = Cost()
+
+Allowed = Mapping[int, Sequence[int]]
+"""Strategies by node index, for the nodes that may not take all of theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,58 +55,91 @@ class OperatorSolution:
     branched: bool
 
 
-def solve_operators(problem: OperatorProblem, price: Price) -> OperatorSolution | None:
+def solve_operators(
+    problem: OperatorProblem, price: Price, allowed: Allowed | None = None
+) -> OperatorSolution | None:
     """The cheapest choice of a strategy per node; None if no choice can be converted together."""
-    relaxed = _OperatorModel(problem, price, integer=False)
-    if not relaxed.solve():
-        return None
-    bound_s, branched = relaxed.objective_s, False
-    chosen = relaxed.integral_choice()
-    cost = assignment_cost(problem, chosen) if chosen is not None else None
-    if cost is None or cost.priced_s(price) > bound_s + 1e-6 * abs(bound_s):
-        branched = True
-        exact = _OperatorModel(problem, price, integer=True)
-        if not exact.solve():
+    return OperatorSolver(problem).solve(price, allowed)
+
+
+class OperatorSolver:
+    """Solves one problem under several prices and restrictions; the model is built once."""
+
+    def __init__(self, problem: OperatorProblem) -> None:
+        self._problem = problem
+        self._relaxed: _OperatorModel | None = None
+
+    def solve(self, price: Price, allowed: Allowed | None = None) -> OperatorSolution | None:
+        """The cheapest choice of a strategy per node.
+
+        Args:
+            price: of memory.
+            allowed: strategies by node, where not all are.
+
+        Returns:
+            None if no choice can be converted together.
+        """
+        if self._relaxed is None:
+            self._relaxed = _OperatorModel(self._problem, integer=False)
+        if not self._relaxed.solve(price, allowed or {}):
             return None
-        bound_s = exact.bound_s
-        chosen = exact.integral_choice()
+        bound_s, branched = self._relaxed.objective_s, False
+        chosen = self._relaxed.integral_choice()
+        cost = assignment_cost(self._problem, chosen) if chosen is not None else None
+        if cost is None or cost.priced_s(price) > bound_s + 1e-6 * abs(bound_s):
+            branched = True
+            exact = _OperatorModel(self._problem, integer=True)
+            if not exact.solve(price, allowed or {}):
+                return None
+            bound_s = exact.bound_s
+            chosen = exact.integral_choice()
+            assert chosen is not None
+            cost = assignment_cost(self._problem, chosen)
+            assert cost is not None
         assert chosen is not None
-        cost = assignment_cost(problem, chosen)
-        assert cost is not None
-    assert chosen is not None
-    return OperatorSolution(chosen, cost, cost.priced_s(price), min(bound_s, cost.priced_s(price)), branched)
+        objective_s = cost.priced_s(price)
+        return OperatorSolution(chosen, cost, objective_s, min(bound_s, objective_s), branched)
 
 
 class _OperatorModel:
     """One model in the solver. Costs are scaled to about 1, so that tolerances mean the same everywhere."""
 
-    def __init__(self, problem: OperatorProblem, price: Price, *, integer: bool) -> None:
+    def __init__(self, problem: OperatorProblem, *, integer: bool) -> None:
         self._problem = problem
-        self._price = price
         self._solver: Any = pywraplp.Solver.CreateSolver("SCIP" if integer else "GLOP")
         self._integer = integer
         self._infinity = self._solver.infinity()
-        self._scale = 1.0 / (self._typical_cost_s() or 1.0)
+        self._scale = 1.0
+        self._costs: list[tuple[Any, Cost]] = []
         self._choices: list[list[Any]] = []
         self._placements: list[dict[str, list[Any]]] = []
         self.add_strategies()
         self.add_marginals()
         self.add_agreement()
 
-    def _typical_cost_s(self) -> float:
-        return sum(
-            min(strategy.cost.priced_s(self._price) for strategy in node.strategies)
-            for node in self._problem.nodes
-        )
+    def set_prices(self, price: Price) -> None:
+        """The objective: time, with bytes at their price."""
+        typical_s = sum(min(s.cost.priced_s(price) for s in node.strategies) for node in self._problem.nodes)
+        self._scale = 1.0 / (typical_s or 1.0)
+        objective = self._solver.Objective()
+        for variable, cost in self._costs:
+            objective.SetCoefficient(variable, cost.priced_s(price) * self._scale)
+        objective.SetMinimization()
 
-    def _variable(self, cost_s: float, *, integer: bool = False) -> Any:
+    def restrict(self, allowed: Allowed) -> None:
+        """Only the allowed strategies of a node."""
+        for node, choices in enumerate(self._choices):
+            for strategy, variable in enumerate(choices):
+                variable.SetUb(1.0 if node not in allowed or strategy in allowed[node] else 0.0)
+
+    def _variable(self, cost: Cost, *, integer: bool = False) -> Any:
         variable = (
             self._solver.IntVar(0, 1, "")
             if integer and self._integer
             else self._solver.NumVar(0, self._infinity, "")
         )
-        if cost_s:
-            self._solver.Objective().SetCoefficient(variable, cost_s * self._scale)
+        if cost != _NOTHING:
+            self._costs.append((variable, cost))
         return variable
 
     def _equal(self, left: list[Any], right: list[Any], constant: float = 0.0) -> None:
@@ -114,7 +152,7 @@ class _OperatorModel:
     def add_strategies(self) -> None:
         """Exactly one strategy per node."""
         for node in self._problem.nodes:
-            choices = [self._variable(s.cost.priced_s(self._price), integer=True) for s in node.strategies]
+            choices = [self._variable(s.cost, integer=True) for s in node.strategies]
             self._equal(choices, [], 1.0)
             placements: dict[str, list[Any]] = defaultdict(list)
             for strategy, variable in zip(node.strategies, choices, strict=True):
@@ -152,10 +190,9 @@ class _OperatorModel:
                 conversion = node.conversion(placement, demand)
                 if conversion is None:
                     continue
-                cost_s = conversion.priced_s(self._price)
-                joint = self._variable(0.0 if shared else cost_s)
-                if shared and cost_s:
-                    self.add_conversions(paid, (placement, demand), cost_s, joint)
+                joint = self._variable(_NOTHING if shared else conversion)
+                if shared and conversion != _NOTHING:
+                    self.add_conversions(paid, (placement, demand), conversion, joint)
                 by_placement[placement].append(joint)
                 by_demand[demand].append(joint)
         for placement, variables in self._placements[value].items():
@@ -164,11 +201,11 @@ class _OperatorModel:
             self._equal(by_demand[demand], variables)
 
     def add_conversions(
-        self, paid: dict[tuple[str, Demand], Any], key: tuple[str, Demand], cost_s: float, joint: Any
+        self, paid: dict[tuple[str, Demand], Any], key: tuple[str, Demand], cost: Cost, joint: Any
     ) -> None:
         """A conversion is paid once, by whichever consumer needs it most."""
         if key not in paid:
-            paid[key] = self._variable(cost_s)
+            paid[key] = self._variable(cost)
         row = self._solver.Constraint(0.0, self._infinity, "")
         row.SetCoefficient(paid[key], 1.0)
         row.SetCoefficient(joint, -1.0)
@@ -183,9 +220,10 @@ class _OperatorModel:
                         self._placements[first].get(placement, []), self._placements[other].get(placement, [])
                     )
 
-    def solve(self) -> bool:
+    def solve(self, price: Price, allowed: Allowed) -> bool:
         """Whether an optimum was found."""
-        self._solver.Objective().SetMinimization()
+        self.set_prices(price)
+        self.restrict(allowed)
         if self._integer:
             parameters = pywraplp.MPSolverParameters()
             parameters.SetDoubleParam(parameters.RELATIVE_MIP_GAP, 0.0)

@@ -30,8 +30,6 @@ from autopar.solve.candidate import (
 from autopar.solve.mesh import least_state_bytes, solve_mesh
 from autopar.solve.why_not import does_not_fit, why_not
 
-_EFFORTS = 2
-
 
 @dataclass(order=True, slots=True)
 class _Waiting:
@@ -48,7 +46,7 @@ class _State:
 
     solved: list[MeshSolution] = field(default_factory=list)
     shortfalls: dict[Candidate, int] = field(default_factory=dict)
-    bounds: dict[Candidate, float] = field(default_factory=dict)
+    chains: dict[tuple[int, int], float] = field(default_factory=dict)
 
     @property
     def best(self) -> MeshSolution | None:
@@ -134,11 +132,8 @@ def _run(
             break
         first = heapq.heappop(queue)
         candidate = first.candidate
-        state.bounds[candidate] = first.bound_s
-        if first.effort < _EFFORTS - 1:
-            chain_s = choices.floor_s(candidate.tensor, candidate.micro_batch, first.effort + 1)
-            bound_s = max(first.bound_s, step_floor_s(candidate, chain_s))
-            heapq.heappush(queue, _Waiting(bound_s, candidate, first.effort + 1))
+        if first.effort == 0:
+            heapq.heappush(queue, _tightened(choices, first, state))
             continue
         if progress is not None:
             p, d, t = candidate.mesh
@@ -150,6 +145,25 @@ def _run(
         state.solved.append(found)
         best_s = min(best_s, found.prediction.step_time_s)
     return min(best_s, queue[0].bound_s if queue else best_s)
+
+
+def _tightened(choices: Choices, waiting: _Waiting, state: _State) -> _Waiting:
+    """A candidate with a better bound: from a larger micro-batch where that is enough, else its own.
+
+    A micro-batch is at least as quick a sample as a smaller one, so that its chain bounds the smaller one's.
+    """
+    candidate = waiting.candidate
+    per_sample_s = [
+        chain_s / size
+        for (tensor, size), chain_s in state.chains.items()
+        if tensor == candidate.tensor and size > candidate.micro_batch
+    ]
+    scaled_s = step_floor_s(candidate, max(per_sample_s, default=0.0) * candidate.micro_batch)
+    if scaled_s > waiting.bound_s * (1 + 1e-9):
+        return _Waiting(scaled_s, candidate, 0)
+    chain_s = choices.floor_s(candidate.tensor, candidate.micro_batch, 1)
+    state.chains[candidate.tensor, candidate.micro_batch] = chain_s
+    return _Waiting(max(waiting.bound_s, step_floor_s(candidate, chain_s)), candidate, 1)
 
 
 def _alternatives(
@@ -172,12 +186,10 @@ def _alternatives(
         late = deadline is not None and time.monotonic() > deadline
         if len(by_mesh) > num_wanted or late:
             break
-        for item in [item for item in waiting if item.candidate.mesh == mesh][:2]:
-            found = solve_mesh(choices, item.candidate, job)
-            if isinstance(found, MeshSolution):
-                by_mesh.setdefault(mesh, []).append(found)
-                break
-            state.shortfalls[item.candidate] = found.missing_bytes
+        own = _State(chains=state.chains, shortfalls=state.shortfalls)
+        _run(choices, [item for item in waiting if item.candidate.mesh == mesh], job, own, deadline, None)
+        if own.solved:
+            by_mesh[mesh] = own.solved
     runners_up = []
     for mesh, solutions in by_mesh.items():
         if mesh != best.candidate.mesh:

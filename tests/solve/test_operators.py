@@ -1,5 +1,6 @@
 import itertools
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +13,7 @@ from autopar.solve.operator_problem import (
     Strategy,
     assignment_cost,
 )
-from autopar.solve.operators import solve_operators
+from autopar.solve.operators import OperatorSolver, solve_operators
 
 PLACEMENTS = ("replicate", "shard(0)", "shard(1)", "partial")
 
@@ -88,6 +89,34 @@ def test_solve_operators_equals_brute_force(seed: int) -> None:
     assert recomputed is not None
     assert recomputed.priced_s(price) == pytest.approx(solution.objective_s, rel=1e-12)
     assert solution.bound_s <= solution.objective_s * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_one_model_serves_many_prices_and_restrictions(seed: int) -> None:
+    rng = random.Random(1000 + seed)
+    problem = random_problem(rng, 6)
+    solver = OperatorSolver(problem)
+    for _ in range(4):
+        price = Price(rng.choice((0.0, 1e-10, 1e-9)), rng.choice((0.0, 2e-10)))
+        allowed = {
+            index: sorted(rng.sample(range(len(node.strategies)), rng.randint(1, len(node.strategies))))
+            for index, node in enumerate(problem.nodes)
+            if rng.random() < 0.3
+        }
+        left = OperatorProblem(
+            tuple(
+                replace(
+                    n, strategies=tuple(n.strategies[s] for s in allowed.get(i, range(len(n.strategies))))
+                )
+                for i, n in enumerate(problem.nodes)
+            ),
+            problem.equal,
+        )
+        expected, solution = brute_force(left, price), solver.solve(price, allowed)
+        assert (expected is None) == (solution is None)
+        if solution is not None and expected is not None:
+            assert solution.objective_s == pytest.approx(expected, rel=1e-6, abs=1e-12)
+            assert all(solution.strategies[i] in own for i, own in allowed.items())
 
 
 def test_a_conversion_is_paid_once_by_consumers_that_want_the_same() -> None:
