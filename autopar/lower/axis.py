@@ -12,6 +12,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+# torch 2.13 renames two collectives and warns at the old names.
+_all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+_reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
 
 class TensorAxis(Protocol):
     """One rank's view of the tensor axis; the first argument of every lowered program.
@@ -80,13 +84,13 @@ class ProcessGroupAxis:
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Tensors of all ranks, stacked."""
         result = tensor.new_empty((self._size, *tensor.shape))
-        dist.all_gather_into_tensor(result.view(-1), tensor.contiguous().view(-1), group=self._group)
+        _all_gather(result.view(-1), tensor.contiguous().view(-1), group=self._group)
         return result
 
     def reduce_scatter(self, pieces: Tensor) -> Tensor:
         """This rank's piece of the sum."""
         result = pieces.new_empty(pieces.shape[1:])
-        dist.reduce_scatter_tensor(result.view(-1), pieces.contiguous().view(-1), group=self._group)
+        _reduce_scatter(result.view(-1), pieces.contiguous().view(-1), group=self._group)
         return result
 
     def all_to_all(self, pieces: Tensor) -> Tensor:

@@ -89,7 +89,8 @@ def _buffers(
             continue
         weight = f"{name.rpartition('.')[0]}.weight"
         if weight in parameters:
-            found[name] = parameters[weight]
+            if isinstance(parameters[weight], Shard):
+                found[name] = parameters[weight]
             continue
         line, _ = _line_for(plan.tensor, (name,))
         if line is not None and line.word == "column" and spec.shape[0] % degree == 0:

@@ -118,7 +118,7 @@ def propagate(
     rules = {}
     for node in calls:
         text = (overrides or {}).get(node.meta.get("operator_key", ""))
-        candidates = node_strategies(node, degree, fused | state.blocks_of(node), state.pinned)
+        candidates = state.candidates(node, fused)
         if text is not None:
             rules[node.name] = _overridden(node, candidates, text)
         else:
@@ -183,16 +183,22 @@ class _State:
     def is_gradient_partial(self, argument: fx.Node, wanted: Placement, rule: Rule) -> bool:
         return wanted == REPLICATE and not rule.is_replicated and argument.name in self.gradients
 
-    def cheapest(self, node: fx.Node, candidates: tuple[Rule, ...]) -> Rule:
+    def candidates(self, node: fx.Node, fused: frozenset[int]) -> tuple[Rule, ...]:
+        """Rules that the node may take, given how its arguments are placed."""
         if node.target is operator.getitem:
-            return element_rule(node, self.placed[node.args[0]])  # type: ignore[index]
-        arguments = tensor_arguments(node)
-        written = hidden_writes(node)
-        usable = [r for r in candidates if self._keeps(arguments, r, frozenset(a.name for a in written))]
+            return (element_rule(node, self.placed[node.args[0]]),)  # type: ignore[index]
+        rules = node_strategies(node, self.degree, fused | self.blocks_of(node), self.pinned)
+        written = frozenset(argument.name for argument in hidden_writes(node))
+        usable = tuple(rule for rule in rules if self._keeps(tensor_arguments(node), rule, written))
         assert usable, f"no rule of {node} leaves its running statistics where they are"
-        keeping = [r for r in usable if self._keeps(arguments, r, self.sharded_parameters)]
-        ranked = [(self._rank(node, arguments, rule), index) for index, rule in enumerate(keeping or usable)]
-        return (keeping or usable)[min(ranked)[1]]
+        return usable
+
+    def cheapest(self, node: fx.Node, candidates: tuple[Rule, ...]) -> Rule:
+        arguments = tensor_arguments(node)
+        keeping = [rule for rule in candidates if self._keeps(arguments, rule, self.sharded_parameters)]
+        choice = keeping or list(candidates)
+        ranked = [(self._rank(node, arguments, rule), index) for index, rule in enumerate(choice)]
+        return choice[min(ranked)[1]]
 
     def _keeps(self, arguments: tuple[fx.Node, ...], rule: Rule, names: frozenset[str]) -> bool:
         return all(
