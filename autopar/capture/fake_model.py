@@ -7,13 +7,13 @@ branches.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import DataDependentOutputException
-
-from autopar.errors import UsageError
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 
 def new_fake_mode() -> FakeTensorMode:
@@ -21,21 +21,40 @@ def new_fake_mode() -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
+class _AcceptSamples(TorchDispatchMode):
+    """Answers no where an initialiser asks whether to draw again (``trunc_normal_`` does): there are no values."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        asked = func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor)
+        if asked and args[0].dtype is torch.bool:
+            return False
+        return func(*args, **(kwargs or {}))
+
+
 def build_fake_model(
     build_model: Callable[[], nn.Module], mode: FakeTensorMode, dtype: torch.dtype
 ) -> nn.Module:
-    """The model in training mode, its parameters and buffers fake and of the compute dtype, ties kept."""
+    """The model in training mode, its parameters and buffers fake and of the compute dtype, ties kept.
+
+    A constructor that computes with values (``torch.linspace(...).tolist()``) is run for real, and the data dropped.
+    """
     try:
-        with mode:
+        with mode, _AcceptSamples():
             model = build_model()
-    except UsageError as error:
-        if not isinstance(error.__cause__, DataDependentOutputException):
+    except Exception as error:
+        if not _needs_values(error):
             raise
-        # The constructor reads a tensor's value (``torch.linspace(...).tolist()``): build for real, then drop
-        # the data.
         model = build_model()
     replace_tensors(model, mode, dtype)
     return model.train()
+
+
+def _needs_values(error: BaseException | None) -> bool:
+    return error is not None and (
+        isinstance(error, DataDependentOutputException) or _needs_values(error.__cause__)
+    )
 
 
 def replace_tensors(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) -> None:

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from autopar.capture.model_graph import BlockInput, InputKind, ModelGraph
+from autopar.capture.export import ExportedModel
+from autopar.capture.model_graph import InputKind
 from autopar.capture.segments import Chain
 
-# A cast, or a guard that a model puts in for one dtype only.
+# Casts, and guards that a model puts in for one dtype only.
 _DTYPE_DEPENDENT = {
     "to",
     "_to_copy",
@@ -28,40 +29,41 @@ _DTYPE_DEPENDENT = {
 }
 
 
-def fingerprint(graph: fx.Graph, chain: Chain, inputs: Mapping[str, BlockInput], model: ModelGraph) -> str:
+def fingerprint(exported: ExportedModel, graph: fx.Graph, chain: Chain, batch_dims: Mapping[str, int]) -> str:
     """Hash of the structure: parameters, buffers, batch, operators and blocks.
 
-    It does not depend on the micro-batch (``graph`` is always the one of the same size), on the compute dtype
-    (a plan made for bf16 is verified in float64), nor on the machine (device and grouped-product
-    implementations are left out).
+    It does not depend on the micro-batch (``graph`` is always the one of the same size), on the compute dtype (a plan made
+    for bf16 is verified in float64), nor on the machine.
     """
     lines = [
-        f"parameter {p.name} {p.spec.shape} {p.requires_grad} {p.aliases}" for p in model.parameters.values()
+        f"parameter {spec.name} {spec.spec.shape} {spec.requires_grad} {spec.aliases}"
+        for spec in exported.parameters.values()
     ]
-    lines += [f"buffer {name} {spec.shape}" for name, spec in model.buffers.items()]
-    lines += [
-        f"batch {name} {spec.shape[:dim] + spec.shape[dim + 1 :]} {spec.dtype.is_floating_point}"
-        for name, spec in model.batch.items()
-        for dim in [model.batch_dims.get(name, 0)]
-    ]
+    lines += [f"buffer {name} {spec.shape}" for name, spec in exported.buffers.items()]
     lines += [f"block {name}" for name in chain.names]
     for node in graph.nodes:
-        if node.op != "call_function" or node.name not in chain.block_of or node.target is operator.getitem:
-            continue
-        name = node.meta["operator_key"].partition(":")[2].partition("#")[0]
-        if name in _DTYPE_DEPENDENT:
-            continue
-        name = "grouped_mm" if "grouped_mm" in name else name
-        sources = [
-            inputs[n.name].source
-            for n in node.all_input_nodes
-            if n.op == "placeholder" and inputs[n.name].kind is InputKind.PARAMETER
-        ]
-        literals = [_literal(value) for value in (*node.args, *node.kwargs.values())]
-        lines.append(
-            f"{chain.block_of[node.name]} {node.meta['module']} {name} {sources} {literals} {_shape(node)}"
-        )
+        if node.op == "placeholder" and exported.inputs[node.name].kind is InputKind.BATCH:
+            key = exported.inputs[node.name].source
+            lines.append(f"batch {key} {tuple(node.meta['val'].shape)} {batch_dims.get(key, 0)}")
+        elif (
+            node.op == "call_function" and node.name in chain.block_of and node.target is not operator.getitem
+        ):
+            lines += _operator(exported, node, chain.block_of[node.name])
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _operator(exported: ExportedModel, node: fx.Node, block: int) -> list[str]:
+    name = node.meta["operator_key"].partition(":")[2].partition("#")[0]
+    if name in _DTYPE_DEPENDENT:
+        return []
+    name = "grouped_mm" if "grouped_mm" in name else name  # one of several implementations, by dtype
+    parameters = [
+        exported.inputs[source.name].source
+        for source in node.all_input_nodes
+        if source.op == "placeholder" and exported.inputs[source.name].kind is InputKind.PARAMETER
+    ]
+    literals = [_literal(value) for value in (*node.args, *node.kwargs.values())]
+    return [f"{block} {node.meta['module']} {name} {parameters} {literals} {_shape(node)}"]
 
 
 def _literal(value: Any) -> str:

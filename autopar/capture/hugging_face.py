@@ -47,7 +47,10 @@ def load_config_target(target: str, path: Path, args: Mapping[str, Scalar]) -> M
 
     def build_model() -> nn.Module:
         # A config keeps what a model derives from it: each model gets one of its own.
-        model: nn.Module = model_class(_make_config(transformers, target, file, fields, args))
+        config = _make_config(transformers, target, file, fields, args)
+        if model_class.__name__.endswith("LMHeadModel"):
+            config.loss_type = "ForCausalLM"  # transformers reads it off the class name, but not off this one
+        model: nn.Module = model_class(config)
         return model
 
     return ModelSource(target, dict(args), build_model, example_batch)

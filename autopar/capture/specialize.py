@@ -1,11 +1,11 @@
-"""From the graph with a symbolic batch to the graph of one micro-batch size.
+"""From symbolic sizes to those of one micro-batch.
 
-Symbolic sizes are evaluated, not traced again: every shape and stride is an expression in the batch symbols.
+Nothing is traced again: every shape, stride and size argument of the exported graph is an expression in the batch symbols,
+and is evaluated.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import sympy
@@ -13,67 +13,79 @@ import torch
 from torch import fx
 from torch._subclasses import FakeTensorMode
 
-Evaluate = Callable[[Any], int | float | bool]
+from autopar.capture.fake_model import new_fake_mode
+
+META_KEYS = ("module", "source_line", "operator_key", "no_grad")
 
 
-def specialize(
-    graph: fx.Graph, symbols: frozenset[sympy.Symbol], size: int, mode: FakeTensorMode
-) -> fx.Graph:
-    """A copy of ``graph`` without symbols, under the same node names, its fake values in ``mode``."""
-    evaluate = _evaluator(symbols, size)
-    result = fx.Graph()
-    copies: dict[fx.Node, Any] = {}
+class Specializer:
+    """Copies nodes of the exported graph with the batch symbols replaced by ``size``.
 
-    def argument(node: fx.Node) -> Any:
-        return copies[node]
+    Attributes:
+        size: samples in the micro-batch.
+    """
 
-    for node in graph.nodes:
-        value = node.meta.get("val")
-        if node.op != "output" and _is_number(value):
-            copies[node] = evaluate(value)
-            continue
-        copy = result.node_copy(node, argument)
+    def __init__(self, symbols: frozenset[sympy.Symbol], size: int) -> None:
+        self.size = size
+        self._sizes = dict.fromkeys(symbols, size)
+        self._mode: FakeTensorMode = new_fake_mode()
+        self._numbers: dict[Any, int | float | bool] = {}
+        self._tensors: dict[Any, torch.Tensor] = {}
+
+    def copy(self, node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, fx.Node]) -> fx.Node:
+        """Appends a copy of ``node`` to ``graph`` under the same name, its arguments taken from ``copies``."""
+
+        def argument(source: fx.Node) -> Any:
+            return self.number(source.meta["val"]) if is_number(source) else copies[source]
+
+        copy = graph.node_copy(node, argument)
         copy.name = node.name
-        copy.meta = {key: node.meta[key] for key in _KEPT if key in node.meta}
-        if value is not None:
-            copy.meta["val"] = _static(value, evaluate, mode)
+        copy.meta = {key: node.meta[key] for key in META_KEYS}
+        copy.meta["val"] = self.value(node.meta["val"], fresh=node.op == "placeholder")
         copies[node] = copy
-    result.lint()
-    return result
+        return copy
 
-
-_KEPT = ("module", "source_line", "operator_key", "no_grad")
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool)
-
-
-def _evaluator(symbols: frozenset[sympy.Symbol], size: int) -> Evaluate:
-    known: dict[Any, int | float | bool] = {}
-    sizes = dict.fromkeys(symbols, size)
-
-    def evaluate(value: Any) -> int | float | bool:
+    def number(self, value: Any) -> int | float | bool:
+        """The value of a symbolic number."""
         if isinstance(value, int | float | bool):
             return value
         expression = value.node.expr
-        if expression not in known:
-            result = expression.subs(sizes)
+        if expression not in self._numbers:
+            result = expression.subs(self._sizes)
             if isinstance(value, torch.SymBool):
-                known[expression] = bool(result)
+                self._numbers[expression] = bool(result)
             else:
-                known[expression] = int(result) if isinstance(value, torch.SymInt) else float(result)
-        return known[expression]
+                self._numbers[expression] = int(result) if isinstance(value, torch.SymInt) else float(result)
+        return self._numbers[expression]
 
-    return evaluate
+    def value(self, value: Any, fresh: bool = False) -> Any:
+        """The fake value with static sizes; equal ones are shared unless ``fresh`` (inputs have storages of their own)."""
+        if isinstance(value, list | tuple):
+            return tuple(self.value(item) for item in value)
+        if not isinstance(value, torch.Tensor):
+            return value
+        shape = tuple(int(self.number(dim)) for dim in value.shape)
+        stride = tuple(int(self.number(dim)) for dim in value.stride())
+        key = (shape, stride, value.dtype)
+        if not fresh and key in self._tensors:
+            return self._tensors[key]
+        with self._mode:
+            tensor = torch.empty_strided(shape, stride, dtype=value.dtype, device="cpu")
+        return tensor if fresh else self._tensors.setdefault(key, tensor)
 
 
-def _static(value: Any, evaluate: Evaluate, mode: FakeTensorMode) -> Any:
-    if isinstance(value, torch.Tensor):
-        shape = [int(evaluate(dim)) for dim in value.shape]
-        stride = [int(evaluate(dim)) for dim in value.stride()]
-        with mode:
-            return torch.empty_strided(shape, stride, dtype=value.dtype, device="cpu")
-    if isinstance(value, list | tuple):
-        return tuple(_static(item, evaluate, mode) for item in value)
-    return value
+def is_number(node: fx.Node) -> bool:
+    """Whether the node computes a size and not a tensor."""
+    number = int | float | bool | torch.SymInt | torch.SymFloat | torch.SymBool
+    return node.op == "call_function" and isinstance(node.meta["val"], number)
+
+
+def specialize(graph: fx.Graph, specializer: Specializer) -> fx.Graph:
+    """The whole graph at the specializer's size, without its size computations."""
+    result = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if not is_number(node):
+            specializer.copy(node, result, copies)
+    result.lint()
+    return result

@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -32,12 +31,14 @@ class _DoubleInsteadOfFloat(TorchFunctionMode):
 
         if func is Tensor.float:
             func = Tensor.double
-        elif func is F.grouped_mm and args[0].dtype is torch.float64:
+        elif (
+            getattr(func, "__name__", "") in ("grouped_mm", "_grouped_mm") and args[0].dtype is torch.float64
+        ):
             func = _grouped_mm
         return func(*map(double, args), **{name: double(value) for name, value in (kwargs or {}).items()})
 
 
-def _grouped_mm(x: Tensor, weights: Tensor, *, offs: Tensor) -> Tensor:
+def _grouped_mm(x: Tensor, weights: Tensor, offs: Tensor, **_: object) -> Tensor:
     """``F.grouped_mm`` for float64, which torch does not have: rows of ``x`` up to ``offs[i]`` times ``weights[i]``."""
     sizes = offs.diff(prepend=offs.new_zeros(1)).tolist()
     return torch.cat([rows @ weight for rows, weight in zip(x.split(sizes), weights, strict=True)])
