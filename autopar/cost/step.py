@@ -124,6 +124,7 @@ def stage_memory(
     micro_batches_in_flight: int,
     repeated_elements: Sequence[int] = (),
     message_bytes: int = 0,
+    handed_on_bytes: int = 0,
 ) -> StageMemory:
     """Peak memory of one rank of a stage.
 
@@ -134,11 +135,13 @@ def stage_memory(
         micro_batches_in_flight: whose saved activations it holds at once.
         repeated_elements: per block, trainable elements that an earlier block of the stage holds already.
         message_bytes: of one micro-batch's messages to and from its neighbours.
+        handed_on_bytes: of the values that it sends on for one micro-batch; it keeps them until their
+            gradient comes back.
     """
     owned = _owned_elements(blocks, repeated_elements)
     trainable, frozen = sum(t for t, _ in owned), sum(f for _, f in owned)
     state = parameter_bytes(trainable, frozen, zero, training.data, training.precision, training.optimizer)
-    activations = micro_batches_in_flight * sum(b.saved_bytes for b in blocks)
+    activations = micro_batches_in_flight * (sum(b.saved_bytes for b in blocks) + handed_on_bytes)
     running = max(b.transient_bytes for b in blocks) + _gathered_bytes(owned, zero, training.precision)
     updated = -(-trainable // training.data) if zero >= 1 else trainable
     updating = optimizer_cost(training.optimizer).temporary_bytes * updated
@@ -204,15 +207,15 @@ def predict(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Predic
 def layout_memory(layout: Layout, training: Training, stage: int) -> StageMemory:
     """Peak memory of one stage of a whole plan."""
     num_stages = len(layout.stages)
-    message_bytes = sum(layout.boundary_bytes(i) for i in (stage - 1, stage) if 0 <= i < num_stages - 1)
-    held = in_flight(layout.schedule, num_stages, layout.num_micro_batches, stage)
+    sent = [layout.boundary_bytes(boundary) for boundary in range(num_stages - 1)] + [0]
     return stage_memory(
         layout.stages[stage],
         training,
         layout.zero[stage],
-        held,
+        in_flight(layout.schedule, num_stages, layout.num_micro_batches, stage),
         layout.repeated_elements(stage),
-        message_bytes,
+        message_bytes=sent[stage] + (sent[stage - 1] if stage else 0),
+        handed_on_bytes=sent[stage],
     )
 
 

@@ -109,6 +109,14 @@ def test_activations_count_the_micro_batches_in_flight(cluster: Cluster) -> None
     assert held == [400, 400, 400]
 
 
+def test_values_handed_on_are_kept_until_their_gradient_returns(cluster: Cluster) -> None:
+    stages = ((block(output_bytes=7),),) * 3
+    memory = [s.memory for s in predict(layout(stages, carried_bytes=(0, 5)), cluster, 1).stages]
+    assert [m.activations_bytes for m in memory] == [3 * 107, 2 * 112, 100]
+    reserved = cluster.device.framework_reserved_bytes
+    assert [m.reserved_bytes - reserved for m in memory] == [2 * 7, 2 * (7 + 12), 2 * 12]
+
+
 @pytest.mark.parametrize(
     ("zero", "precision", "expected"),
     [
