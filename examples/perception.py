@@ -1,8 +1,10 @@
 """A driving stack in small: convolutional perception of each camera frame, then an LSTM that plans waypoints.
 
-The stages differ in kind (convolutions, recurrence, a head), the classic case for a pipeline whose stages must be
-balanced by cost. A toy is ``width=8 hidden=32 num_frames=4 image_size=16``.
+The stages differ in kind (convolutions, recurrence, a head), the classic case for a pipeline whose stages
+must be balanced by cost. A toy is ``width=8 hidden=32 num_frames=4 image_size=16``.
 """
+
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -27,9 +29,7 @@ class PerceptionPlanner(nn.Module):
     def __init__(self, width: int, num_convs: int, hidden: int, num_lstm_layers: int) -> None:
         super().__init__()
         widths = [3, *(width * 2**i for i in range(num_convs))]
-        self.perception = nn.ModuleList(
-            ConvBlock(num_in, num_out) for num_in, num_out in zip(widths, widths[1:], strict=False)
-        )
+        self.perception = nn.ModuleList(ConvBlock(num_in, num_out) for num_in, num_out in pairwise(widths))
         self.features = nn.Linear(widths[-1], hidden)
         self.memory = nn.LSTM(hidden, hidden, num_lstm_layers, batch_first=True)
         self.planner = nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 2))

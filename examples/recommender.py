@@ -1,7 +1,8 @@
-"""Matrix factorisation for recommendations: nearly all parameters are two large tables, of users and of items.
+"""Matrix factorisation for recommendations: nearly all parameters are in two tables, users and items.
 
-The tables are what does not fit on one device, so they are sharded; the arithmetic is negligible. The defaults are
-the size of a large public data set (10 M users, 1 M items); a toy is ``num_users=1000 num_items=500 dim=16``.
+The tables are what does not fit on one device, so they are sharded; the arithmetic is negligible. The
+defaults are the size of a large public data set (10 M users, 1 M items); a toy is ``num_users=1000
+num_items=500 dim=16``.
 """
 
 import torch

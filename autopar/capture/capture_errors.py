@@ -46,6 +46,6 @@ def explain_export_failure(error: BaseException) -> CaptureError:
         if re.search(pattern, text):
             return CaptureError(f"{where}the model cannot be captured: {meaning} ({first}); {remedy}")
     return CaptureError(
-        f"{where}the model cannot be captured ({first}); run its forward and loss on one batch of example_batch() "
-        "to see whether they work at all"
+        f"{where}the model cannot be captured ({first}); run its forward and loss on one batch of "
+        "example_batch() to see whether they work at all"
     )

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx
 
@@ -24,9 +24,9 @@ def class_keys(
 ) -> tuple[str, ...]:
     """One hash per recipe.
 
-    Two blocks with equal keys have the same operators, arguments, shapes, dtypes, constants and kinds of inputs,
-    parameters that agree in shape, ``requires_grad`` and ``fused_dims``, and the same inputs and outputs that skip blocks:
-    those are placed differently from what only the next block reads.
+    Two blocks with equal keys have the same operators, arguments, shapes, dtypes, constants and kinds of
+    inputs, parameters that agree in shape, ``requires_grad`` and ``fused_dims``, and the same inputs and
+    outputs that skip blocks: those are placed differently from what only the next block reads.
     """
     describe = _Describer(graph, symbols, parameters, constants, skipping_values(recipes))
     return tuple(describe.key(recipe) for recipe in recipes)

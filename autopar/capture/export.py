@@ -1,4 +1,4 @@
-"""Exporting the model with its loss: one graph with a symbolic batch, or a fixed one where the model insists."""
+"""Exporting the model with its loss: one graph with a symbolic batch, or a fixed one where it must be."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx, nn
 from torch._subclasses.fake_tensor import FakeTensor
@@ -63,7 +63,7 @@ class ExportedModel:
 
 
 def export_model(source: ModelSource, dtype: torch.dtype, size: int | None) -> ExportedModel:
-    """Exports ``source`` in training mode; with a dynamic batch where ``size`` is None, else for exactly that size.
+    """Exports ``source`` in training mode, with a dynamic batch where ``size`` is None, else for that size.
 
     Raises:
         CaptureError: the model cannot be traced; the message names the user's line.
@@ -157,15 +157,15 @@ def _inputs(
 def _constant(value: object, name: str) -> torch.Tensor:
     if isinstance(value, FakeTensor) or not isinstance(value, torch.Tensor):
         raise CaptureError(
-            f"the model holds the tensor '{name}' as a plain attribute, so its value is lost when the model is "
-            "built without memory; register it as a buffer: "
+            f"the model holds the tensor '{name}' as a plain attribute, so its value is lost when "
+            "the model is built without memory; register it as a buffer: "
             f"self.register_buffer('{name.rpartition('.')[2]}', ..., persistent=False)"
         )
     return value
 
 
 def _annotate(graph: fx.Graph) -> None:
-    """Sets module, source line and operator key of every node, and drops the rest of the exporter's meta data."""
+    """Sets module, source line and operator key of every node; drops the rest of the exporter's meta data."""
     ordinals: dict[tuple[str, str], int] = {}
     for node in graph.nodes:
         module = _module_name(node)
@@ -212,6 +212,7 @@ def _check_symbols(graph: fx.Graph, symbols: frozenset[sympy.Symbol]) -> None:
                 unknown = size.node.expr.free_symbols - symbols
                 if unknown:
                     raise CaptureError(
-                        f"{node.meta['source_line'] or node.meta['module']}: the size of '{node.name}' depends "
-                        "on the values of tensors; a plan needs static shapes: mask instead of selecting, or pad"
+                        f"{node.meta['source_line'] or node.meta['module']}: the size of '{node.name}' "
+                        "depends on the values of tensors, and a plan needs static shapes; "
+                        "mask instead of selecting, or pad to a fixed size"
                     )

@@ -21,8 +21,8 @@ def new_fake_mode() -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
-class _AcceptSamples(TorchDispatchMode):
-    """Answers no where an initialiser asks whether to draw again (``trunc_normal_`` does): there are no values."""
+class _AcceptSamples(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Answers no where an initialiser (``trunc_normal_``) asks whether to draw again: there are no values."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -38,10 +38,11 @@ def build_fake_model(
 ) -> nn.Module:
     """The model in training mode, its parameters and buffers fake and of the compute dtype, ties kept.
 
-    A constructor that computes with values (``torch.linspace(...).tolist()``) is run for real, and the data dropped.
+    A constructor that computes with values (``torch.linspace(...).tolist()``) is run for real, and the data
+    dropped.
     """
     try:
-        with mode, _AcceptSamples():
+        with mode, _AcceptSamples():  # type: ignore[no-untyped-call]
             model = build_model()
     except Exception as error:
         if not _needs_values(error):

@@ -32,8 +32,8 @@ _DTYPE_DEPENDENT = {
 def fingerprint(exported: ExportedModel, graph: fx.Graph, chain: Chain, batch_dims: Mapping[str, int]) -> str:
     """Hash of the structure: parameters, buffers, batch, operators and blocks.
 
-    It does not depend on the micro-batch (``graph`` is always the one of the same size), on the compute dtype (a plan made
-    for bf16 is verified in float64), nor on the machine.
+    It does not depend on the micro-batch (``graph`` is always the one of the same size), on the compute dtype
+    (a plan made for bf16 is verified in float64), nor on the machine.
     """
     lines = [
         f"parameter {spec.name} {spec.spec.shape} {spec.requires_grad} {spec.aliases}"

@@ -236,7 +236,7 @@ _SAME_SHAPE = {"dropout", "contiguous", "clone", "to", "_to_copy", "detach", "ex
 
 
 def _leading_part(before: tuple[Any, ...], after: tuple[Any, ...], dim: int) -> tuple[int, bool] | None:
-    """Where dim ``dim`` of a reshaped tensor goes: (the dim that it becomes or that leads its parts, whole or not)."""
+    """Where dim ``dim`` of a reshaped tensor goes: (what it becomes or leads its parts, whole or not)."""
     ahead = _product_of(before[:dim])
     for out in range(len(after)):
         if _product_of(after[:out]) == ahead and after[out] != 1:

@@ -1,4 +1,4 @@
-"""A Hugging Face ``config.json`` as a target: the model class, its arguments and an example batch follow from it."""
+"""A Hugging Face ``config.json`` as a target: model class, arguments and an example batch follow from it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ _DEFAULT_IMAGE_SIZE = 224  # pixels a side, as in ImageNet training
 _IGNORED = -100  # label that cross entropy skips
 _MASKED_EVERY = 7  # BERT masks 15% of the tokens: every seventh
 
-# Heads in the order in which one is chosen when the config names no class, with what marks them in a class name.
+# Heads in the order in which one is chosen when the config names no class, with what marks them in a class
+# name.
 _HEADS = (
     ("MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING", "ForImageClassification"),
     ("MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING", "ForConditionalGeneration"),
@@ -34,7 +35,9 @@ _HEADS_BY_SUFFIX = (*(suffix for _, suffix in _HEADS), "LMHeadModel")
 
 
 def load_config_target(target: str, path: Path, args: Mapping[str, Scalar]) -> ModelSource:
-    """The source for a config file or its folder; ``args`` override its fields, and ``seq``, ``dropout``, ``image_size``.
+    """The source for a config file or its folder.
+
+    ``args`` override fields of the config; besides there are ``seq``, ``dropout`` and ``image_size``.
 
     Raises:
         UsageError: no such file, no transformers, an unknown model or argument.
@@ -79,7 +82,7 @@ def _import_transformers(target: str) -> Any:
             import transformers
     except ImportError as error:
         raise UsageError(
-            f"target '{target}' is a Hugging Face config, which needs transformers; install it: pip install 'autopar[hf]'"
+            f"target '{target}' is a Hugging Face config, which needs transformers: pip install 'autopar[hf]'"
         ) from error
     return transformers
 

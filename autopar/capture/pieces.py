@@ -70,7 +70,7 @@ def _is_list(children: Mapping[str, nn.Module]) -> bool:
 
 
 def _alike(children: Iterable[nn.Module]) -> bool:
-    """Whether at least half of the elements have a sibling that shares half of their parameters (names and shapes)."""
+    """Whether half of the elements have a sibling with which they share half of their parameters."""
     signatures = Counter(
         frozenset((name, tuple(parameter.shape)) for name, parameter in child.named_parameters())
         for child in children

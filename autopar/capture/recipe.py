@@ -79,7 +79,7 @@ def _recipe(
 
 
 def _needed(nodes: list[fx.Node], flow: Dataflow) -> list[fx.Node]:
-    """What a block reads: placeholders, values of earlier blocks, and the operators that it repeats for itself.
+    """What a block reads: placeholders, values of earlier blocks, and operators that it repeats for itself.
 
     In-place writers into a repeated value are repeated with it.
     """

@@ -96,7 +96,7 @@ def _runs(body: list[fx.Node], pieces: Mapping[str, bool]) -> list[_Segment]:
 
 
 def _place_glue(segments: list[_Segment]) -> list[_Segment]:
-    """Gives each run between two pieces to one of them: where the fewest values are live, else to the one before.
+    """Gives each run between two pieces to one of them: the fewest values cross, else to the one before.
 
     After the last of a row of repeated modules only what also follows the others stays with it, so that the
     last has the same class as the others.
@@ -163,7 +163,7 @@ def _best_cut(before: _Segment, glue: list[fx.Node], after: _Segment, prefer_lat
 
 
 def _merge_light(segments: list[_Segment], flow: Dataflow, kinds: Mapping[str, InputKind]) -> list[_Segment]:
-    """Joins segments that hold no parameter and do no work to a neighbour, and light ones across wide cuts."""
+    """Joins segments without parameters and work to a neighbour, and light ones across wide cuts."""
     index = 0
     while index < len(segments):
         segment = segments[index]
@@ -233,7 +233,7 @@ def _num_live(segments: list[_Segment], index: int, flow: Dataflow) -> int:
 
 
 def _merge_shared_storage(segments: list[_Segment], flow: Dataflow) -> list[_Segment]:
-    """Keeps together what in-place operators tie: the values that share a written storage, and the writers."""
+    """Keeps together what in-place operators tie: values that share a written storage, and the writers."""
     at = {node: index for index, segment in enumerate(segments) for node in segment.nodes}
     joined = list(range(len(segments)))  # segment -> first segment that it is merged into
     for root in flow.writers:
@@ -262,7 +262,7 @@ def _end_with_loss(segments: list[_Segment], loss: fx.Node) -> list[_Segment]:
 
 
 def _move_parameter_values(body: list[fx.Node], position: dict[fx.Node, int], flow: Dataflow) -> None:
-    """Moves what is computed from parameters alone to its first reader, where those parameters are at hand."""
+    """Moves what is computed from parameters alone to its first reader, where the parameters are."""
     for node in reversed(body):
         if node in flow.parameter_only:
             readers = [position[user] for user in node.users if user in position]

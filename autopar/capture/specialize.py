@@ -1,14 +1,14 @@
 """From symbolic sizes to those of one micro-batch.
 
-Nothing is traced again: every shape, stride and size argument of the exported graph is an expression in the batch symbols,
-and is evaluated.
+Nothing is traced again: every shape, stride and size argument of the exported graph is an expression in the
+batch symbols, and is evaluated.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx
 from torch._subclasses import FakeTensorMode
@@ -33,7 +33,7 @@ class Specializer:
         self._tensors: dict[Any, torch.Tensor] = {}
 
     def copy(self, node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, fx.Node]) -> fx.Node:
-        """Appends a copy of ``node`` to ``graph`` under the same name, its arguments taken from ``copies``."""
+        """Appends a copy of ``node`` to ``graph``, under its name, with arguments from ``copies``."""
 
         def argument(source: fx.Node) -> Any:
             return self.number(source.meta["val"]) if is_number(source) else copies[source]
@@ -59,7 +59,7 @@ class Specializer:
         return self._numbers[expression]
 
     def value(self, value: Any, fresh: bool = False) -> Any:
-        """The fake value with static sizes; equal ones are shared unless ``fresh`` (inputs have storages of their own)."""
+        """The fake value with static sizes; equal ones are one unless ``fresh`` (storage of its own)."""
         if isinstance(value, list | tuple):
             return tuple(self.value(item) for item in value)
         if not isinstance(value, torch.Tensor):

@@ -58,7 +58,7 @@ class ModelSource:
 
 
 def load_target(target: str, args: Mapping[str, Scalar] | None = None) -> ModelSource:
-    """Loads ``path.py[:factory]``, ``package.module:factory`` or a Hugging Face ``config.json`` (or its folder).
+    """Loads ``path.py[:factory]``, ``package.module:factory`` or a Hugging Face ``config.json`` or folder.
 
     Raises:
         UsageError: the target does not exist, lacks a function, or does not know an argument; the message
@@ -227,5 +227,6 @@ def _check_batch(entries: object, batch_size: int, batch_dims: dict[str, int], w
         if value.dim() <= dim or value.shape[dim] != batch_size:
             raise UsageError(
                 f"{where}: example_batch({batch_size})['{name}'] has shape {tuple(value.shape)}, "
-                f"whose dim {dim} is not the batch size; if the batch is another dim, say so: batch_dims = {{'{name}': 1}}"
+                f"whose dim {dim} is not the batch size; if the batch is another dim, say so: "
+                f"batch_dims = {{'{name}': 1}}"
             )

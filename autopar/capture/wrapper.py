@@ -39,17 +39,17 @@ class _DoubleInsteadOfFloat(TorchFunctionMode):
 
 
 def _grouped_mm(x: Tensor, weights: Tensor, offs: Tensor, **_: object) -> Tensor:
-    """``F.grouped_mm`` for float64, which torch does not have: rows of ``x`` up to ``offs[i]`` times ``weights[i]``."""
+    """``F.grouped_mm`` in float64, which torch lacks: rows up to ``offs[i]`` times ``weights[i]``."""
     sizes = offs.diff(prepend=offs.new_zeros(1)).tolist()
-    return torch.cat([rows @ weight for rows, weight in zip(x.split(sizes), weights, strict=True)])
+    return torch.cat([rows @ weight for rows, weight in zip(torch.split(x, sizes), weights, strict=True)])
 
 
 @contextmanager
 def compute_in(dtype: torch.dtype) -> Iterator[None]:
     """Runs a model in ``dtype``: tensors that its code creates come out in it.
 
-    Under float64, which is for exact comparisons, the model's own casts to float32 (norms, losses) become casts to
-    float64; otherwise they would limit every comparison to the precision of float32.
+    Under float64, which is for exact comparisons, the model's own casts to float32 (norms, losses) become
+    casts to float64; otherwise they would limit every comparison to the precision of float32.
     """
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
@@ -129,7 +129,8 @@ def _forward_keys(model: nn.Module, keys: tuple[str, ...]) -> tuple[str, ...]:
         if required and parameter.name not in keys:
             raise UsageError(
                 f"{type(model).__name__}.forward() needs '{parameter.name}', "
-                f"which example_batch() does not give{closest_match(parameter.name, keys)} (it gives: {', '.join(keys)})"
+                f"which example_batch() does not give{closest_match(parameter.name, keys)} "
+                f"(it gives: {', '.join(keys)})"
             )
     return tuple(key for key in keys if key in named)
 
