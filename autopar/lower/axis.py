@@ -1,6 +1,4 @@
-"""The tensor axis as a lowered program sees it: a rank, a size, and five collectives. No process group in a
-global.
-"""
+"""The tensor axis as a lowered program sees it: a rank, a size, five collectives; no global process group."""
 
 from __future__ import annotations
 
@@ -105,9 +103,7 @@ class ProcessGroupAxis:
 
 
 class FakeAxis:
-    """Shapes only: what a collective returns is uninitialised storage of the right size. For fake and meta
-    tensors.
-    """
+    """Shapes only: collectives return uninitialised storage of the right size. For fake and meta tensors."""
 
     def __init__(self, size: int, rank: int = 0) -> None:
         self._size = size

@@ -142,8 +142,15 @@ class _Lowering:
         new.meta["val"] = node.meta["val"] if rule.is_replicated else self.fake_value(new)
         new.meta["collectives"] = transfers_inside(node, rule)
         self.values[node], self.placed[node] = new, value_placement(node, rule)
-        if degree > 1 and arguments and (node.name in self.pinned or not has_rules(node.target)):
+        if degree > 1 and arguments and self.is_fallback(node):
             self.fallbacks.append(node.meta.get("operator_key", node.name))
+
+    def is_fallback(self, node: fx.Node) -> bool:
+        """Whether the node runs replicated for lack of a rule; single numbers (counters) do not count."""
+        value = node.meta["val"]
+        if isinstance(value, torch.Tensor) and value.numel() <= 1:
+            return False
+        return node.name in self.pinned or not has_rules(node.target)
 
     def add_output(self, node: fx.Node) -> None:
         wanted = iter(self.sharding.outputs)

@@ -40,9 +40,7 @@ _GROUPED = {
 
 
 def local_literals(node: fx.Node, rule: Rule, degree: int) -> dict[str, Any]:
-    """Arguments of ``node`` (by schema name) that change when it runs under ``rule``, with their local
-    values.
-    """
+    """Arguments of ``node`` (by schema name) that change under ``rule``, with their local values."""
     target: Any = node.target
     if not isinstance(rule.output, Shard):
         return {}

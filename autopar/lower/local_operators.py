@@ -1,5 +1,4 @@
-"""What some operators become on shards: masked look-up, cross entropy over tokens or vocabulary, own random
-streams.
+"""What some operators become on shards: masked look-up, cross entropy, random streams of their own.
 
 Each takes the tensor axis first and then the arguments of the operator that it replaces, with local tensors.
 """
@@ -147,8 +146,6 @@ def cross_entropy_vocab(
     ignore_index: int = -100,
     label_smoothing: float = 0.0,
 ) -> Tensor:
-    """Cross entropy of logits ``(N, classes / size, ...)`` with whole targets ``(N, ...)``; the same on
-    every rank.
-    """
+    """Cross entropy of logits ``(N, classes / size, ...)``, targets ``(N, ...)``; the same on all ranks."""
     assert weight is None and label_smoothing == 0.0
     return _CrossEntropyVocab.apply(axis, logits, target, reduction, ignore_index)  # type: ignore[no-any-return, no-untyped-call]

@@ -1,6 +1,4 @@
-"""The ``tensor`` section of a plan against the model: a placement for every parameter, or an error at the
-line.
-"""
+"""The ``tensor`` section against the model: a placement for every parameter, or an error at the line."""
 
 from __future__ import annotations
 

@@ -1,13 +1,11 @@
-"""Plan and model together: every decision in terms of the model's blocks, or an error at the line that is
-wrong.
-"""
+"""Plan and model together: every decision in terms of the model's blocks, or an error at its line."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
 
-from autopar.capture.model_graph import Block, ModelGraph
+from autopar.capture.model_graph import Block, InputKind, ModelGraph
 from autopar.errors import UsageError, closest_match
 from autopar.lower.placements import resolve_placements
 from autopar.lower.stages import output_words, recompute_words, resolve_stages
@@ -16,7 +14,7 @@ from autopar.plan.decisions import Plan, Recompute
 from autopar.plan.patterns import matches
 from autopar.sharding.boundary import boundary_placements
 from autopar.sharding.placement import Placement
-from autopar.sharding.propagation import BlockSharding, propagate
+from autopar.sharding.propagation import BlockSharding, input_placements, propagate
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +110,13 @@ def resolve(plan: Plan, graph: ModelGraph) -> ResolvedPlan:
     overrides = _overrides(plan, graph)
     boundary = boundary_placements(graph, dict(enumerate(words)), degree)
     stage_of = {index: number for number, indices in enumerate(stages) for index in indices}
+    propagations = _Propagations(degree, parameters, boundary)
     decisions = []
     for block in graph.blocks:
         own = overrides[block.index]
         outputs = tuple(boundary[name] for name in block.outputs)
         try:
-            sharding = propagate(block, degree, parameters, boundary, outputs, own)
+            sharding = propagations.of(block, outputs, own)
         except UsageError as problem:
             raise plan.error(f"operators.{_line_of(plan, own, str(problem))}", str(problem)) from None
         decisions.append(
@@ -132,6 +131,34 @@ def resolve(plan: Plan, graph: ModelGraph) -> ResolvedPlan:
             )
         )
     return ResolvedPlan(plan, graph, tuple(decisions), len(stages), stages, parameters)
+
+
+@dataclass(slots=True)
+class _Propagations:
+    """One propagation for all blocks of a class that are laid out alike."""
+
+    degree: int
+    parameters: Mapping[str, Placement]
+    boundary: Mapping[str, Placement]
+    known: dict[Hashable, BlockSharding] = field(default_factory=dict)
+
+    def of(self, block: Block, outputs: tuple[Placement, ...], overrides: Mapping[str, str]) -> BlockSharding:
+        arriving = input_placements(block, self.degree, self.parameters, self.boundary)
+        calls = [node for node in block.graph.nodes if node.op == "call_function"]
+        texts = tuple(overrides.get(node.meta.get("operator_key", "")) for node in calls)
+        names = tuple(node.name for node in calls)
+        key = (block.class_key, names, tuple(arriving.values()), outputs, texts)
+        found = self.known.get(key)
+        if found is None:
+            found = propagate(block, self.degree, self.parameters, self.boundary, outputs, overrides)
+            self.known[key] = found
+            return found
+        own = {i.placeholder for i in block.inputs if i.kind is InputKind.PARAMETER}
+        return replace(
+            found,
+            parameters={name: p for name, p in arriving.items() if name in own},
+            inputs={name: p for name, p in arriving.items() if name not in own},
+        )
 
 
 def _check_fingerprint(plan: Plan, graph: ModelGraph) -> None:

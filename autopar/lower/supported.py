@@ -38,9 +38,7 @@ def check_supported(plan: Plan, graph: ModelGraph) -> None:
 
 
 def _check_zero_bubble(plan: Plan, graph: ModelGraph, zero: int) -> None:
-    """Zero-bubble schedules split the backward pass; what relies on a whole one goes wrong silently or
-    hangs.
-    """
+    """Zero-bubble schedules split the backward pass; what relies on a whole one goes wrong."""
     assert plan.schedule is not None
     if zero == 3:
         raise plan.error(

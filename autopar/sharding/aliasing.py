@@ -1,5 +1,4 @@
-"""In-place operators: values that share storage with a tensor that is written to stay replicated, all of
-them together.
+"""In-place operators: what shares storage with a tensor that is written to stays replicated together.
 
 Capture has already made ordinary operators of the in-place ones that nobody can tell apart; what is left
 writes through views or to buffers, and every such write must meet the same whole tensor.
@@ -27,9 +26,7 @@ def is_mutable(target: object) -> bool:
 
 
 def hidden_writes(node: fx.Node) -> tuple[fx.Node, ...]:
-    """Running statistics that ``node`` updates: they must be used as they are placed, never through a
-    copy.
-    """
+    """Running statistics that ``node`` updates: they must be used as placed, never through a copy."""
     names = _STATISTICS.get(node.target, ())  # type: ignore[call-overload]
     found = (argument_value(node, name, None) for name in names)
     return tuple(value for value in found if isinstance(value, fx.Node))

@@ -17,9 +17,7 @@ WORDS = ("replicate", "sequence", "batch", "shard(d)")
 
 
 def word_placement(spec: TensorSpec, word: str, degree: int) -> Placement:
-    """Placement of a value that only the next block reads, produced by a block whose output word is
-    ``word``.
-    """
+    """Placement of a value that only the next block reads, where its producer's output word is ``word``."""
     placement = parse_placement(word)
     dim = placement.dim if isinstance(placement, Shard) else {"sequence": 1, "batch": 0}.get(word)
     least_dims = 3 if word == "sequence" else 1 + (dim or 0)
@@ -63,9 +61,7 @@ def boundary_placements(graph: ModelGraph, words: Mapping[int, str], degree: int
 def block_boundary(
     graph: ModelGraph, block: Block, input_word: str, output_word: str, degree: int
 ) -> tuple[dict[str, Placement], tuple[Placement, ...]]:
-    """Placements of what a block reads (by global name) and of what it returns, given the words on both
-    sides.
-    """
+    """Placements of what a block reads (by global name) and returns, given the words on both sides."""
     placements = boundary_placements(graph, {block.index - 1: input_word, block.index: output_word}, degree)
     inputs = {i.source: placements[i.source] for i in block.inputs if i.kind == InputKind.ACTIVATION}
     return inputs, tuple(placements[name] for name in block.outputs)

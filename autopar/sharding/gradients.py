@@ -22,9 +22,7 @@ def is_floating(node: fx.Node) -> bool:
 
 
 def nodes_with_gradient(block: Block) -> frozenset[str]:
-    """Names of the nodes whose value may require a gradient: floating, and depending on a parameter or an
-    activation.
-    """
+    """Names of the nodes that may require a gradient: floating, from a parameter or an activation."""
     kinds = {item.placeholder: item.kind for item in block.inputs}
     found: set[str] = set()
     for node in block.graph.nodes:

@@ -1,6 +1,4 @@
-"""How many heads the output features of a projection are divided into, read off the reshape that divides
-them.
-"""
+"""How many heads a projection's output features are divided into, read off the reshape that does it."""
 
 from __future__ import annotations
 
@@ -56,9 +54,7 @@ def _heads_in(user: fx.Node, node: fx.Node, parts: int) -> int | None:
 
 
 def _keeps_features(user: fx.Node, node: fx.Node) -> bool:
-    """Whether the last dim of ``user`` holds the same features as that of ``node``, or equal parts of
-    them.
-    """
+    """Whether the last dim of ``user`` holds the features of ``node``'s, or equal parts of them."""
     if user.op != "call_function":
         return False
     if user.target is operator.getitem or operator_name(user) in _CUTTING:

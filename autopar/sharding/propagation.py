@@ -1,5 +1,4 @@
-"""One deterministic choice of a rule for every operator of a block, from the placements of parameters and
-boundaries.
+"""One deterministic choice of a rule for every operator of a block, from parameters and boundaries.
 
 Each operator in order takes the rule with the least redistribution: what its operands cost to convert,
 forward and backward (a conversion that an earlier operator made is free), and the reduction that a partial
@@ -99,22 +98,16 @@ def propagate(
     Raises:
         UsageError: an override names a rule that its operator does not have.
     """
-    kinds = {item.placeholder: item for item in block.inputs}
-    own: dict[str, Placement] = {}
-    other: dict[str, Placement] = {}
-    for item in block.inputs:
-        if item.kind == InputKind.PARAMETER:
-            own[item.placeholder] = parameters.get(item.source, REPLICATE) if degree > 1 else REPLICATE
-        elif item.kind == InputKind.BUFFER:
-            other[item.placeholder] = parameters.get(item.source, REPLICATE) if degree > 1 else REPLICATE
-        else:
-            other[item.placeholder] = inputs.get(item.source, REPLICATE) if degree > 1 else REPLICATE
+    arriving = input_placements(block, degree, parameters, inputs)
+    kinds = {item.placeholder: item.kind for item in block.inputs}
+    own = {name: p for name, p in arriving.items() if kinds[name] is InputKind.PARAMETER}
+    other = {name: p for name, p in arriving.items() if kinds[name] is not InputKind.PARAMETER}
     calls = [node for node in block.graph.nodes if node.op == "call_function"]
     if degree == 1:
         rules = {node.name: replicated(len(tensor_arguments(node))) for node in calls}
         return BlockSharding(1, own, other, (REPLICATE,) * len(block.outputs), rules)
-    state = _State(block, degree, own | other, outputs)
-    fused = frozenset(p.blocks for p in (*own.values(), *other.values()) if isinstance(p, Shard)) - {1}
+    state = _State(block, degree, arriving, outputs)
+    fused = frozenset(p.blocks for p in arriving.values() if isinstance(p, Shard)) - {1}
     rules = {}
     for node in calls:
         text = (overrides or {}).get(node.meta.get("operator_key", ""))
@@ -124,8 +117,20 @@ def propagate(
         else:
             rules[node.name] = state.cheapest(node, candidates)
         state.place(node, rules[node.name])
-    assert set(own) | set(other) == set(kinds)
     return BlockSharding(degree, own, other, outputs, rules)
+
+
+def input_placements(
+    block: Block, degree: int, parameters: Mapping[str, Placement], inputs: Mapping[str, Placement]
+) -> dict[str, Placement]:
+    """Placement in which every placeholder of ``block`` arrives; arguments as for ``propagate``."""
+    if degree == 1:
+        return dict.fromkeys((item.placeholder for item in block.inputs), REPLICATE)
+    of_state = (InputKind.PARAMETER, InputKind.BUFFER)
+    return {
+        item.placeholder: (parameters if item.kind in of_state else inputs).get(item.source, REPLICATE)
+        for item in block.inputs
+    }
 
 
 def _overridden(node: fx.Node, candidates: tuple[Rule, ...], text: str) -> Rule:

@@ -33,9 +33,7 @@ class Collective:
     backward: CollectiveKind | None
 
     def wire_units(self, whole_bytes: int, degree: int, *, gradient: bool) -> int:
-        """``wire_bytes`` as an integer, in units of ``(degree - 1) / degree ** 2`` bytes, so that ties are
-        exact.
-        """
+        """``wire_bytes`` in units of ``(degree - 1) / degree ** 2``: an integer, so that ties are exact."""
         total = traffic_units(self.forward, whole_bytes, degree)
         return total + (traffic_units(self.backward, whole_bytes, degree) if gradient else 0)
 
@@ -123,8 +121,6 @@ def conversion_units(
     *,
     gradient: bool,
 ) -> int:
-    """What a rank sends, forward and backward, to convert a tensor of ``whole_bytes``; unit as in
-    ``traffic_units``.
-    """
+    """What a rank sends in both passes to convert a tensor; unit as in ``traffic_units``."""
     steps = conversion(source, wanted, gradient_partial and gradient)
     return sum(step.wire_units(whole_bytes, degree, gradient=gradient) for step in steps)

@@ -1,6 +1,4 @@
-"""What a parameter is for, read off the operators that use it; it decides what ``column`` and ``row``
-mean.
-"""
+"""What a parameter is for, read off the operators that use it: it decides what ``column`` means."""
 
 from __future__ import annotations
 
@@ -16,9 +14,7 @@ aten = torch.ops.aten
 
 
 class Role(Enum):
-    """Roles, each with the dims that ``column``, ``row`` and ``vocab`` shard; None: replicate; "": no
-    meaning.
-    """
+    """Roles, and the dims that ``column``, ``row``, ``vocab`` shard; None: replicate; "": no meaning."""
 
     LINEAR_WEIGHT = ("weight (out, in) of a linear", 0, 1, 0)
     PRODUCT_WEIGHT = ("weight (in, out) of a matrix product", 1, 0, 1)

@@ -1,6 +1,4 @@
-"""The words of a plan for parameters (``column``, ``row``, ``vocab``, ``replicate``, ``shard(d)``) and
-placements.
-"""
+"""The words of a plan for parameters (``column``, ``row``, ``shard(d)``, ...) and placements."""
 
 from __future__ import annotations
 

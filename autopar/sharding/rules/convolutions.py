@@ -10,9 +10,7 @@ from autopar.sharding.rules.operator import Operator
 
 
 def convolution(op: Operator) -> Iterator[Rule]:
-    """``conv1d/2d/3d``, ``conv_transpose1d/2d/3d``: weight ``(out, in / groups, ...)``, transposed ``(in,
-    out / groups, ...)``.
-    """
+    """Weight ``(out, in / groups, ...)``; of a transposed convolution ``(in, out / groups, ...)``."""
     x, w = op.shape("input"), op.shape("weight")
     if len(x) != len(w):
         return  # a single sample without a batch dim

@@ -15,9 +15,7 @@ aten = torch.ops.aten
 
 
 def embedding(op: Operator) -> Iterator[Rule]:
-    """``weight (vocabulary, hidden)`` at ``indices``: tokens, hidden, or a masked look-up in a slice of the
-    vocabulary.
-    """
+    """``weight (vocabulary, hidden)`` at ``indices``: tokens, hidden, or a masked look-up in own rows."""
     weight, indices = op.shape("weight"), op.shape("indices")
     counts_tokens = bool(op.argument("scale_grad_by_freq", False))
     for blocks in op.fused:
@@ -78,9 +76,7 @@ def gather(op: Operator) -> Iterator[Rule]:
 
 
 def gather_positions(op: Operator) -> Iterator[Rule]:
-    """``gather`` alone: positions along the indexed dim are independent of each other when the source is
-    whole.
-    """
+    """``gather`` alone: with the source whole, positions along the indexed dim are independent too."""
     yield from gather(op)
     shape, picked = op.shape("self"), op.shape("index")
     if not shape:

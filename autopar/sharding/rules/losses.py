@@ -17,9 +17,7 @@ _NONE, _MEAN, _SUM = 0, 1, 2  # torch's numbers for ``reduction``
 
 
 def cross_entropy(op: Operator) -> Iterator[Rule]:
-    """``self (N, classes, ...)`` with ``target (N, ...)`` of class indices, or of probabilities like
-    ``self``.
-    """
+    """``self (N, classes, ...)``, ``target (N, ...)`` of indices, or probabilities shaped like ``self``."""
     shape, target = op.shape("self"), op.shape("target")
     if len(shape) < 2:
         return
@@ -53,9 +51,7 @@ def _over_tokens(op: Operator, shape: tuple[int, ...], probabilities: bool, loca
 
 
 def elementwise_loss(op: Operator) -> Iterator[Rule]:
-    """``mse_loss``, ``l1_loss``, ``binary_cross_entropy``, ...: a mean (or sum) of a function of each
-    element.
-    """
+    """``mse_loss`` and its kin: a mean (or sum) of a function of each element."""
     reduction = op.argument("reduction", _MEAN)
     shapes = [shape_of(node) for node in op.tensors]
     full = broadcast(shapes)

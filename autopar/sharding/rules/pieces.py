@@ -41,9 +41,7 @@ def select(op: Operator) -> Iterator[Rule]:
 
 
 def split(op: Operator) -> Iterator[Rule]:
-    """``split``, ``split_with_sizes`` and ``chunk``: other dims, or equal parts of a dim sharded inside
-    each part.
-    """
+    """``split`` and ``chunk``: other dims, or equal parts of a dim that is sharded inside each part."""
     shape = op.shape("self")
     dim = op.argument("dim", 0) % len(shape)
     sizes = [part.shape[dim] for part in op.value]
@@ -127,9 +125,7 @@ def repeat_interleave(op: Operator) -> Iterator[Rule]:
 
 
 def other_dims(op: Operator) -> Iterator[Rule]:
-    """Operators along one dim (``dim``) or some (``dims``) that leave the shape as it is: roll, flip,
-    cumsum, softmax.
-    """
+    """Operators along a dim, or some, that keep the shape (roll, flip, cumsum, softmax): other dims."""
     shape = op.shape("self")
     dims = op.argument("dims", op.argument("dim"))
     if dims is None or dims == [] or not shape:

@@ -74,9 +74,7 @@ _LINEAR = frozenset(
 
 
 def is_pointwise(target: object) -> bool:
-    """Whether ``target`` computes each element of its result from the elements at the same (broadcast)
-    place.
-    """
+    """Whether ``target`` computes each element from the elements at the same (broadcast) place."""
     if target in UNTAGGED:
         return True
     return (
@@ -133,9 +131,7 @@ def _prelu(op: Operator) -> Iterator[Rule]:
 
 
 def _partial(op: Operator) -> Iterator[Rule]:
-    """Rules under which summands stay summands; dropout keeps them so, for all ranks share its random
-    stream.
-    """
+    """Rules under which summands stay summands; dropout does: all ranks share its random stream."""
     target = op.node.target
     count = len(op.tensors)
     floating = [node.meta["val"].is_floating_point() for node in op.tensors]

@@ -10,9 +10,7 @@ from autopar.sharding.rules.operator import Operator
 
 
 def recurrent(op: Operator) -> Iterator[Rule]:
-    """``lstm.input``, ``gru.input``, ``rnn_tanh.input``, ``rnn_relu.input``; states are ``(layers, batch,
-    hidden)``.
-    """
+    """LSTM, GRU and plain recurrent layers; states are ``(layers, batch, hidden)``."""
     shape = op.shape("input")
     batch = 0 if op.argument("batch_first") else 1
     if len(shape) != 3 or not op.divides(shape[batch]):
