@@ -39,9 +39,8 @@ def choose_cluster(
                 f"--cluster names the devices, so --{flag} has nothing to say; give one of the two"
             )
         return load_cluster(existing_file(args.cluster, "--cluster")), ""
-    planned = plan.cluster if plan is not None else None
-    if planned is not None:
-        return _like_planned(args, planned)
+    if plan is not None and plan.cluster is not None:
+        return _like_planned(args, plan, plan.cluster), ""
     name, why, found = args.device, "", 0
     if name is None:
         name, why, found = _default_device(default_device)
@@ -85,14 +84,20 @@ def is_replanned(cluster: Cluster, planned: ClusterReference) -> bool:
     return reference_to(cluster) != replace(planned, device=name)
 
 
-def _like_planned(args: argparse.Namespace, planned: ClusterReference) -> tuple[Cluster, str]:
-    device = load_device(args.device or planned.device)
+def _like_planned(args: argparse.Namespace, plan: Plan, planned: ClusterReference) -> Cluster:
+    if args.device is not None:
+        device = load_device(args.device)
+    else:
+        try:
+            device = load_device(planned.device)
+        except UsageError as problem:
+            raise plan.error("cluster.device", str(problem)) from problem
     if args.gpus is None and args.gpus_per_node is None:
-        return make_cluster(device, planned.nodes, planned.devices_per_node), ""
+        return make_cluster(device, planned.nodes, planned.devices_per_node)
     per_node = args.gpus_per_node
     if per_node is None and args.gpus % planned.devices_per_node == 0:
         per_node = planned.devices_per_node
-    return cluster_of(device, args.gpus or planned.num_devices, per_node), ""
+    return cluster_of(device, args.gpus or planned.num_devices, per_node)
 
 
 def _default_device(default: str | None) -> tuple[str, str, int]:

@@ -70,7 +70,7 @@ def to_summary(costed: Costed, *, to_stderr: bool = False) -> str:
         Text(),
         stage_table(costed.plan, costed.prediction),
         Text(),
-        Text("memory of one device, GiB"),
+        Text("memory of one device"),
         memory_table(costed.prediction.stages),
         Text(),
     ]

@@ -78,11 +78,10 @@ def _join(first: Plan, second: Plan, *, strict: bool) -> Plan:
         if strict:
             _check_lines(first, second, section, mine, theirs)
         lines = [line if first is base else replace(line, line=None) for line in mine]
-        said = {line.pattern for line in mine}
         lines += [
             line if second is base else replace(line, line=None)
             for line in theirs
-            if line.pattern not in said
+            if not any(matches(earlier.pattern, line.pattern) for earlier in mine)  # it could match nothing
         ]
         values[section] = tuple(lines)
     return replace(base, **values, mesh=Mesh(**degrees), sources=sources)  # type: ignore[arg-type]

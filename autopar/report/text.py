@@ -15,7 +15,7 @@ from autopar.cost.prediction import Prediction, StagePrediction
 from autopar.plan.decisions import Mesh, Plan
 from autopar.plan.ranges import compact
 from autopar.report.predicted import MEMORY_PURPOSES, format_percent, memory_of, status_text
-from autopar.units import GiB, format_bytes, format_seconds
+from autopar.units import GiB, MiB, format_bytes, format_seconds
 
 _BAR_CELLS = 20
 _BLOCKS_WIDTH = 40
@@ -101,11 +101,15 @@ def stage_table(plan: Plan, prediction: Prediction) -> Table:
 
 
 def memory_table(stages: Sequence[StagePrediction]) -> Table:
-    """One row a stage: GiB by purpose."""
-    table = _table("stage", *(f">{purpose}" for purpose in MEMORY_PURPOSES), ">total GiB")
+    """One row a stage: memory by purpose, all in the unit that suits the largest."""
+    unit = max((stage.memory.total_bytes for stage in stages), default=0)
+    name, size = ("GiB", GiB) if unit >= GiB else ("MiB", MiB)
+    table = _table("stage", *(f">{purpose}" for purpose in MEMORY_PURPOSES), f">total {name}")
     for index, stage in enumerate(stages):
         sizes = [memory_of(stage.memory, purpose) for purpose in MEMORY_PURPOSES]
-        table.add_row(str(index), *(f"{size / GiB:.2f}" for size in [*sizes, stage.memory.total_bytes]))
+        table.add_row(
+            str(index), *(f"{num_bytes / size:.2f}" for num_bytes in [*sizes, stage.memory.total_bytes])
+        )
     return table
 
 

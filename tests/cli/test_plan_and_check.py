@@ -1,0 +1,146 @@
+"""``plan`` and ``check`` on a real model: what they print, what they write, what an edit changes."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from autopar.cli.main import main
+from autopar.plan.read import parse_plan, plan_of_document, read_plan
+from tests.cli.conftest import GPT, ROOT, SMALL
+
+FLAGS = ["--gpus", "4", "--device", "cpu", "--batch", "16"]
+PREDICTED = ["step_time_s", "samples_per_s", "mfu", "peak_memory_bytes", "memory_limit_bytes", "stages"]
+
+
+def test_plan_prints_the_plan_alone_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", GPT, *SMALL, *FLAGS]) == 0
+    out, err = capsys.readouterr()
+    plan = parse_plan(out)
+    assert plan.cluster is not None and plan.cluster.num_devices == 4
+    assert plan.global_batch == 16
+    assert "under the cost model" in err and "of the limit" in err and "not chosen" in err
+
+
+def test_plan_json_is_one_document_with_the_documented_schema(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "gpt.yaml"
+    assert main(["plan", GPT, *SMALL, *FLAGS, "--json", "-o", str(path)]) == 0
+    out, _ = capsys.readouterr()
+    document = json.loads(out)
+    assert list(document) == ["schema", "status", "plan_file", "plan", "predicted", "search", "alternatives"]
+    assert document["schema"] == 1 and document["status"] == "optimal" and document["plan_file"] == str(path)
+    assert list(document["predicted"]) == PREDICTED
+    assert {"wall_s", "capture_s", "solve_s", "num_candidates", "bound_s", "gap"} <= set(document["search"])
+    other = document["alternatives"][0]
+    assert list(other) == ["mesh", "micro", "zero", "step_time_s", "peak_memory_bytes", "why_not"]
+    assert list(other["mesh"]) == ["pipeline", "data", "tensor"]
+    assert plan_of_document(document["plan"], {}, "json") == read_plan(path)
+    assert main(["check", str(path), "--json"]) == 0
+    checked = json.loads(capsys.readouterr().out)
+    assert "search" not in checked
+    assert checked["predicted"] == document["predicted"] and checked["plan"] == document["plan"]
+
+
+def test_two_runs_write_the_same_bytes(planned_text: str, tmp_path: Path) -> None:
+    from tests.cli.conftest import PINS
+
+    path = tmp_path / "again.yaml"
+    pins = [x for pin in PINS.split() for x in ("--set", pin)]
+    assert main(["plan", GPT, *SMALL, *FLAGS, *pins, "-q", "-o", str(path)]) == 0
+    assert path.read_text() == planned_text
+
+
+def test_check_recosts_right_edits(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = plan_file.read_text()
+
+    def cost(old: str, new: str) -> float:
+        assert old in text
+        plan_file.write_text(text.replace(old, new, 1))
+        status = main(["check", str(plan_file), "--json", "-q"])
+        out, err = capsys.readouterr()
+        assert status == 0, err
+        return float(json.loads(out)["predicted"]["step_time_s"])
+
+    planned = cost("zero", "zero")
+    edits = [("blocks.0-1: full", "blocks.0-3: full"), ("micro: 4", "micro: 2")]
+    edits += [
+        ("qkv: column", "qkv: replicate"),
+        ("blocks.0-1]\n    - [blocks.2-3", "blocks.0]\n    - [blocks.1-3"),
+    ]
+    assert all(cost(old, new) != planned for old, new in edits)
+
+
+def test_check_set_says_what_a_change_would_cost(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(plan_file), "--json", "-q", "--set", "recompute=full"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["recompute"] == "full"
+    assert main(["check", str(plan_file), "--set", "mesh.tensor=1"]) == 4
+    assert (
+        "--set mesh.tensor=1: the mesh pipeline 2 x data 1 x tensor 1 is 2 devices" in capsys.readouterr().err
+    )
+
+
+def test_check_for_other_devices_warns_and_recosts(
+    plan_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(plan_file), "--device", "l4"]) == 0
+    out, err = capsys.readouterr()
+    assert "warning: the plan was made for 4 x cpu; costed for 4 x l4-24gb" in err
+    assert "22.03 GiB" not in err and "of the limit" in out
+
+
+def test_check_of_a_plan_that_does_not_fit_names_the_shortfall(
+    plan_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(plan_file), "--memory-limit", "300MiB"]) == 3
+    out, err = capsys.readouterr()
+    assert out.startswith("infeasible") and "memory of stage" in err and "more than the 300.00 MiB" in err
+
+
+def test_plan_that_nothing_fits_is_status_3(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", GPT, *SMALL, *FLAGS, "--memory-limit", "300MiB", "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert "300.00 MiB" in err.splitlines()[-1] and err.splitlines()[-1].startswith("autopar: ")
+    document = json.loads(out)
+    assert document["status"] == "infeasible" and document["shortfall_bytes"] > 0 and document["binding"]
+
+
+def test_plan_with_a_file_keeps_its_lines(
+    plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = plan_file.read_text()
+    plan_file.write_text("mesh: {data: 4}\nzero: 3\n")
+    assert main(["plan", GPT, *SMALL, *FLAGS, "--with", str(plan_file), "-q"]) == 0
+    plan = parse_plan(capsys.readouterr().out)
+    assert plan.mesh.data == 4 and plan.zero == 3
+    assert main(["plan", GPT, *SMALL, *FLAGS, "--with", str(plan_file), "--set", "zero=0"]) == 4
+    assert "gpt.yaml:2: zero is 3 here and 0 in --set zero=0; both are constraints" in capsys.readouterr().err
+    plan_file.write_text(whole)
+    assert main(["plan", GPT, *SMALL, *FLAGS, "--with", str(plan_file), "-q"]) == 0
+    again = capsys.readouterr().out
+    assert again == whole
+
+
+def test_check_finds_the_model_beside_the_plan(
+    plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gpt.py").write_text(Path(GPT).read_text())
+    plan_file.write_text(plan_file.read_text().replace(GPT, "gpt.py"))
+    monkeypatch.chdir(ROOT)
+    assert main(["check", str(plan_file), "-q"]) == 0
+
+
+def test_output_is_written_whole_with_usual_permissions(plan_file: Path, tmp_path: Path) -> None:
+    from autopar.cli.files import write_whole
+
+    write_whole(tmp_path / "new.yaml", "a: 1\n")
+    mask = os.umask(0)
+    os.umask(mask)
+    assert (tmp_path / "new.yaml").stat().st_mode & 0o777 == 0o666 & ~mask
+    link = tmp_path / "link.yaml"
+    link.symlink_to(plan_file)
+    write_whole(link, "b: 1\n")
+    assert link.is_symlink() and plan_file.read_text() == "b: 1\n"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["gpt.yaml", "link.yaml", "new.yaml"]
