@@ -102,7 +102,9 @@ def _make_config(
     for name, value in args.items():
         field = config_class.attribute_map.get(name, name)
         if name in known_fields:
-            values[field] = value
+            values[field] = _typed(
+                target, name, value, values.get(field, getattr(config_class(), field, None))
+            )
         elif name not in _OWN_ARGUMENTS:
             public = [known for known in known_fields if not known.startswith("_")]
             raise UsageError(
@@ -123,6 +125,21 @@ def _make_config(
     if "dropout" in args:
         _set_dropout(config, target, args["dropout"])
     return config
+
+
+def _typed(target: str, name: str, value: Scalar, present: Any) -> Any:
+    """A list field may be given as text: ``--arg depths=[1,1]``."""
+    if not isinstance(present, list | tuple) or not isinstance(value, str):
+        return value
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError:
+        parsed = None
+    if not isinstance(parsed, list):
+        raise UsageError(
+            f"target '{target}': {name}={value} is not a list; write it like {name}={list(present)}"
+        )
+    return parsed
 
 
 def _set_dropout(config: Any, target: str, value: Scalar) -> None:
