@@ -221,8 +221,7 @@ def _buffer_dtype(name: str, graph: ModelGraph, initial: InitialState) -> torch.
 
 
 def _crossings(resolved: ResolvedPlan, boundary: int) -> tuple[Crossing, ...]:
-    """Values that travel from stage ``boundary`` to the next one, as local tensors, in the order of the"
-    " graph."""
+    """Values that travel from stage ``boundary`` to the next, as local tensors, in the order of the graph."""
     made: dict[str, Crossing] = {}
     needed: set[str] = set()
     for decision in resolved.blocks:
@@ -267,8 +266,7 @@ def fill_parameter(parameter: nn.Parameter, piece: Tensor, mesh: RankMesh) -> No
 
 
 def data_dim(parameter: Tensor) -> int | None:
-    """The dim along which the data ranks hold different parts of a parameter; None when they hold the"
-    " same."""
+    """The dim along which data ranks hold different parts of a parameter; None when they hold the same."""
     names = getattr(getattr(parameter, "device_mesh", None), "mesh_dim_names", None) or ()
     if "data" not in names:
         return None

@@ -8,11 +8,14 @@ are stored as ``(g, n/g, ...)`` at every degree.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, load, save  # type: ignore[attr-defined]
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -39,8 +42,11 @@ def save_checkpoint(
     """
     state: dict[str, Any] = _model_state(parameters, buffers)
     state[_STEP] = torch.tensor(step)
+    names: dict[nn.Parameter, str] = {}
+    with _same_outcome():
+        if optimizer is not None:
+            names = names_of_parameters(parameters, optimizer)
     if optimizer is not None:
-        names = names_of_parameters(parameters, optimizer)
         for parameter, name in names.items():
             for key, value in optimizer.state.get(parameter, {}).items():
                 state[f"optimizer.{name}.{key}"] = value
@@ -62,31 +68,50 @@ def load_checkpoint(
     Raises:
         UsageError: there is no checkpoint, or it belongs to another model.
     """
-    if not (Path(path) / ".metadata").is_file():
-        raise UsageError(f"there is no checkpoint in '{path}'; give the folder that save() wrote")
-    saved = FileSystemReader(path).read_metadata().state_dict_metadata
     state: dict[str, Any] = _model_state(parameters, buffers)
-    for key, value in state.items():
-        _check_entry(str(path), key, value, saved)
-    state[_STEP] = torch.tensor(0)
     optimizer_state: dict[nn.Parameter, dict[str, Any]] = {}
+    names: dict[nn.Parameter, str] = {}
+    with _same_outcome():
+        if not (Path(path) / ".metadata").is_file():
+            raise UsageError(f"there is no checkpoint in '{path}'; give the folder that save() wrote")
+        saved = FileSystemReader(path).read_metadata().state_dict_metadata
+        for key, value in state.items():
+            _check_entry(str(path), key, value, saved)
+        if optimizer is not None:
+            if _GROUPS not in saved:
+                raise UsageError(
+                    f"the checkpoint '{path}' holds no optimiser state; load it without an optimiser"
+                )
+            names = names_of_parameters(parameters, optimizer)
+            for parameter, name in names.items():
+                optimizer_state[parameter] = _empty_state(name, parameter, saved)
+    state[_STEP] = torch.tensor(0)
+    for parameter, entries in optimizer_state.items():
+        state.update({f"optimizer.{names[parameter]}.{key}": value for key, value in entries.items()})
     if optimizer is not None:
-        if _GROUPS not in saved:
-            raise UsageError(
-                f"the checkpoint '{path}' holds no optimiser state; load it without an optimiser"
-            )
-        for parameter, name in names_of_parameters(parameters, optimizer).items():
-            entries = _empty_state(name, parameter, saved)
-            optimizer_state[parameter] = entries
-            state.update({f"optimizer.{name}.{key}": value for key, value in entries.items()})
-        state[_GROUPS] = None
+        state[_GROUPS] = ""
     load(state, checkpoint_id=path)
     if optimizer is not None:
         for parameter, entries in optimizer_state.items():
-            name = names_of_parameters(parameters, optimizer)[parameter]
-            optimizer.state[parameter] = {key: state[f"optimizer.{name}.{key}"] for key in entries}
+            optimizer.state[parameter] = {
+                key: state[f"optimizer.{names[parameter]}.{key}"] for key in entries
+            }
         _set_group_options(optimizer, state[_GROUPS])
     return int(state[_STEP])
+
+
+@contextmanager
+def _same_outcome() -> Iterator[None]:
+    """Raises on every rank what any rank finds wrong, instead of leaving the others waiting for it."""
+    problem = ""
+    try:
+        yield
+    except UsageError as error:
+        problem = str(error)
+    found: list[str] = [""] * dist.get_world_size()
+    dist.all_gather_object(found, problem)
+    if any(found):
+        raise UsageError(next(text for text in found if text))
 
 
 def names_of_parameters(
@@ -147,15 +172,29 @@ def _empty_state(name: str, parameter: nn.Parameter, saved: Mapping[str, Any]) -
     return entries
 
 
-def _group_options(optimizer: torch.optim.Optimizer) -> list[dict[str, Any]]:
-    return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+def _group_options(optimizer: torch.optim.Optimizer) -> str:
+    # As text: a list of dicts would be cut into one entry for each of its leaves.
+    groups = [
+        {
+            key: value.item() if isinstance(value, Tensor) else value
+            for key, value in group.items()
+            if key != "params" and isinstance(value, (Tensor, bool, int, float, str, tuple, list, type(None)))
+        }
+        for group in optimizer.param_groups
+    ]
+    return json.dumps(groups)
 
 
-def _set_group_options(optimizer: torch.optim.Optimizer, options: list[dict[str, Any]]) -> None:
+def _set_group_options(optimizer: torch.optim.Optimizer, text: str) -> None:
+    options: list[dict[str, Any]] = json.loads(text)
     if len(options) != len(optimizer.param_groups):
         raise UsageError(
             f"the checkpoint was saved from an optimiser with {len(options)} parameter groups, this one has"
             f" {len(optimizer.param_groups)}; make it with the same groups"
         )
     for group, saved in zip(optimizer.param_groups, options, strict=True):
-        group.update(saved)
+        for key, value in saved.items():
+            if isinstance(group.get(key), Tensor):
+                group[key].fill_(value)
+            else:
+                group[key] = tuple(value) if isinstance(value, list) else value

@@ -141,7 +141,7 @@ class Executor:
         outputs = dict(zip(self._stage.outputs, results, strict=True))
         if self._loss is not None:
             loss = outputs[self._loss]
-            step.losses.append(loss.detach())
+            step.losses.append(loss.detach().to(torch.promote_types(loss.dtype, torch.float32)))
             outputs[self._loss] = loss / len(step.batches)
         known.update(outputs)
         self._links.send_next([known[crossing.name].detach() for crossing in self._sent])

@@ -106,13 +106,13 @@ class ParallelModel(nn.Module):
         """
         if not self.training:
             raise UsageError("step() trains, and the model is in evaluation mode; call model.train() first")
-        self._check_optimizer()
         num_micro_batches = self._plan.num_micro_batches
-        batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
         parameters = dict(self.stage.named_originals())
         label = f"step {self.num_steps}"
         began_s = time.perf_counter()
         with self._watchdog.guard(label):
+            self._check_optimizer()
+            batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
             devices = [self._mesh.device] if self._mesh.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices):
                 self._assembly.copies.refresh(parameters)

@@ -1,5 +1,4 @@
-"""Data parallelism of one stage: ZeRO 0 by bucketed all-reduce, 1 to 3 by FSDP2 on every block and on the"
-" stage."""
+"""Data parallelism of one stage: ZeRO 0 by bucketed all-reduce, 1 to 3 by FSDP2 on blocks and stage."""
 
 from __future__ import annotations
 
@@ -67,13 +66,18 @@ class Replicas:
         def placement(parameter: nn.Parameter) -> Shard | None:
             return _data_shard(stored[id(parameter)], self._mesh.data)
 
-        for module in (*self._stage.block_modules_with_parameters(), self._stage):
+        blocks = self._stage.block_modules_with_parameters()
+        for block in blocks:
+            block.clones_views = True
+        for module in (*blocks, self._stage):
             fully_shard(
                 module,
                 mesh=self._mesh.data_mesh,
                 reshard_after_forward=self._zero == 3,
                 mp_policy=policy,
                 shard_placement_fn=placement,
+                # FSDP would give them gradients of zeros, which optimisers take for gradients.
+                ignored_params=set(self._stage.idle.parameters()),
             )
 
 

@@ -18,6 +18,7 @@ from autopar.capture.model_graph import Block, BlockInput, InputKind
 from autopar.capture.operator_facts import aliased_arguments, mutated_arguments
 from autopar.lower.axis import TensorAxis
 from autopar.runtime.storage import StoredParameter, local_tensor
+from autopar.runtime.views import own
 
 Reader = Callable[[str], Tensor]
 
@@ -65,6 +66,10 @@ class BlockModule(nn.Module):
         axis: collectives of the tensor axis.
         stored: stored form of the parameters, by canonical name.
         compute_copies: by name, copies in the compute dtype to be read instead of the registered parameters.
+
+    Attributes:
+        clones_views: return copies of outputs that are views. FSDP hangs its hooks on the outputs, and an
+            in-place operator of the next block on a view would lose them.
     """
 
     def __init__(
@@ -83,6 +88,7 @@ class BlockModule(nn.Module):
         self._constants = constants
         self._compute_copies = compute_copies
         self.weights = _Holder()
+        self.clones_views = False
 
     @property
     def program(self) -> BlockProgram:
@@ -145,8 +151,8 @@ class BlockModule(nn.Module):
 
         torch.manual_seed(seed)
         arguments = [argument(entry) for entry in self.program.block.inputs]
-        result: tuple[Tensor, ...] = self.program.module(self._axis, *arguments)
-        return result
+        results: tuple[Tensor, ...] = self.program.module(self._axis, *arguments)
+        return tuple(own(value) for value in results) if self.clones_views else results
 
     def _read(self, name: str) -> Tensor:
         return read_parameter(self.weights, name, self._stored[name], self._compute_copies)
@@ -190,11 +196,12 @@ class StageModule(nn.Module):
         self._compute_copies = compute_copies
         self.outputs = outputs
         self.weights = _Holder()
+        self.idle = _Holder()  # parameters that no block reads: they belong to the model and its checkpoints
         self.blocks = nn.ModuleList(
             BlockModule(program, axis, self._stored, constants, compute_copies) for program in programs
         )
         self._owners = self._place(parameters)
-        self._shared = tuple(name for name, owner in self._owners.items() if owner is self)
+        self._shared = tuple(name for name, owner in self._owners.items() if owner is self.weights)
         last_reader = {name: i for i, program in enumerate(self.programs) for name in reads(program.block)}
         self._dropped_after: list[list[str]] = [[] for _ in self.blocks]
         for name, index in last_reader.items():
@@ -213,7 +220,7 @@ class StageModule(nn.Module):
     def named_originals(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters under their canonical names."""
         for name, owner in self._owners.items():
-            yield name, owner.get_parameter(f"weights.{name}")
+            yield name, owner.get_parameter(name)
 
     def named_state(self) -> Mapping[str, Tensor]:
         """Buffers under their original names."""
@@ -261,8 +268,13 @@ class StageModule(nn.Module):
                 users[name].append(block)
         owners: dict[str, nn.Module] = {}
         for name, (_, parameter) in parameters.items():
-            owners[name] = users[name][0] if len(users[name]) == 1 else self
-            register(owners[name].get_submodule("weights"), name, parameter)
+            if not users[name]:
+                owners[name] = self.idle
+            elif len(users[name]) == 1:
+                owners[name] = users[name][0].weights
+            else:
+                owners[name] = self.weights
+            register(owners[name], name, parameter)
         return owners
 
 

@@ -82,6 +82,7 @@ class Watchdog:
         self._is_waiting = False
         self._error = ""
         self._is_cause = False
+        self._gone: frozenset[int] = frozenset()
         self._stopped = threading.Event()
         self._post()
         self._thread = threading.Thread(target=self._run, name="autopar-watchdog", daemon=True)
@@ -104,10 +105,10 @@ class Watchdog:
         self._is_waiting = True
         try:
             yield
-        except AutoparError:
-            raise
         except Exception as error:
-            if not is_communication_error(error):
+            if isinstance(error, DistributedError):
+                raise
+            if isinstance(error, AutoparError) or not is_communication_error(error):
                 self._fail(f"{type(error).__name__}: {_first_line(error)}", is_cause=True)
                 self._linger()
                 raise
@@ -207,7 +208,8 @@ class Watchdog:
         with suppress(RuntimeError, OSError):
             self._store.set(f"explained/{self._rank}", "")
             if self._rank == 0:
-                self._wait_for([f"explained/{rank}" for rank in range(self._size)], 2 * self._grace_s)
+                alive = [rank for rank in range(self._size) if rank not in self._gone]
+                self._wait_for([f"explained/{rank}" for rank in alive], 2 * self._grace_s)
 
     def _read(self, rank: int) -> Report:
         key = f"heartbeat/{rank}"
@@ -218,15 +220,17 @@ class Watchdog:
 
     def _blame(self) -> str:
         before = [self._read(rank) for rank in range(self._size)]
-        end_s = time.monotonic() + self._grace_s
+        began_s = time.monotonic()
         while True:
             time.sleep(self._interval_s)
             now = [self._read(rank) for rank in range(self._size)]
             silent = [report for report in now if not report.error and report.rank != self._rank]
-            if not silent or time.monotonic() > end_s:
+            gone = [report for report in silent if report.pulse <= before[report.rank].pulse]
+            waited_s = time.monotonic() - began_s
+            if waited_s > self._grace_s or (len(silent) == len(gone) and waited_s > 4 * self._interval_s):
                 break
+        self._gone = frozenset(report.rank for report in gone)
         causes = [report for report in now if report.is_cause]
-        gone = [report for report in silent if report.pulse <= before[report.rank].pulse]
         still = [report for report in silent if report not in gone]
         if causes:
             return "; ".join(f"rank {x.rank} failed in {x.action}: {x.error}" for x in causes)
@@ -239,8 +243,7 @@ class Watchdog:
 
 
 def is_communication_error(error: BaseException) -> bool:
-    """Whether an error means that another rank did not answer, rather than that this one did something"
-    " wrong."""
+    """Whether an error means that another rank did not answer, not that this one did something wrong."""
     if isinstance(error, dist.DistError):
         return True
     text = str(error).lower()

@@ -1,5 +1,4 @@
-"""One rank of a verification: trains under the plan, and on rank 0 compares with the reference after"
-" every step."""
+"""One rank of a verification: trains under the plan; rank 0 compares with the reference every step."""
 
 from __future__ import annotations
 

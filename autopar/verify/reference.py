@@ -1,5 +1,4 @@
-"""The single process that every plan is compared with: the user's module, run eagerly, micro-batch after"
-" micro-batch."""
+"""The single process that every plan is compared with: the user's module, run eagerly."""
 
 from __future__ import annotations
 

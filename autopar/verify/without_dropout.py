@@ -71,7 +71,7 @@ def without_dropout(graph: ModelGraph) -> tuple[ModelGraph, bool]:
         for node in copied.nodes:
             changed |= _switch_off(node)
         for node in copied.nodes:
-            if node.op == "call_function" and is_random(node):
+            if node.op == "call_function" and is_random(node) and not _probability_argument(node):
                 where = node.meta.get("source_line") or node.meta.get("module") or block.name
                 raise UsageError(
                     f"{where}: the model draws random numbers ({node.target}), so that no two runs agree"
@@ -83,13 +83,10 @@ def without_dropout(graph: ModelGraph) -> tuple[ModelGraph, bool]:
 
 
 def _switch_off(node: fx.Node) -> bool:
-    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+    argument = _probability_argument(node)
+    if argument is None or not isinstance(node.target, torch._ops.OpOverload):
         return False
-    schema = node.target._schema
-    argument = _PROBABILITY.get(schema.name.removeprefix("aten::"))
-    if argument is None:
-        return False
-    for position, declared in enumerate(schema.arguments):
+    for position, declared in enumerate(node.target._schema.arguments):
         if declared.name != argument:
             continue
         if position < len(node.args):
@@ -100,3 +97,9 @@ def _switch_off(node: fx.Node) -> bool:
             node.kwargs = {**node.kwargs, argument: 0.0} if argument in node.kwargs else node.kwargs
         return before not in (0, 0.0, None)
     return False
+
+
+def _probability_argument(node: fx.Node) -> str | None:
+    if node.op != "call_function" or not isinstance(node.target, torch._ops.OpOverload):
+        return None
+    return _PROBABILITY.get(node.target._schema.name.removeprefix("aten::"))

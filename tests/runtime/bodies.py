@@ -1,17 +1,318 @@
 """What the ranks of the tests do; see ``world.py``."""
 
-import world
+import os
+import signal
+import time
+from dataclasses import replace
 
-from autopar.verify.rank import VerifyOptions, verify_rank
+import torch
+import torch.distributed as dist
+
+from autopar.runtime.options import Options
+from autopar.runtime.parallel import start
+from autopar.runtime.storage import local_tensor
+from autopar.verify.rank import VerifyOptions, micro_batches_of, share_of, verify_rank
+from autopar.verify.reference import Reference
 from autopar.verify.without_dropout import without_dropout
-from plans import make_plan
+from tests.runtime import world
+from tests.runtime.plans import make_plan
 
 
 def verify(case):
+    """Loss and gradients of a few steps against one process."""
     source, graph = world.source_and_graph(case)
     graph, _ = without_dropout(graph)
     options = dict(case.options)
     steps = options.pop("num_steps", 2)
-    plan = make_plan(graph, **options)
-    report = verify_rank(plan, source, graph, VerifyOptions(num_steps=steps, timeout_s=40))
+    report = verify_rank(
+        make_plan(graph, **options), source, graph, VerifyOptions(num_steps=steps, timeout_s=40)
+    )
     return None if report is None else report.to_json()
+
+
+class Run:
+    """A parallel model and batches for it."""
+
+    def __init__(
+        self, case, *, plan_changes=None, dtype=torch.float64, timeout_s=40.0, seed=0, init="seeded"
+    ):
+        self.source, self.graph = world.source_and_graph(case)
+        self.plan = make_plan(self.graph, **case.options)
+        if plan_changes:
+            self.plan = replace(self.plan, **plan_changes)
+        self.options = Options(
+            seed=seed, init=init, dtype=dtype, timeout_s=timeout_s, device=torch.device("cpu")
+        )
+        self.model = start(self.plan, self.graph, self.source.build_model, self.options)
+
+    def batch(self, index=0):
+        size = self.plan.global_batch
+        entries = self.source.example_batch(size)
+        return {key: value.roll(index, self.graph.batch_dims.get(key, 0)) for key, value in entries.items()}
+
+    def share(self, index=0):
+        return share_of(
+            self.batch(index), self.graph.batch_dims, self.model.data_rank, self.model.data_world_size
+        )
+
+    def micro_batches(self, index=0):
+        return micro_batches_of(self.batch(index), self.graph.batch_dims, self.graph.micro_batch)
+
+    def reference(self, **keywords):
+        return Reference(self.source, list(self.graph.batch), **keywords)
+
+
+def difference(found, expected):
+    assert sorted(found) == sorted(expected), sorted(set(found) ^ set(expected))[:4]
+    return max(float((found[k].to(expected[k].dtype) - expected[k]).abs().max()) for k in expected)
+
+
+def clip(case):
+    """The norm, the scaled gradients and the parameters after a step, against one process."""
+    run = Run(case)
+    reference = run.reference()
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-2)
+    expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=1e-2)
+    norms = []
+    for step in range(2):
+        run.model.step(run.share(step))
+        reference.step(run.micro_batches(step))
+        found = run.model.clip_grad_norm_(0.1)
+        expected = torch.nn.utils.clip_grad_norm_(reference.model.parameters(), 0.1)
+        norms.append(float((found - expected).abs() / expected))
+        optimizer.step()
+        expected_optimizer.step()
+        optimizer.zero_grad()
+        expected_optimizer.zero_grad()
+    expected = reference.model.state_dict()
+    error = difference(run.model.full_state_dict(), expected)
+    run.model.close()
+    return {"norm": max(norms), "parameters": error}
+
+
+def surface(case):
+    """What a training script sees: names, losses, accumulation over steps, the plain model loaded back."""
+    run = Run(case)
+    reference = run.reference()
+    facts = {
+        "names": [name for name, _ in run.model.named_parameters()],
+        "num_parameters": len(list(run.model.parameters())),
+        "data": (run.model.data_rank, run.model.data_world_size),
+    }
+    losses = [
+        run.model.step(run.share(step)) for step in range(2)
+    ]  # no zero_grad in between: gradients add up
+    expected = [reference.step(run.micro_batches(step)) for step in range(2)]
+    facts["loss"] = [float(loss) for loss in losses]
+    facts["loss_error"] = max(abs(float(a) - b) for a, b in zip(losses, expected, strict=True))
+    gradients = {k: v for k, v in reference.gradients().items() if v is not None}
+    facts["accumulated"] = difference(run.model.full_gradients(), gradients)
+    plain = run.source.build_model().double()
+    plain.load_state_dict(run.model.full_state_dict())
+    facts["state"] = difference(plain.state_dict(), reference.model.state_dict())
+    for parameter in run.model.parameters():
+        assert parameter.grad is None or local_tensor(parameter.grad).shape == local_tensor(parameter).shape
+    run.model.close()
+    return facts
+
+
+def exact(case):
+    """``init='exact'`` equals the plain construction bit for bit."""
+    run = Run(case, init="exact", seed=7)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        expected = run.source.build_model().state_dict()
+    found = run.model.full_state_dict()
+    run.model.close()
+    return all(torch.equal(found[name], value.double()) for name, value in expected.items())
+
+
+def save(case):
+    """Two steps under one plan, then a checkpoint; ``case.args`` of the plan come by ``case.options``."""
+    path = case.extra["path"]
+    run = Run(case)
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=case.extra["lr"])
+    for step in range(2):
+        run.model.step(run.share(step))
+        optimizer.step()
+        optimizer.zero_grad()
+    run.model.save(path, optimizer)
+    run.model.close()
+    return True
+
+
+def load(case):
+    """Goes on from a checkpoint under another plan; compares with an uninterrupted single process."""
+    path = case.extra["path"]
+    run = Run(case, seed=1)
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-9)
+    run.model.load(path, optimizer)
+    steps_done = run.model.num_steps
+    reference = run.reference()
+    expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=case.extra["lr"])
+    losses = []
+    for step in range(4):
+        expected = reference.step(run.micro_batches(step))
+        if step >= 2:
+            losses.append(abs(float(run.model.step(run.share(step))) - expected))
+            optimizer.step()
+            optimizer.zero_grad()
+        expected_optimizer.step()
+        expected_optimizer.zero_grad()
+    error = difference(run.model.full_state_dict(), reference.model.state_dict())
+    run.model.close()
+    return {"steps_done": steps_done, "loss": max(losses), "parameters": error}
+
+
+def load_errors(case):
+    """Messages for checkpoints that do not fit."""
+    run = Run(case)
+    path = case.extra["path"]
+    messages = []
+
+    def attempt(action):
+        try:
+            action()
+            messages.append("no error")
+        except Exception as error:
+            messages.append(f"{type(error).__name__}: {error}")
+
+    attempt(lambda: run.model.load("/nowhere/at/all"))
+    attempt(lambda: run.model.load(path))
+    stale = torch.optim.AdamW(run.source.build_model().parameters())
+    attempt(lambda: run.model.save(path, stale))
+    run.model.close()
+    return messages
+
+
+def dropout(case):
+    """Loss and gradients with dropout on, for comparison between plans."""
+    run = Run(case)
+    first = float(run.model.step(run.share()))
+    gradients = {name: value.clone() for name, value in run.model.full_gradients().items()}
+    drift = 0.0
+    for parameter in run.model.parameters():
+        if (
+            parameter.grad is not None
+            and run.plan.mesh.tensor > 1
+            and parameter.placements[-1].is_replicate()
+        ):
+            mine = local_tensor(parameter.grad).clone()
+            other = mine.clone()
+            dist.broadcast(other, 0)
+            drift = max(drift, float((mine - other).abs().max()))
+    run.model.zero_grad()
+    torch.manual_seed(dist.get_rank())  # what the user draws elsewhere does not disturb the model
+    second = float(run.model.step(run.share()))
+    run.model.close()
+    checksum = {name: float(value.double().square().sum()) for name, value in gradients.items()}
+    return {"first": first, "second": second, "drift": drift, "checksum": checksum}
+
+
+def same_samples(case):
+    """Every data rank trains on the same samples: with independent masks their gradients differ."""
+    run = Run(case)
+    run.model.step(run.source.example_batch(run.plan.global_batch // 2))
+    losses = [None] * dist.get_world_size()
+    # Before averaging, each rank's own loss: the executor of the last stage keeps none, so run one more by
+    # hand.
+    batches = run.source.example_batch(run.graph.micro_batch)
+    seeds = run.model._seeds(run.plan.num_micro_batches)[0]
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        (own,) = run.model.stage({}, batches, seeds)
+    dist.all_gather_object(losses, float(own))
+    run.model.close()
+    return losses
+
+
+def half(case):
+    """bf16 compute against float32: dtypes, and closeness of loss and gradients."""
+    run = Run(case, dtype=torch.bfloat16)
+    loss = run.model.step(run.share())
+    dtypes = sorted(
+        {str(p.dtype) for p in run.model.parameters()} | {str(p.grad.dtype) for p in run.model.parameters()}
+    )
+    reference = run.reference(dtype=torch.float32)
+    expected = reference.step(run.micro_batches())
+    found = run.model.full_gradients()
+    scale = max(float(v.abs().max()) for v in reference.gradients().values())
+    error = difference(found, reference.gradients()) / scale
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-3)
+    optimizer.step()
+    optimizer.zero_grad()
+    after = run.model.step(run.share())
+    run.model.close()
+    return {
+        "dtypes": dtypes,
+        "loss": abs(float(loss) - expected) / expected,
+        "gradient": error,
+        "falls": float(loss - after),
+    }
+
+
+def misuse(case):
+    """Messages for what a training script can do wrong."""
+    run = Run(case)
+    good = run.share()
+    key = next(iter(good))
+    stale = torch.optim.AdamW(run.source.build_model().parameters())
+    messages = {}
+
+    def attempt(name, action):
+        try:
+            action()
+            messages[name] = "no error"
+        except Exception as error:
+            messages[name] = f"{type(error).__name__}: {error}"
+
+    attempt("missing", lambda: run.model.step({k: v for k, v in good.items() if k != key}))
+    attempt("unknown", lambda: run.model.step({**good, "token": good[key]}))
+    attempt("size", lambda: run.model.step({k: v[:1] for k, v in good.items()}))
+    attempt("dtype", lambda: run.model.step({**good, key: good[key].float()}))
+    attempt("list", lambda: run.model.step({**good, key: good[key].tolist()}))
+    attempt("forward", lambda: run.model(good))
+    run.model.eval()
+    attempt("eval", lambda: run.model.step(good))
+    run.model.train()
+    run.model.step(good)
+    for parameter in stale.param_groups[0]["params"]:
+        parameter.grad = torch.zeros_like(parameter)
+    stale.step()
+    attempt("stale", lambda: run.model.step(good))
+    run.model.close()
+    return messages
+
+
+def fail(case):
+    """The last rank is killed, hangs or raises in the middle of a run; the others say so."""
+    run = Run(case, timeout_s=case.extra["timeout_s"])
+    run.model.step(run.share())
+    began_s = time.monotonic()
+    if dist.get_rank() == dist.get_world_size() - 1:
+        how = case.extra["how"]
+        if how == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if how == "hang":
+            time.sleep(case.extra["timeout_s"] + 25)
+            return "woke up"
+        if how == "raise":
+
+            def broken(*_):
+                raise ZeroDivisionError("a mistake in the model")
+
+            run.model.stage.blocks[-1].forward = broken
+    try:
+        run.model.step(run.share())
+    except Exception as error:
+        return {"kind": type(error).__name__, "message": str(error), "after_s": time.monotonic() - began_s}
+    return "no error"
+
+
+def differing_plans(case):
+    """One rank brings another plan."""
+    try:
+        changes = {"optimizer": "sgd"} if dist.get_rank() == 1 else {}
+        Run(case, plan_changes=changes)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"

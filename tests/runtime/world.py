@@ -1,6 +1,6 @@
 """Running test bodies on real gloo processes: one launch for many cases, since starting up costs seconds.
 
-A body is a function of a module in this folder (``"module:function"``); it runs on every rank, and what it
+A body is a function of ``bodies.py``; it runs on every rank, and what it
 returns (or raises) on each rank comes back. Models are captured once, before the ranks are forked.
 """
 
@@ -16,8 +16,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).resolve().parent
-MODELS = HERE / "models"
+ROOT = Path(__file__).resolve().parents[2]
+MODELS = Path(__file__).resolve().parent / "models"
 
 
 @dataclass
@@ -29,6 +29,14 @@ class Case:
     micro_batch: int = 2
     dtype: str = "float64"
     options: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Raised:
+    kind: str
+    message: str
+    trace: str
 
 
 @lru_cache
@@ -52,25 +60,31 @@ def source_and_graph(case):
     return load(case.model, args), captured(case.model, args, case.dtype).at(case.micro_batch)
 
 
+def check(found, num_ranks):
+    """Fails where any rank raised or stayed silent."""
+    for rank in range(num_ranks):
+        assert not isinstance(found[rank], Raised), f"rank {rank}: {found[rank].kind}: {found[rank].trace}"
+    return found
+
+
 def run_cases(num_ranks: int, cases: list[Case], timeout_s: float = 60.0) -> dict[str, list[Any]]:
     """Results by case name, one per rank; a rank that raised gives the exception's text as ``Raised``."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "cases.pickle").write_bytes(pickle.dumps((num_ranks, cases, timeout_s)))
         environment = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1")
-        subprocess.run([sys.executable, __file__, folder], env=environment, check=False, timeout=200)
+        subprocess.run(
+            [sys.executable, "-m", "tests.runtime.world", folder],
+            cwd=ROOT,
+            env=environment,
+            check=False,
+            timeout=280,
+        )
         found: dict[str, list[Any]] = {case.name: [None] * num_ranks for case in cases}
         for rank in range(num_ranks):
             path = Path(folder) / f"results-{rank}.pickle"
             for name, value in pickle.loads(path.read_bytes()).items() if path.exists() else ():
                 found[name][rank] = value
         return found
-
-
-@dataclass
-class Raised:
-    kind: str
-    message: str
-    trace: str
 
 
 def main(folder: Path) -> None:
@@ -80,18 +94,15 @@ def main(folder: Path) -> None:
 
     num_ranks, cases, timeout_s = pickle.loads((folder / "cases.pickle").read_bytes())
     torch.set_num_threads(1)
-    bodies = []
+    bodies = importlib.import_module("tests.runtime.bodies")
     for case in cases:
-        module, function = case.body.split(":")
-        bodies.append(getattr(importlib.import_module(module), function))
-        if case.model:
-            source_and_graph(case)
+        source_and_graph(case)
 
     def body(rank: int) -> None:
         results = {}
-        for case, run in zip(cases, bodies, strict=True):
+        for case in cases:
             try:
-                results[case.name] = run(case)
+                results[case.name] = getattr(bodies, case.body)(case)
             except Exception as error:
                 results[case.name] = Raised(type(error).__name__, str(error), traceback.format_exc())
             (folder / f"results-{rank}.pickle").write_bytes(pickle.dumps(results))
@@ -100,7 +111,5 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
-    import world
-
-    world.main(Path(sys.argv[1]))
+    # Under its own name, so that what is pickled here and what the tests read are the same classes.
+    importlib.import_module("tests.runtime.world").main(Path(sys.argv[1]))

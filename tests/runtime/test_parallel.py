@@ -1,0 +1,103 @@
+"""What a training script sees of a parallel model, on two gloo processes."""
+
+import pytest
+
+from tests.runtime.plans import GPT_TENSOR
+from tests.runtime.world import Case, check, run_cases
+
+MESHES = {
+    "pipeline": {"pipeline": 2},
+    "zero0": {"data": 2},
+    "zero3": {"data": 2, "zero": 3},
+    "tensor": {"tensor": 2, "lines": GPT_TENSOR},
+}
+CASES = [
+    *(Case(f"clip-{name}", "clip", options=options) for name, options in MESHES.items()),
+    *(Case(f"surface-{name}", "surface", options=options) for name, options in MESHES.items()),
+    *(
+        Case(f"half-{name}", "half", dtype="bfloat16", options={**options, "precision": "bf16"})
+        for name, options in MESHES.items()
+    ),
+    Case("exact", "exact", options=MESHES["tensor"]),
+    Case("exact-batchnorm", "exact", model="perception", options=MESHES["pipeline"]),
+    Case("misuse", "misuse", options=MESHES["pipeline"]),
+    Case("differing", "differing_plans", options=MESHES["pipeline"]),
+]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return run_cases(2, CASES)
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_clip_grad_norm_equals_one_process(found, mesh):
+    for result in check(found[f"clip-{mesh}"], 2):
+        assert result["norm"] < 1e-12
+        assert result["parameters"] < 1e-9
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_step_gives_the_same_loss_on_every_rank(found, mesh):
+    results = check(found[f"surface-{mesh}"], 2)
+    assert results[0]["loss"] == results[1]["loss"]
+    assert results[0]["loss_error"] < 1e-12
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_gradients_add_up_until_zeroed(found, mesh):
+    assert all(result["accumulated"] < 1e-12 for result in check(found[f"surface-{mesh}"], 2))
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_full_state_dict_loads_into_the_plain_model(found, mesh):
+    assert all(result["state"] == 0.0 for result in check(found[f"surface-{mesh}"], 2))
+
+
+def test_named_parameters_are_the_models_own_names_on_their_stages(found):
+    first, last = (result["names"] for result in check(found["surface-pipeline"], 2))
+    assert "wte.weight" in first and "wte.weight" in last  # tied to the head on the last stage
+    assert set(first) & set(last) == {"wte.weight"}
+    assert "blocks.0.qkv.weight" in first and "blocks.3.out.bias" in last and "head.weight" not in last
+
+
+def test_data_rank_follows_the_mesh(found):
+    assert [result["data"] for result in check(found["surface-zero3"], 2)] == [(0, 2), (1, 2)]
+    assert [result["data"] for result in check(found["surface-tensor"], 2)] == [(0, 1), (0, 1)]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_bf16_keeps_parameters_and_gradients_in_float32(found, mesh):
+    for result in check(found[f"half-{mesh}"], 2):
+        assert result["dtypes"] == ["torch.float32"]
+        assert result["loss"] < 0.01 and result["gradient"] < 0.02
+        assert result["falls"] > 0
+
+
+@pytest.mark.parametrize("case", ["exact", "exact-batchnorm"])
+def test_exact_initialisation_equals_manual_seed(found, case):
+    assert check(found[case], 2) == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("missing", "the batch lacks 'tokens'; it must hold: 'tokens' (4, 8), 'labels' (4, 8)"),
+        ("unknown", "the model does not read; did you mean 'tokens'?"),
+        ("size", "has shape (1, 8); this data rank's share of a step is 2 micro-batches of 2 samples"),
+        ("dtype", "is torch.float32; the model was captured with torch.int64"),
+        ("list", "is a list, not a tensor"),
+        ("forward", "call step(batch)"),
+        ("eval", "call model.train() first"),
+        ("stale", "AdamW was stepped, but holds none of the parallel model's parameters"),
+    ],
+)
+def test_misuse_says_what_to_do(found, mistake, message):
+    for result in check(found["misuse"], 2):
+        assert result[mistake].startswith("UsageError: ")
+        assert message in result[mistake]
+
+
+def test_ranks_with_different_plans_are_named(found):
+    for message in check(found["differing"], 2):
+        assert message.startswith("DistributedError: plan or model of rank 1 differ from those of rank 0")
