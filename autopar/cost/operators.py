@@ -95,9 +95,9 @@ def operator_seconds(
         )
     if name == "scaled_dot_product_attention":
         return _attention(flops, inputs, outputs, requires_grad, device, causal)
-    product_s = flops / _product_rate(flops, outputs[0].dtype, device)
+    product_s = _product_s(flops, outputs[0], device)
     forward_s = _seconds(product_s, traffic.forward_bytes, traffic.num_forward, device)
-    backward_s, kernels = _product_backward(product_s, inputs, outputs, requires_grad, device)
+    backward_s, kernels = _product_backward(flops, inputs, outputs, requires_grad, device)
     return OperatorCost(forward_s, backward_s, flops, traffic.num_forward, kernels)
 
 
@@ -198,13 +198,16 @@ def can_view(shape: tuple[int, ...], stride: tuple[int, ...], new_shape: tuple[i
     return True
 
 
-def _product_rate(flops: int, dtype: torch.dtype, device: Device) -> float:
-    rate = device.matmul_flops_per_s(_PRECISIONS.get(dtype, "fp32"), (flops / 2) ** (1 / 3))
-    return rate / 2 if dtype is torch.float64 else rate
+def _product_s(flops: float, result: TensorSpec, device: Device) -> float:
+    """Time of a product with so many FLOPs; every element of the result sums over the same length."""
+    reduction = flops / 2 / max(result.num_elements, 1)
+    precision = _PRECISIONS.get(result.dtype, "fp32")
+    rate = device.matmul_flops_per_s(precision, (flops / 2) ** (1 / 3), reduction)
+    return flops / (rate / 2 if result.dtype is torch.float64 else rate)
 
 
 def _product_backward(
-    product_s: float,
+    flops: float,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
     requires_grad: tuple[bool, ...],
@@ -224,6 +227,7 @@ def _product_backward(
             continue
         # The gradient of one operand is the product of the result's gradient with the other operands.
         share = 2 * t.num_bytes / operand_bytes if recurrent else 1.0
+        product_s = _product_s(flops, t, device)
         total_s += share * _seconds(product_s, outputs[0].num_bytes + operand_bytes, 1, device)
     return total_s, kernels
 
@@ -237,7 +241,7 @@ def _attention(
     causal: bool,
 ) -> OperatorCost:
     precision = _PRECISIONS.get(inputs[0].dtype, "fp32")
-    edge_s = flops / _product_rate(flops, inputs[0].dtype, device)
+    edge_s = _product_s(flops, outputs[0], device)
     full_s = flops / (device.peak(precision) * device.attention_efficiency)
     # Small problems fill the device no better than a product of their size does.
     work_s = max(full_s, edge_s) / (2 if causal else 1)

@@ -25,6 +25,8 @@ class Device:
         peak_flops_per_s: dense peak by precision (``bf16``, ``fp16``, ``fp32``); unsupported ones are absent.
         matmul_efficiency: by precision, the fraction of the peak that a matrix product reaches, by the edge
             of the cube of equal volume, (batch x M x N x K) ** (1/3).
+        matmul_overhead_elements: time that a tile of a product spends beside its reduction (prologue,
+            epilogue), as so many elements more to reduce over; it slows products with a short reduction.
         attention_efficiency: fraction of the peak that fused attention reaches, forward.
         memory_bytes: what the driver reports as total.
         framework_reserved_bytes: context, library workspaces and allocator slack, before any tensor.
@@ -43,6 +45,7 @@ class Device:
     detected_as: tuple[str, ...]
     peak_flops_per_s: Mapping[str, float]
     matmul_efficiency: Mapping[str, SizeTable]
+    matmul_overhead_elements: float
     attention_efficiency: float
     memory_bytes: int
     framework_reserved_bytes: int
@@ -69,11 +72,21 @@ class Device:
         """Dense peak in FLOP/s; that of fp32 where the precision has no units of its own (it is emulated)."""
         return self.peak_flops_per_s.get(precision, self.peak_flops_per_s["fp32"])
 
-    def matmul_flops_per_s(self, precision: str, cube_edge: float) -> float:
-        """What a matrix product of this size and precision reaches, FLOP/s."""
+    def matmul_flops_per_s(self, precision: str, cube_edge: float, reduction: float) -> float:
+        """What a matrix product reaches, FLOP/s.
+
+        Args:
+            precision: that of fp32 is taken where the device has no units for it.
+            cube_edge: (batch x M x N x K) ** (1/3).
+            reduction: K, the length that is summed over.
+        """
         if precision not in self.peak_flops_per_s:
             precision = "fp32"
-        return self.peak_flops_per_s[precision] * self.matmul_efficiency[precision].at(cube_edge)
+        table = self.matmul_efficiency[precision]
+        # The overhead runs at the speed of large products; the table has the fixed time of small ones
+        # already.
+        inverse = 1 / table.at(cube_edge) + self.matmul_overhead_elements / reduction / table.points[-1][1]
+        return self.peak_flops_per_s[precision] / inverse
 
     @property
     def effective_memory_bytes_per_s(self) -> float:

@@ -18,6 +18,7 @@ _SCALES = {
     "us": 1e-6,
     "fraction": 1.0,
     "devices": 1.0,
+    "elements": 1.0,
 }
 
 _NUMBER_KEYS = {"value", "unit", "source", "conf", "note"}

@@ -56,6 +56,7 @@ def read_device(path: str | Path) -> Device:
         detected_as=top.texts("detected_as"),
         peak_flops_per_s=peaks,
         matmul_efficiency=efficiency,
+        matmul_overhead_elements=compute.number("matmul_overhead", "elements"),
         attention_efficiency=compute.number("attention_efficiency", "fraction"),
         memory_bytes=int(memory.number("capacity", "GiB")),
         framework_reserved_bytes=int(memory.number("framework_reserve", "GiB")),
@@ -72,7 +73,7 @@ def read_device(path: str | Path) -> Device:
 
 
 def _compute(compute: Fields) -> tuple[dict[str, float], dict[str, SizeTable]]:
-    compute.only("peak", "matmul_efficiency", "attention_efficiency", "launch", "dispatch")
+    compute.only("peak", "matmul_efficiency", "matmul_overhead", "attention_efficiency", "launch", "dispatch")
     peak_fields = compute.section("peak")
     peak_fields.only(*PRECISIONS)
     peaks: dict[str, float] = {}

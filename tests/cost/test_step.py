@@ -66,7 +66,7 @@ def layout(stages: tuple[tuple[BlockChoice, ...], ...], **changes: object) -> La
 
 def test_one_device_adds_up(cluster: Cluster) -> None:
     prediction = predict(layout(((block(), block()),)), cluster, 80 * GiB)
-    update = 2000 * (80 + 6) / (2039e9 * 0.85)
+    update = 2000 * (80 + 6) / cluster.device.effective_memory_bytes_per_s
     assert prediction.step_time_s == pytest.approx(4 * 2 * 0.033 + update)
     assert prediction.samples_per_s == pytest.approx(8 / prediction.step_time_s)
     assert prediction.mfu == pytest.approx(3 * 2 * 4 * 1e12 / (prediction.step_time_s * 312e12))
