@@ -47,6 +47,8 @@ class OperatorTable:
         rules: per call, the rule of each strategy.
         elements: indices of the calls that take an element of a tuple.
         parameters: per parameter, by canonical name: index of its node, and the placement of each strategy.
+        used: per parameter, the strategies that some operator can use as they are, without a gather before
+            it.
         statistics: buffers that are placed as the weight of their module, with its canonical name.
         inputs: indices of the nodes that stand for activations; their strategies are by input word.
         input_words: words that differ on the block's input, ``replicate`` first.
@@ -58,6 +60,7 @@ class OperatorTable:
     rules: Mapping[int, tuple[Rule, ...]]
     elements: frozenset[int]
     parameters: Mapping[str, tuple[int, tuple[Placement, ...]]]
+    used: Mapping[str, tuple[int, ...]]
     statistics: Mapping[str, str]
     inputs: tuple[int, ...]
     input_words: tuple[str, ...]
@@ -69,8 +72,12 @@ class OperatorTable:
         output_word: str | None = None,
         parameters: Mapping[str, Placement] | None = None,
     ) -> dict[int, tuple[int, ...]]:
-        """Strategies that are left when words and parameter placements are fixed, where given."""
-        found: dict[int, tuple[int, ...]] = {}
+        """Strategies that are left when words and parameter placements are fixed, where given.
+
+        A placement of a parameter that every operator would have to gather is left only where it is fixed:
+        sharding for the sake of memory alone is the data axis's business (ZeRO).
+        """
+        found = {self.parameters[name][0]: strategies for name, strategies in self.used.items()}
         if input_word is not None:
             found |= dict.fromkeys(self.inputs, (self.input_words.index(input_word),))
         if output_word is not None:
@@ -169,6 +176,7 @@ class _Builder:
             self._rules,
             frozenset(i for n, i in self._index.items() if n.target is operator.getitem),
             self._parameters,
+            self._used_placements(),
             self._weights,
             tuple(inputs),
             self._input_words,
@@ -319,6 +327,17 @@ class _Builder:
                 for demand in wanted:
                     costs[source, demand] = self._conversion_cost(by_index[index], value, source, demand)
             self._nodes[index] = replace(node, conversions=costs)
+
+    def _used_placements(self) -> dict[str, tuple[int, ...]]:
+        wanted: dict[int, set[str]] = {}
+        for node in self._nodes:
+            for strategy in node.strategies:
+                for operand, demand in zip(node.operands, strategy.demands, strict=True):
+                    wanted.setdefault(operand, {"replicate"}).add(demand.placement)
+        return {
+            name: tuple(i for i, p in enumerate(placements) if str(p) in wanted.get(index, {"replicate"}))
+            for name, (index, placements) in self._parameters.items()
+        }
 
     def _conversion_cost(self, node: fx.Node, value: torch.Tensor, source: str, demand: Demand) -> Cost:
         here, wanted = parse_placement(source), parse_placement(demand.placement)

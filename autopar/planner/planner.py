@@ -158,9 +158,6 @@ def legal_tensor_degrees(
         is_pinned = settled.mesh.tensor == degree
         if degree == 1 or (cluster.devices_per_node % degree and not is_pinned):
             continue
-        if settled.mesh.tensor not in (None, degree):
-            # Still listed where the pin cannot hold.
-            continue
         try:
             if choices.shards_anything(degree):
                 degrees.append(degree)

@@ -16,7 +16,9 @@ the count ILP (``chain_ilp.py``) takes over, with this result as its start.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,8 +226,25 @@ class ChainSolver:
             for block in range(first, end):
                 composition = segments.extend(composition, block)
             assert composition is not None
-            options.extend(segments.options(composition, *cut.words[stage]))
+            options.extend(self._tidied(stage, first, segments.options(composition, *cut.words[stage])))
         loads = evaluate_chain(self._problem, cut.first_blocks, options)
         assert loads is not None
         objective = objective_s(self._problem, [load.seconds for load in loads])
         return ChainSolution(cut.first_blocks, tuple(options), loads, objective, objective)
+
+    def _tidied(self, stage: int, first: int, options: Sequence[int]) -> list[int]:
+        """The same options with equal ones side by side, where blocks in a row may trade theirs."""
+        tied = {block for shared in self._problem.shared for block in shared.blocks}
+        found: list[int] = []
+        for key, group in groupby(
+            enumerate(options, first), key=lambda item: self._tradable(stage, item[0], item[1], tied)
+        ):
+            own = [option for _, option in group]
+            found.extend(sorted(own) if key is not None else own)
+        return found
+
+    def _tradable(self, stage: int, block: int, option: int, tied: set[int]) -> tuple[int, str] | None:
+        chosen = self._problem.options(stage, block)[option]
+        if block in tied or chosen.input_word != chosen.output_word:
+            return None
+        return self._problem.blocks[block], chosen.input_word

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from autopar.solve.candidate import Candidate, Choices, Job, Shortfall
@@ -32,22 +32,28 @@ def diagnose(choices: Choices, candidates: Iterable[Candidate], job: Job, *, may
     Args:
         may_grow: whether more devices may be proposed: not where pins fix how many take part.
     """
-    least = least_shortfall(choices, candidates, job)
+    considered = tuple(candidates)
+    least = least_shortfall(choices, considered, job)
     return Diagnosis(
         least,
         job.memory_limit_bytes + least.missing_bytes,
-        _enough_devices(choices, least.candidate, job) if may_grow else None,
+        _enough_devices(choices, considered, least.candidate, job) if may_grow else None,
     )
 
 
 def least_shortfall(choices: Choices, candidates: Iterable[Candidate], job: Job) -> Shortfall:
-    """The least of what the candidates miss, each at its leanest, in the order of what none can avoid."""
+    """The least of what the meshes miss, each at its leanest; best first by what none can avoid."""
+    leanest: dict[tuple[int, int, int], Candidate] = {}
+    for candidate in candidates:
+        known = leanest.get(candidate.mesh)
+        if known is None or _fullness(candidate) < _fullness(known):
+            leanest[candidate.mesh] = candidate
     ordered = sorted(
-        (least_state_bytes(choices.trainable_elements, c, job) - job.memory_limit_bytes, c.micro_batch, c)
-        for c in candidates
+        (least_state_bytes(choices.trainable_elements, c, job) - job.memory_limit_bytes, c)
+        for c in leanest.values()
     )
     best: Shortfall | None = None
-    for unavoidable_bytes, _, candidate in ordered[:_MOST_TRIED]:
+    for unavoidable_bytes, candidate in ordered[:_MOST_TRIED]:
         if best is not None and unavoidable_bytes >= best.missing_bytes:
             break
         found = shortfall_of(choices, candidate, job)
@@ -57,27 +63,40 @@ def least_shortfall(choices: Choices, candidates: Iterable[Candidate], job: Job)
     return best
 
 
-def _enough_devices(choices: Choices, candidate: Candidate, job: Job) -> int | None:
-    """Doubles the cluster until some pipeline and data degrees fit at the candidate's tensor degree."""
+def _fullness(candidate: Candidate) -> tuple[int, int]:
+    return candidate.micro_batch, -max(candidate.zero)
+
+
+def _enough_devices(
+    choices: Choices, candidates: Iterable[Candidate], least: Candidate, job: Job
+) -> int | None:
+    """Doubles the cluster until some mesh fits, at the largest tensor degree considered."""
+    tensor = max(candidate.tensor for candidate in candidates)
     for growth in range(1, _MOST_GROWTH + 1):
         cluster = replace(job.cluster, nodes=job.cluster.nodes * 2**growth)
         grown_job = replace(job, cluster=cluster)
-        for shift in range(growth + 1):
-            pipeline = candidate.pipeline * 2**shift
-            data = candidate.data * 2 ** (growth - shift)
-            if pipeline > choices.num_blocks:
-                continue
-            num_micro_batches = max(1, job.global_batch // (data * candidate.micro_batch))
-            grown = replace(
-                candidate,
-                pipeline=pipeline,
-                data=data,
-                num_micro_batches=num_micro_batches,
-                zero=(max(candidate.zero) if data == 1 else 3,) * pipeline,
-            )
+        for grown in _grown(least, tensor, cluster.num_devices, choices.num_blocks, job.global_batch):
             unavoidable_bytes = least_state_bytes(choices.trainable_elements, grown, grown_job)
             if unavoidable_bytes > job.memory_limit_bytes:
                 continue
             if shortfall_of(choices, grown, grown_job).missing_bytes <= 0:
                 return cluster.num_devices
     return None
+
+
+def _grown(
+    least: Candidate, tensor: int, num_devices: int, num_blocks: int, global_batch: int
+) -> Iterator[Candidate]:
+    """Settings for more devices: pipelines by powers of two, the rest on the data axis with ZeRO 3."""
+    for pipeline in (2**power for power in range(num_blocks.bit_length())):
+        if pipeline > num_blocks or num_devices % (pipeline * tensor):
+            continue
+        data = num_devices // (pipeline * tensor)
+        yield replace(
+            least,
+            pipeline=pipeline,
+            tensor=tensor,
+            data=data,
+            num_micro_batches=max(1, global_batch // (data * least.micro_batch)),
+            zero=(0 if data == 1 else 3,) * pipeline,
+        )

@@ -108,6 +108,7 @@ class Segments:
         self._quickest: dict[tuple[int, int | None], list[list[_Path | None]]] = {}
         self._fronts: dict[tuple[int, int], list[list[_Front | None]]] = {}
         self._best: dict[int, list[list[SegmentCost | None]]] = {}
+        self._lean: dict[tuple[int, int], list[list[float]]] = {}
         self._least_bytes: dict[int, float] = {}
         self.truncated = False
 
@@ -257,21 +258,23 @@ class Segments:
         return [[_Path(0.0, 0, 0, None) if a == c else None for c in size] for a in size]
 
     def _leanest(self, composition: int, threshold: int) -> list[list[float]]:
-        chain = []
-        at: int | None = composition
-        while at is not None:
-            chain.append(at)
-            at = self._compositions[at].before
+        """Least resident bytes by words, of options with at most so many transient bytes."""
+        key = (composition, threshold)
+        if key in self._lean:
+            return self._lean[key]
+        this = self._compositions[composition]
         size = range(len(self.words))
-        least = [[0.0 if a == c else float("inf") for c in size] for a in size]
-        for this in (self._compositions[c] for c in reversed(chain)):
-            after = [[float("inf") for _ in size] for _ in size]
-            for _, option in self._allowed(this.kind, threshold):
-                middle, target = self.words.index(option.input_word), self.words.index(option.output_word)
-                for a in size:
-                    resident = least[a][middle] + self._resident(option) - this.discount_bytes
-                    after[a][target] = min(after[a][target], resident)
-            least = after
+        if this.before is None:
+            before = [[0.0 if a == c else float("inf") for c in size] for a in size]
+        else:
+            before = self._leanest(this.before, threshold)
+        least = [[float("inf") for _ in size] for _ in size]
+        for _, option in self._allowed(this.kind, threshold):
+            middle, target = self.words.index(option.input_word), self.words.index(option.output_word)
+            own = self._resident(option) - this.discount_bytes
+            for a in size:
+                least[a][target] = min(least[a][target], before[a][middle] + own)
+        self._lean[key] = least
         return least
 
     def _front(self, composition: int, threshold: int) -> list[list[_Front | None]]:
