@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -42,9 +43,12 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     cluster, choice = choose_cluster(args, constraints, default_device)
     if choice and not args.quiet:
         tell(choice)
+    origin = constraints.model
     constraints = merge(replace(constraints, cluster=reference_to(cluster), model=None))
     limit_bytes = memory_limit_bytes(args)
     arguments = model_arguments(args.arg)
+    if origin is not None and _is_same_target(origin.source, target):
+        arguments = {**origin.args, **arguments}  # a plan that is completed stays about its own model
 
     from autopar.capture.target import load_target
 
@@ -67,8 +71,10 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     if told is None and not args.quiet:
         for note in result.notes:
             tell(note)
-    assert result.plan.cluster is not None
     plan = replace(result.plan, cluster=reference_to(cluster))
+    assert plan.model is not None
+    if origin is not None and origin.fingerprint not in (None, plan.model.fingerprint) and not args.quiet:
+        tell("note: the constraints were written for another model than this one; planned for this one")
     return Planned(replace(result, plan=plan), source, cluster)
 
 
@@ -81,6 +87,10 @@ def read_constraints(args: argparse.Namespace) -> Plan:
     """
     files = [read_plan(existing_file(path, "--with")) for path in args.with_files]
     return merge(parse_sets(args.sets), *flag_constraints(args.batch, args.optimizer, args.precision), *files)
+
+
+def _is_same_target(one: str, other: str) -> bool:
+    return one == other or os.path.normpath(one) == os.path.normpath(other)
 
 
 def progress(args: argparse.Namespace) -> Callable[[str], None] | None:

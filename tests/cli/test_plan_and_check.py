@@ -110,17 +110,29 @@ def test_plan_that_nothing_fits_is_status_3(capsys: pytest.CaptureFixture[str]) 
 def test_plan_with_a_file_keeps_its_lines(
     plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = plan_file.read_text()
     plan_file.write_text("mesh: {data: 4}\nzero: 3\n")
     assert main(["plan", GPT, *SMALL, *FLAGS, "--with", str(plan_file), "-q"]) == 0
     plan = parse_plan(capsys.readouterr().out)
     assert plan.mesh.data == 4 and plan.zero == 3
     assert main(["plan", GPT, *SMALL, *FLAGS, "--with", str(plan_file), "--set", "zero=0"]) == 4
     assert "gpt.yaml:2: zero is 3 here and 0 in --set zero=0; both are constraints" in capsys.readouterr().err
-    plan_file.write_text(whole)
-    assert main(["plan", GPT, *SMALL, *FLAGS, "--with", str(plan_file), "-q"]) == 0
-    again = capsys.readouterr().out
-    assert again == whole
+
+
+def test_plan_with_a_whole_plan_of_the_same_model_changes_nothing(
+    plan_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", GPT, "--with", str(plan_file)]) == 0  # its arguments and devices are in the file
+    out, err = capsys.readouterr()
+    assert out == plan_file.read_text()
+    assert "note:" not in err
+
+
+def test_plan_with_a_plan_of_another_model_says_so(
+    plan_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan_file.write_text("model: {source: x.py, fingerprint: abc}\nzero: 0\n")
+    assert main(["plan", GPT, *SMALL, *FLAGS, "--with", str(plan_file)]) == 0
+    assert "note: the constraints were written for another model than this one" in capsys.readouterr().err
 
 
 def test_check_finds_the_model_beside_the_plan(
