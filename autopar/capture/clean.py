@@ -117,7 +117,9 @@ def _inline(module: fx.GraphModule, region: fx.Node) -> None:
     if _region_kind(region) == "wrap_with_autocast":
         _device, _dtype, enabled, _cache, body, *inputs = region.args
         if enabled:
-            line = user_line(region.meta.get("stack_trace") or "")
+            inside = getattr(module, str(body.target)).graph.nodes if isinstance(body, fx.Node) else ()
+            lines = (user_line(node.meta.get("stack_trace") or "") for node in (region, *inside))
+            line = next(filter(None, lines), "")
             raise CaptureError(
                 f"{line or 'the model'}: autocast is switched on inside the model; "
                 "remove it, and say `precision: bf16` in the plan instead"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import sympy  # type: ignore[import-untyped]
@@ -14,7 +16,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind as SignatureKind
 
-from autopar.capture.capture_errors import explain_export_failure
+from autopar.capture.capture_errors import READS_VALUE, explain_export_failure
 from autopar.capture.clean import clean
 from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
 from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
@@ -75,9 +77,7 @@ def export_model(source: ModelSource, dtype: torch.dtype, size: int | None) -> E
     wrapper = wrap_model(model, source.loss, tuple(batch)).train()
     dynamic = {name: {source.batch_dims.get(name, 0): Dim.DYNAMIC} for name in batch}
     try:
-        with mode, warnings.catch_warnings():
-            # Warnings here are about tracing; those of the model itself come again when it runs.
-            warnings.simplefilter("ignore")
+        with mode, _quiet():
             program = torch.export.export(
                 wrapper, (), batch, strict=False, dynamic_shapes=None if size else dynamic
             )
@@ -86,6 +86,19 @@ def export_model(source: ModelSource, dtype: torch.dtype, size: int | None) -> E
     except Exception as error:
         raise explain_export_failure(error) from error
     return _describe(program, model)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences warnings and logs: they are about tracing; the model's own come again when it runs."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _describe(program: ExportedProgram, model: nn.Module) -> ExportedModel:
@@ -208,11 +221,14 @@ def _check_symbols(graph: fx.Graph, symbols: frozenset[sympy.Symbol]) -> None:
         value = node.meta["val"]
         sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
         for size in sizes:
-            if isinstance(size, torch.SymInt | torch.SymBool | torch.SymFloat):
-                unknown = size.node.expr.free_symbols - symbols
-                if unknown:
-                    raise CaptureError(
-                        f"{node.meta['source_line'] or node.meta['module']}: the size of '{node.name}' "
-                        "depends on the values of tensors, and a plan needs static shapes; "
-                        "mask instead of selecting, or pad to a fixed size"
-                    )
+            if not isinstance(size, torch.SymInt | torch.SymBool | torch.SymFloat):
+                continue
+            if size.node.expr.free_symbols <= symbols:
+                continue
+            where = node.meta["source_line"] or node.meta["module"]
+            if not isinstance(value, torch.Tensor):
+                raise CaptureError(f"{where}: the model cannot be captured: {READS_VALUE}")
+            raise CaptureError(
+                f"{where}: the model cannot be captured: the size of '{node.name}' depends on the values of "
+                "tensors, and a plan needs static shapes; mask instead of selecting, or pad to a fixed size"
+            )

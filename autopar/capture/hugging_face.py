@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import warnings
@@ -46,7 +47,7 @@ def load_config_target(target: str, path: Path, args: Mapping[str, Scalar]) -> M
     transformers = _import_transformers(target)
     config = _make_config(transformers, target, file, fields, args)
     model_class = _model_class(transformers, target, config, fields)
-    example_batch = _example_batch(target, config, model_class.__name__, args)
+    example_batch = _example_batch(target, config, model_class, args)
 
     def build_model() -> nn.Module:
         # A config keeps what a model derives from it: each model gets one of its own.
@@ -171,8 +172,15 @@ def _model_class(transformers: Any, target: str, config: Any, fields: Mapping[st
 
 
 def _example_batch(
-    target: str, config: Any, class_name: str, args: Mapping[str, Scalar]
+    target: str, config: Any, model_class: Any, args: Mapping[str, Scalar]
 ) -> Callable[[int], dict[str, Tensor]]:
+    class_name = model_class.__name__
+    inputs = list(inspect.signature(model_class.forward).parameters)[1:]
+    if not {"input_ids", "pixel_values"} & set(inputs):
+        raise UsageError(
+            f"target '{target}': {class_name} reads '{inputs[0]}', for which autopar has no example; "
+            "write a model file with build_model() and example_batch() instead"
+        )
     if class_name.endswith("ForImageClassification"):
         size = _positive(target, "image_size", args.get("image_size", getattr(config, "image_size", None)))
         return _image_batch(config, size or _DEFAULT_IMAGE_SIZE)

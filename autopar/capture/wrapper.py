@@ -154,5 +154,7 @@ def _scalar(loss: object, where: str) -> Tensor:
 
 
 def _describe(value: object) -> str:
-    shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else ""
-    return f"a {type(value).__name__}{shape}"
+    if not isinstance(value, Tensor):
+        return f"a {type(value).__name__}"
+    # While tracing, the batch size is a symbol.
+    return f"a tensor of shape ({', '.join(str(d) if isinstance(d, int) else 'batch' for d in value.shape)})"

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from autopar.capture.capture import capture
 from autopar.capture.model_graph import InputKind, ModelGraph
 from autopar.capture.target import ModelSource, source_from_functions
-from tests.capture.models import SMALL, small_capture, small_source
+from tests.capture.models import SMALL, small_capture
 
 NAMES = {
     "gpt": ["wte", "wpe", *(f"blocks.{i}" for i in range(4)), "ln_f", "lm_head", "loss"],
@@ -88,7 +88,7 @@ def test_equal_layers_are_one_class(name: str, layers: str) -> None:
     model = small_capture(name).at(2)
     inside = classes_of(model, layers)
     assert len(set(inside)) == 1
-    assert len(set(block.class_key for block in model.blocks)) == len(model.blocks) - len(inside) + 1
+    assert len({block.class_key for block in model.blocks}) == len(model.blocks) - len(inside) + 1
 
 
 def test_t5_block_with_the_position_bias_is_a_class_of_its_own() -> None:
@@ -131,12 +131,15 @@ class Windowed(nn.Module):
 class Alternating(nn.Module):
     def __init__(self) -> None:
         super().__init__()
+        self.embed = nn.Linear(8, 8)
         self.layers = nn.ModuleList(Windowed(2 if i % 2 else 4) for i in range(4))
+        self.norm = nn.LayerNorm(8)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
         for layer in self.layers:
             x = layer(x)
-        return x.square().mean()
+        return self.norm(x).square().mean()
 
 
 def _source(model: type[nn.Module], **shapes: tuple[int, ...]) -> ModelSource:

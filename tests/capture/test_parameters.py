@@ -129,8 +129,7 @@ def test_multi_head_attention_module() -> None:
 def test_fingerprint_does_not_depend_on_micro_batch_or_dtype(name: str) -> None:
     fingerprint = small_capture(name).at(1).fingerprint
     assert small_capture(name).at(3).fingerprint == fingerprint
-    for dtype in (torch.float32, torch.bfloat16):
-        assert capture(small_source(name), dtype).at(2).fingerprint == fingerprint
+    assert capture(small_source(name), torch.bfloat16).at(2).fingerprint == fingerprint
 
 
 @pytest.mark.parametrize(
