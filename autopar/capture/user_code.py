@@ -11,12 +11,10 @@ from pathlib import Path
 
 import torch
 
-import autopar
-
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in ')
 _OURS_AND_LIBRARIES = (
     str(Path(torch.__file__).parent) + os.sep,
-    str(Path(autopar.__file__).parent) + os.sep,
+    str(Path(__file__).parents[1]) + os.sep,
     # The standard library; site-packages lies below it but belongs to the user's side (a models package,
     # say).
     sysconfig.get_paths()["stdlib"] + os.sep,

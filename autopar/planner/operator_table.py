@@ -348,7 +348,9 @@ class _Builder:
         for step in conversion(here, wanted, demand.gradient_partial):
             after = _after(step.function, step.arguments, wanted)
             pair = (self._local(spec, here), self._local(spec, after))
-            local = operator_seconds(step.function, pair[:1], pair[1:], (has_gradient,), self._device)
+            local = operator_seconds(
+                f"axis.{step.function}", pair[:1], pair[1:], (has_gradient,), self._device
+            )
             seconds += local.forward_s + local.backward_s
             for kind, runs in ((step.forward, True), (step.backward, has_gradient)):
                 if kind is not None and runs:
