@@ -8,10 +8,10 @@ import pytest
 from autopar.cli.main import main
 from tests.cli.conftest import GPT, SMALL
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow  # and capfd, since processes write to the streams themselves
 
 
-def test_verify_of_an_edited_plan(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verify_of_an_edited_plan(plan_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     text = plan_file.read_text()
     edits = [("blocks.0-1]\n    - [blocks.2-3", "blocks.0]\n    - [blocks.1-3"), ("micro: 4", "micro: 2")]
     edits += [("mlp.fc: column", "mlp.fc: replicate")] if "mlp.fc: column" in text else []
@@ -22,24 +22,20 @@ def test_verify_of_an_edited_plan(plan_file: Path, capsys: pytest.CaptureFixture
         text = text.replace(old, new, 1)
     plan_file.write_text(text)
     assert main(["check", str(plan_file), "-q"]) == 0
-    capsys.readouterr()
+    capfd.readouterr()
     assert main(["verify", str(plan_file), "--steps", "2", "--json"]) == 0
-    document = json.loads(capsys.readouterr().out)
+    document = json.loads(capfd.readouterr().out)
     assert document["schema"] == 1 and document["ok"] is True and document["num_steps"] == 2
     assert document["worst_gradient_error"] <= 1e-9 and document["worst_loss_error"] <= 1e-9
     assert document["worst_parameter"]
 
 
-def test_verify_of_a_model_plans_it_first(capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--gpus", "2", "--batch", "4", "--set", "mesh.data=2", "--steps", "1", "--tolerance", "1e-30"]
-    assert main(["verify", GPT, *SMALL, *flags]) == 6
-    out, err = capsys.readouterr()
+def test_verify_of_a_model_plans_it_first(capfd: pytest.CaptureFixture[str]) -> None:
+    # Sums over two ranks are rounded otherwise than in one process: a tolerance below that finds a difference.
+    flags = ["--gpus", "2", "--batch", "4", "--steps", "1", "--tolerance", "1e-30"]
+    pins = ["--set", "mesh.tensor=2", "--set", "tensor.blocks.*.attn.qkv=column"]
+    assert main(["verify", GPT, *SMALL, *flags, *pins]) == 6
+    out, err = capfd.readouterr()
     assert out.startswith("DIFFERENT from one process: 1 steps, worst error of the loss ")
     assert "device: 2 x cpu (the default here)" in err
     assert "autopar: the parallel run and the single process disagree: gradient of '" in err
-
-
-def test_verify_that_takes_too_long_says_so(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", str(plan_file), "--timeout", "0.5"]) == 1
-    err = capsys.readouterr().err
-    assert "Traceback" not in err and "autopar: " in err
