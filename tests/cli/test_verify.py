@@ -31,7 +31,7 @@ def test_verify_of_an_edited_plan(plan_file: Path, capfd: pytest.CaptureFixture[
 
 
 def test_verify_of_a_model_plans_it_first(capfd: pytest.CaptureFixture[str]) -> None:
-    # Sums over two ranks are rounded otherwise than in one process: a tolerance below that finds a difference.
+    # Sums over two ranks are rounded otherwise than in one process: a difference, if nothing is tolerated.
     flags = ["--gpus", "2", "--batch", "4", "--steps", "1", "--tolerance", "1e-30"]
     pins = ["--set", "mesh.tensor=2", "--set", "tensor.blocks.*.attn.qkv=column"]
     assert main(["verify", GPT, *SMALL, *flags, *pins]) == 6
