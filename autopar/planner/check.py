@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from autopar.capture.capture import capture
+from autopar.capture.capture import Capture, capture
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource
 from autopar.cost.blocks import Readings, block_choice
@@ -45,9 +45,18 @@ class CheckResult:
 
 
 def check_plan(
-    plan: Plan, source: ModelSource, cluster: Cluster, *, memory_limit_bytes: int | None = None
+    plan: Plan,
+    source: ModelSource,
+    cluster: Cluster,
+    *,
+    memory_limit_bytes: int | None = None,
+    captured: Capture | None = None,
 ) -> CheckResult:
     """Validates a complete plan against its model and costs it on a cluster. Needs no solver.
+
+    Args:
+        memory_limit_bytes: of a device; None: all that it has.
+        captured: the model, if it has been captured in the plan's precision before.
 
     Raises:
         PlanError: the plan is incomplete, or wrong for the model or the cluster.
@@ -61,7 +70,9 @@ def check_plan(
             f"`autopar plan MODEL --with {plan.path or 'FILE'} -o FILE`",
         )
     assert plan.precision is not None and plan.micro_batch is not None
-    graph = capture(source, DTYPES[plan.precision]).at(plan.micro_batch)
+    captured = captured or capture(source, DTYPES[plan.precision])
+    assert captured.dtype == DTYPES[plan.precision]
+    graph = captured.at(plan.micro_batch)
     limit_bytes = memory_limit_bytes or cluster.device.memory_bytes
     prediction = predict_plan(plan, graph, cluster, limit_bytes, Readings(cluster))
     return CheckResult(prediction, _warnings(plan, cluster), too_large(prediction))

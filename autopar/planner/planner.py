@@ -28,8 +28,15 @@ _MOST_SAMPLES = 1024
 Progress = Callable[[str], None]
 
 
-def make_plan(request: PlanRequest, progress: Progress | None = None) -> PlanResult:
+def make_plan(
+    request: PlanRequest, progress: Progress | None = None, captured: Capture | None = None
+) -> PlanResult:
     """The plan of least predicted step time within the constraints.
+
+    Args:
+        request: what is asked for.
+        progress: told, in a few words, what is being done.
+        captured: the model, if it has been captured in the precision before.
 
     Raises:
         InfeasibleError: no plan fits; names the binding constraint and the shortfall.
@@ -43,7 +50,8 @@ def make_plan(request: PlanRequest, progress: Progress | None = None) -> PlanRes
         tell(note)
     tell("capturing the model")
     assert settled.precision is not None
-    captured = capture(request.source, DTYPES[settled.precision])
+    captured = captured or capture(request.source, DTYPES[settled.precision])
+    assert captured.dtype == DTYPES[settled.precision]
     choices = ModelChoices(captured, request.cluster, settled.precision, settled)
     first_blocks = pinned_first_blocks(settled, choices.graph)
     capture_s = time.monotonic() - started

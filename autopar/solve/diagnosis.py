@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from autopar.solve.candidate import Candidate, Choices, Job, Shortfall
-from autopar.solve.mesh import least_state_bytes, shortfall_of
+from autopar.solve.candidate import Candidate, Choices, Job, MeshSolution, Shortfall
+from autopar.solve.mesh import least_state_bytes, shortfall_of, solve_mesh
 
 _MOST_TRIED = 24
 _MOST_GROWTH = 10
+_MOST_PROOFS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def diagnose(choices: Choices, candidates: Iterable[Candidate], job: Job, *, may
         may_grow: whether more devices may be proposed: not where pins fix how many take part.
     """
     considered = tuple(candidates)
-    least = least_shortfall(choices, considered, job)
+    least = _proven(choices, least_shortfall(choices, considered, job), job)
     return Diagnosis(
         least,
         job.memory_limit_bytes + least.missing_bytes,
@@ -61,6 +62,21 @@ def least_shortfall(choices: Choices, candidates: Iterable[Candidate], job: Job)
             best = found
     assert best is not None
     return best
+
+
+def _proven(choices: Choices, least: Shortfall, job: Job) -> Shortfall:
+    """The shortfall by the step model's count of memory: with so much more, a plan is found that fits."""
+    for _ in range(_MOST_PROOFS):
+        limit_bytes = job.memory_limit_bytes + max(least.missing_bytes, 0)
+        found = solve_mesh(choices, least.candidate, replace(job, memory_limit_bytes=limit_bytes))
+        if isinstance(found, MeshSolution):
+            totals = [stage.memory.total_bytes for stage in found.prediction.stages]
+            return replace(
+                least, stage=totals.index(max(totals)), missing_bytes=max(totals) - job.memory_limit_bytes
+            )
+        step_bytes = max(found.missing_bytes, job.memory_limit_bytes // 1000)
+        least = replace(found, missing_bytes=max(least.missing_bytes, 0) + step_bytes)
+    return least
 
 
 def _fullness(candidate: Candidate) -> tuple[int, int]:

@@ -109,7 +109,7 @@ class Segments:
         self._fronts: dict[tuple[int, int], list[list[_Front | None]]] = {}
         self._best: dict[int, list[list[SegmentCost | None]]] = {}
         self._lean: dict[tuple[int, int], list[list[float]]] = {}
-        self._least_bytes: dict[int, float] = {}
+        self._least_bytes: dict[int, list[list[float]]] = {}
         self.truncated = False
 
     def extend(self, composition: int | None, block: int) -> int:
@@ -177,18 +177,19 @@ class Segments:
             return tuple(reversed(reverse))
         return self._trace(composition, threshold, source, target)
 
-    def least_memory_bytes(self, composition: int) -> float:
-        """Least peak bytes of the segment over all choices and words."""
-        if composition in self._least_bytes:
-            return self._least_bytes[composition]
-        least = float("inf")
-        for threshold in self._compositions[composition].transients:
-            for row in self._leanest(composition, threshold):
-                least = min(least, min(row) + threshold)
-        this = self._compositions[composition]
-        least = max(least + this.paired_bytes + this.single_bytes, this.floor_bytes)
-        self._least_bytes[composition] = least
-        return least
+    def least_memory_bytes(self, composition: int) -> list[list[float]]:
+        """Least peak bytes by (input word, output word); infinite where none leads to the other."""
+        if composition not in self._least_bytes:
+            this = self._compositions[composition]
+            size = range(len(self.words))
+            least = [[float("inf") for _ in size] for _ in size]
+            for threshold in this.transients:
+                for a, row in enumerate(self._leanest(composition, threshold)):
+                    for c, resident in enumerate(row):
+                        peak = resident + threshold + this.paired_bytes + this.single_bytes
+                        least[a][c] = min(least[a][c], max(peak, this.floor_bytes))
+            self._least_bytes[composition] = least
+        return self._least_bytes[composition]
 
     def _limit(self, composition: int) -> int:
         return self._compositions[composition].limit_bytes(self._problem.limit_bytes)
