@@ -10,24 +10,28 @@ with it. For a fixed bound θ on the slowest stage the best cut is a shortest pa
 (shortest_path). Its length falls as θ grows, so that between two bounds the objective is at least
 ``length(upper) + (m - 1) · lower``: the sweep halves intervals of θ and drops those whose bound does not
 beat the best cut found (sweep). Only segments that are quicker than the largest θ worth trying are ever
-costed (widen). The result is optimal, except where a Pareto front was too large to be carried whole: then
-the count ILP (``chain_ilp.py``) takes over, with this result as its start.
+costed (widen). The result is optimal,
+except where a Pareto front was too large to be carried whole: then the ILP of ``chain_ilp.py`` is given a
+while to do better, or else to bound by how much.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
 
+from autopar.solve.chain_ilp import solve_chain_ilp
 from autopar.solve.chain_problem import ChainProblem, ChainSolution, evaluate_chain, objective_s
 from autopar.solve.segments import Segments
 
 _WIDENINGS = (1.02, 1.1, 1.25, 1.6, 2.5, 5.0, float("inf"))
 _RELATIVE_TOLERANCE = 1e-12
+_PROOF_S = 20.0
+_NO_LIMIT = 2**60
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +92,17 @@ class ChainSolver:
         quickest_s = self._quickest_total_s()
         worth_s = (best.objective_s(m) - quickest_s) / (m - 1) if m > 1 else float("inf")
         self.widen(max(worth_s, self._width_s))
-        return self._solution(self.sweep(best))
+        solution = self._solution(self.sweep(best))
+        return self._proved(solution) if self.truncated else solution
+
+    def _proved(self, solution: ChainSolution) -> ChainSolution:
+        """The better of the solution and the ILP's, with the best bound known."""
+        exact = solve_chain_ilp(self._problem, _PROOF_S)
+        loose = ChainSolver(replace(self._problem, limit_bytes=_NO_LIMIT)).solve()
+        bounds = [known.bound_s for known in (exact, loose) if known is not None]
+        if exact is not None and exact.objective_s < solution.objective_s:
+            solution = exact
+        return replace(solution, bound_s=min(max(bounds), solution.objective_s))
 
     def widen(self, width_s: float) -> None:
         """Costs every segment that may be at most this slow."""

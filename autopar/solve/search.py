@@ -144,7 +144,9 @@ def _run(
             continue
         state.solved.append(found)
         best_s = min(best_s, found.prediction.step_time_s)
-    return min(best_s, queue[0].bound_s if queue else best_s)
+    # What was not solved to the optimum of its objective may hide as much of its step time.
+    unproved = [s.prediction.step_time_s * s.bound_s / s.objective_s for s in state.solved]
+    return min([best_s, *unproved, *(waiting.bound_s for waiting in queue[:1])])
 
 
 def _tightened(choices: Choices, waiting: _Waiting, state: _State) -> _Waiting:
