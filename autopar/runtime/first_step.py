@@ -20,14 +20,15 @@ def report_first_step(plan: Plan, mesh: RankMesh, step_s: float) -> None:
     if mesh.rank != 0:
         return
     predicted = _predicted(plan)
-    step_time_s, memory_bytes = predicted.get("step_time_s"), predicted.get("peak_memory_bytes")
-    step = f"{format_seconds(step_s)}"
-    memory = format_bytes(_peak_bytes(mesh.device))
-    if isinstance(step_time_s, (int, float)):
-        step += f" (predicted {format_seconds(step_time_s)} a step, once warm)"
-    if isinstance(memory_bytes, (int, float)):
-        memory += f" (predicted at most {format_bytes(memory_bytes)})"
-    sys.stderr.write(f"autopar: first step {step}, peak memory of rank 0 {memory}\n")
+    measured = {
+        "step_time": f"first step {format_seconds(step_s)} with start-up",
+        "peak_memory": f"peak memory of rank 0 {format_bytes(_peak_bytes(mesh.device))}",
+    }
+    texts = [
+        text + (f" (predicted {predicted[key]})" if key in predicted else "")
+        for key, text in measured.items()
+    ]
+    sys.stderr.write(f"autopar: {', '.join(texts)}\n")
     sys.stderr.flush()
 
 

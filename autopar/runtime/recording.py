@@ -8,6 +8,7 @@ that record. This module is the only one of the runtime that uses torch's fake t
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -256,7 +257,14 @@ def record_construction(build_model: Callable[[], nn.Module], seed: int = 0) -> 
         UsageError: the construction looks at values of tensors in a way that fake tensors cannot answer.
     """
     recording = Recording()
-    with _fixed_randomness(seed), FakeTensorMode(allow_non_fake_inputs=True), _Recorder(recording):
+    with (
+        warnings.catch_warnings(),
+        _fixed_randomness(seed),
+        FakeTensorMode(allow_non_fake_inputs=True),
+        _Recorder(recording),
+    ):
+        # copy.deepcopy of a parameter asks for its address, only to see that it has none.
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         try:
             recording.module = build_model()
         except (DataDependentOutputException, DynamicOutputShapeException) as error:

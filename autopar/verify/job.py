@@ -24,6 +24,7 @@ from autopar.capture.capture import capture
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource, load_target
 from autopar.errors import AutoparError
+from autopar.lower.resolve import resolve
 from autopar.plan.decisions import Plan, Scalar
 from autopar.verify.rank import VerifyOptions, verify_rank
 from autopar.verify.without_dropout import without_dropout
@@ -75,6 +76,7 @@ def prepare(job: Job) -> tuple[Plan, ModelSource, ModelGraph, tuple[str, ...]]:
         notes.append(f"{job.max_micro_batches} micro-batches a step instead of {job.plan.num_micro_batches}")
     source = load_target(job.target, job.args)
     graph, had_dropout = without_dropout(capture(source, torch.float64).at(micro_batch))
+    resolve(plan, graph)  # a mistake in the plan is found once, not on every rank
     if had_dropout:
         notes.append("dropout switched off on both sides")
     return plan, source, graph, tuple(notes)
@@ -176,4 +178,7 @@ def main(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    # Under its own name: what is pickled here is read by a process that knows this module by it.
+    from autopar.verify import job as this
+
+    sys.exit(this.main(Path(sys.argv[1])))

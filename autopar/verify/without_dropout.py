@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable
 from dataclasses import replace
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -47,14 +49,25 @@ class DropoutOff(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        argument = _PROBABILITY.get(getattr(func, "__name__", ""))
-        if argument is not None:
-            position = _POSITION[argument]
+        found = _probability_of(func)
+        if found is not None:
+            argument, position = found
             if argument in kwargs or position >= len(args):
                 kwargs[argument] = 0.0
             else:
                 args = (*args[:position], 0.0, *args[position + 1 :])
         return func(*args, **kwargs)
+
+
+def _probability_of(func: Any) -> tuple[str, int] | None:
+    """Name and position of a function's dropout probability."""
+    argument = _PROBABILITY.get(getattr(func, "__name__", ""))
+    if not isinstance(func, FunctionType):
+        return None if argument is None else (argument, _POSITION[argument])
+    # What a Python function calls inside is not seen: multi_head_attention_forward hands its own argument on.
+    names = list(inspect.signature(func).parameters)
+    argument = argument if argument in names else "dropout_p"
+    return (argument, names.index(argument)) if argument in names else None
 
 
 def without_dropout(graph: ModelGraph) -> tuple[ModelGraph, bool]:

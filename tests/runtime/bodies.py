@@ -1,6 +1,7 @@
 """What the ranks of the tests do; see ``world.py``."""
 
 import os
+import resource
 import signal
 import time
 from dataclasses import replace
@@ -293,7 +294,7 @@ def fail(case):
         if how == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         if how == "hang":
-            time.sleep(case.extra["timeout_s"] + 25)
+            time.sleep(case.extra["timeout_s"] + 12)
             return "woke up"
         if how == "raise":
 
@@ -316,3 +317,31 @@ def differing_plans(case):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
+
+
+def memory(case):
+    """Growth of the peak resident memory over the building of this rank's stage."""
+    before = peak_bytes()
+    run = Run(case, dtype=torch.float32, timeout_s=200.0)
+    found = {
+        "peak_bytes": peak_bytes() - before,
+        "shard_bytes": sum(local_tensor(p).numel() * 4 for p in run.model.parameters()),
+        "largest_parameter_bytes": max(x.spec.num_elements for x in run.graph.parameters.values()) * 4,
+    }
+    run.model.close()
+    return found
+
+
+def plain_memory(case):
+    """The same of the plain model in one process."""
+    source, _ = world.source_and_graph(case)
+    before = peak_bytes()
+    model = source.build_model()
+    return {
+        "peak_bytes": peak_bytes() - before,
+        "parameters_bytes": sum(p.numel() * 4 for p in model.parameters()),
+    }
+
+
+def peak_bytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

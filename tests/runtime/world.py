@@ -43,7 +43,7 @@ class Raised:
 def load(model, args):
     from autopar.capture.target import load_target
 
-    return load_target(str(MODELS / f"{model}.py"), dict(args))
+    return load_target(model if model.endswith(".py") else str(MODELS / f"{model}.py"), dict(args))
 
 
 @lru_cache
