@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx
 from torch.fx.node import Argument
 
-from autopar.capture.operator_facts import aliased_arguments, has_effect
+from autopar.capture.model_graph import InputKind
+from autopar.capture.operator_facts import aliased_arguments, argument_value, has_effect, is_cast
 from autopar.capture.user_code import user_line
 from autopar.errors import CaptureError
 
@@ -32,15 +34,6 @@ _ASSERTIONS = {
     aten.sym_constrain_range.default,
     aten.sym_constrain_range_for_size.default,
 }
-_CASTS = {
-    aten.to.dtype,
-    aten.to.dtype_layout,
-    aten.to.device,
-    aten.to.other,
-    aten.type_as.default,
-    aten._autocast_to_full_precision.default,
-    aten._autocast_to_reduced_precision.default,
-}
 _IDENTITIES = {aten.alias.default, aten.lift_fresh.default}
 _RENAMED = {
     aten.view.default: aten.reshape.default,
@@ -49,8 +42,10 @@ _RENAMED = {
 }
 
 
-def clean(module: fx.GraphModule) -> fx.Graph:
+def clean(module: fx.GraphModule, kinds: Mapping[str, InputKind]) -> fx.Graph:
     """Cleans the graph of an exported program and returns it; ``meta['no_grad']`` is set on every node.
+
+    ``kinds`` gives the kind of each placeholder by name.
 
     Raises:
         CaptureError: the model switches autocast on for itself.
@@ -58,20 +53,30 @@ def clean(module: fx.GraphModule) -> fx.Graph:
     graph = module.graph
     for node in graph.nodes:
         node.meta["no_grad"] = False
-    _inline_regions(module)
+    _inline_regions(module, kinds)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
+        _pin_dtype(node)
         if node.target in _ASSERTIONS or "_assert" in getattr(node.target, "__name__", ""):
             graph.erase_node(node)
         elif node.target in _IDENTITIES or _is_noop(node):
             _replace(node, node.args[0])
         elif node.target in _RENAMED:
             node.target = _RENAMED[node.target]
-    _make_functional(graph)
+    _make_functional(graph, kinds)
     graph.eliminate_dead_code(is_impure_node=has_effect)
     graph.lint()
     return graph
+
+
+def _pin_dtype(node: fx.Node) -> None:
+    """Says the dtype that ``torch.zeros(...)`` had while tracing, whatever the default when it runs."""
+    value = node.meta.get("val")
+    if not isinstance(value, torch.Tensor) or node.all_input_nodes or not value.is_floating_point():
+        return
+    if argument_value(node, "dtype", torch.float32) is None:
+        node.kwargs = {**node.kwargs, "dtype": value.dtype}
 
 
 def _replace(node: fx.Node, value: Argument) -> None:
@@ -87,7 +92,7 @@ def _is_noop(node: fx.Node) -> bool:
     before = source.meta.get("val")
     if not isinstance(before, torch.Tensor):
         return False
-    if node.target in _CASTS:
+    if is_cast(node):
         return before.dtype == value.dtype
     if node.target is aten.slice.Tensor:
         start, end = (*node.args[2:4], None, None)[:2]
@@ -95,13 +100,13 @@ def _is_noop(node: fx.Node) -> bool:
     return False
 
 
-def _inline_regions(module: fx.GraphModule) -> None:
+def _inline_regions(module: fx.GraphModule, kinds: Mapping[str, InputKind]) -> None:
     graph = module.graph
     while True:
         region = next((n for n in graph.nodes if n.op == "call_function" and _region_kind(n)), None)
         if region is None:
             break
-        _inline(module, region)
+        _inline(module, region, kinds)
     for node in list(graph.nodes):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
@@ -112,7 +117,7 @@ def _region_kind(node: fx.Node) -> str:
     return name if name in ("wrap_with_set_grad_enabled", "wrap_with_autocast") else ""
 
 
-def _inline(module: fx.GraphModule, region: fx.Node) -> None:
+def _inline(module: fx.GraphModule, region: fx.Node, kinds: Mapping[str, InputKind]) -> None:
     graph = module.graph
     if _region_kind(region) == "wrap_with_autocast":
         _device, _dtype, enabled, _cache, body, *inputs = region.args
@@ -137,7 +142,7 @@ def _inline(module: fx.GraphModule, region: fx.Node) -> None:
     results: Any = ()
     with graph.inserting_before(region):
         for placeholder, value in zip(placeholders, inputs, strict=True):
-            environment[placeholder] = _detached(graph, value) if no_grad else value
+            environment[placeholder] = _detached(graph, value, kinds) if no_grad else value
         for node in inner.nodes:
             if node.op == "output":
                 results = fx.map_arg(node.args[0], lambda n: environment[n])
@@ -154,31 +159,27 @@ def _inline(module: fx.GraphModule, region: fx.Node) -> None:
     graph.erase_node(region)
 
 
-def _detached(graph: fx.Graph, value: Any) -> Any:
+def _detached(graph: fx.Graph, value: Any, kinds: Mapping[str, InputKind]) -> Any:
     """A node that hands ``value`` over without gradient; what carries none (integers, buffers) as it is."""
     if not isinstance(value, fx.Node) or not isinstance(value.meta.get("val"), torch.Tensor):
         return value
-    if not value.meta["val"].is_floating_point() or (value.op == "placeholder" and _is_buffer(value)):
+    without_gradient = value.op == "placeholder" and kinds[value.name] is not InputKind.PARAMETER
+    if without_gradient or not value.meta["val"].is_floating_point():
         return value
     node = graph.call_function(aten.detach.default, (value,))
     node.meta.update(value.meta, no_grad=True)
     return node
 
 
-def _is_buffer(placeholder: fx.Node) -> bool:
-    # The exporter's own prefixes: p_ parameter, b_ buffer, c_ constant; batch entries have none.
-    return placeholder.name.startswith(("b_", "c_"))
-
-
-def _make_functional(graph: fx.Graph) -> None:
-    """Rewrites in-place operators on values that nothing else can see."""
+def _make_functional(graph: fx.Graph, kinds: Mapping[str, InputKind]) -> None:
+    """Rewrites in-place operators on values that nothing else can see, entries of the batch among them."""
     order = {node: index for index, node in enumerate(graph.nodes)}
     for node in list(graph.nodes):
         functional = _functional_form(node)
         if functional is None:
             continue
         target = node.args[0]
-        if not isinstance(target, fx.Node) or _may_alias(target):
+        if not isinstance(target, fx.Node) or _may_alias(target, kinds):
             continue
         readers = [user for user in target.users if user is not node]
         if any(_shares_storage(user, target) for user in readers):
@@ -200,9 +201,11 @@ def _functional_form(node: fx.Node) -> torch._ops.OpOverload | None:
     return found
 
 
-def _may_alias(node: fx.Node) -> bool:
-    """Whether the value is an input of the graph or a view of something."""
-    return node.op != "call_function" or any(_shares_storage(node, source) for source in node.all_input_nodes)
+def _may_alias(node: fx.Node, kinds: Mapping[str, InputKind]) -> bool:
+    """Whether the value is part of the model's state or a view of something."""
+    if node.op == "placeholder":
+        return kinds[node.name] is not InputKind.BATCH
+    return any(_shares_storage(node, source) for source in node.all_input_nodes)
 
 
 def _shares_storage(node: fx.Node, source: fx.Node) -> bool:

@@ -20,6 +20,7 @@ from autopar.capture.capture_errors import READS_VALUE, explain_export_failure
 from autopar.capture.clean import clean
 from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
 from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
+from autopar.capture.precise_buffers import keep_precise
 from autopar.capture.target import ModelSource
 from autopar.capture.user_code import user_line
 from autopar.capture.wrapper import MODULE_PREFIX, wrap_model
@@ -102,10 +103,14 @@ def _quiet() -> Iterator[None]:
 
 
 def _describe(program: ExportedProgram, model: nn.Module) -> ExportedModel:
-    graph = clean(program.graph_module)
     canonical, parameters = _parameters(model)
     inputs, constants = _inputs(program, canonical)
-    buffers = {name: TensorSpec(tuple(buffer.shape), buffer.dtype) for name, buffer in model.named_buffers()}
+    graph = clean(program.graph_module, {name: entry.kind for name, entry in inputs.items()})
+    precise = keep_precise(graph, inputs)
+    buffers = {
+        name: TensorSpec(tuple(buffer.shape), torch.float32 if name in precise else buffer.dtype)
+        for name, buffer in model.named_buffers()
+    }
     _annotate(graph)
     symbols = frozenset(
         symbol

@@ -10,6 +10,21 @@ from torch import fx
 
 aten = torch.ops.aten
 
+_CASTS = {
+    aten.to.dtype,
+    aten.to.dtype_layout,
+    aten.to.device,
+    aten.to.other,
+    aten.type_as.default,
+    aten._autocast_to_full_precision.default,
+    aten._autocast_to_reduced_precision.default,
+}
+
+
+def is_cast(node: fx.Node) -> bool:
+    """Whether the operator only converts the dtype of a tensor."""
+    return node.op == "call_function" and node.target in _CASTS
+
 
 def is_random(node: fx.Node) -> bool:
     """Whether the operator draws from the random generator."""

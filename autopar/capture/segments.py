@@ -71,7 +71,7 @@ def divide(
             position[node] = position[node.all_input_nodes[0]]
     order = sorted(set(position.values()))
     rank = {old: new for new, old in enumerate(order)}
-    names = _names([segments[index] for index in order])
+    names = _names([segments[index] for index in order], _has_parameter(segments[-1], flow, kinds))
     return Chain(names, {node.name: rank[position[node]] for node in body})
 
 
@@ -270,17 +270,13 @@ def _move_parameter_values(body: list[fx.Node], position: dict[fx.Node, int], fl
                 position[node] = max(position[node], min(readers))
 
 
-def _names(segments: list[_Segment]) -> tuple[str, ...]:
+def _names(segments: list[_Segment], last_has_parameter: bool) -> tuple[str, ...]:
+    """Module names, numbered where a module runs again; ``loss`` is the last unless it has parameters."""
     counts: dict[str, int] = {}
     names: list[str] = []
     for index, segment in enumerate(segments):
-        name = segment.piece or LOSS
-        if index == len(segments) - 1 and not _reads_parameters_of_own(segment):
-            name = LOSS
+        last = index == len(segments) - 1
+        name = LOSS if segment.piece is None or (last and not last_has_parameter) else segment.piece
         counts[name] = counts.get(name, 0) + 1
         names.append(name if counts[name] == 1 else f"{name}@{counts[name]}")
     return tuple(names)
-
-
-def _reads_parameters_of_own(segment: _Segment) -> bool:
-    return not all(node.meta["module"] == "" for node in segment.nodes)
