@@ -123,7 +123,8 @@ def names_of_parameters(
         UsageError: it holds parameters that are not the model's own.
     """
     names = {parameter: name for name, parameter in parameters.items()}
-    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    # Empty ones stand in for the parameters of a stage that has none.
+    held = [p for group in optimizer.param_groups for p in group["params"] if p.numel()]
     foreign = sum(parameter not in names for parameter in held)
     if foreign:
         raise UsageError(

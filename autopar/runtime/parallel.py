@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autopar.capture.capture import capture
 from autopar.capture.model_graph import ModelGraph
@@ -19,241 +17,15 @@ from autopar.errors import PlanError, UsageError
 from autopar.lower.resolve import missing_decisions, resolve
 from autopar.plan.decisions import Plan
 from autopar.plan.read import read_plan
-from autopar.runtime.assemble import Assembly, assemble
-from autopar.runtime.batches import split_batch
-from autopar.runtime.checkpoint import load_checkpoint, save_checkpoint
-from autopar.runtime.executor import mean_loss
-from autopar.runtime.first_step import report_first_step
-from autopar.runtime.gather import gather
-from autopar.runtime.gradients import GradientNorm, scale_gradients
-from autopar.runtime.initialise import Initialisation, InitialState, hash_seed
+from autopar.runtime.assemble import assemble
+from autopar.runtime.initialise import Initialisation, InitialState
 from autopar.runtime.launch import check_world_size, join, plan_digest
-from autopar.runtime.mesh import RankMesh, make_mesh
+from autopar.runtime.mesh import make_mesh
 from autopar.runtime.options import Options
+from autopar.runtime.parallel_model import ParallelModel
 from autopar.runtime.watchdog import Watchdog, open_store
 
-
-class ParallelModel(nn.Module):
-    """This rank's part of a model that trains under a plan; made by :func:`parallelize`.
-
-    ``parameters()`` and ``named_parameters()`` give this rank's pieces under the model's own names, for an
-    optimiser.
-
-    Attributes:
-        data_rank: which share of every batch this rank trains on.
-        data_world_size: number of shares.
-        num_steps: calls of ``step`` so far, counted on from a checkpoint.
-    """
-
-    def __init__(
-        self,
-        plan: Plan,
-        graph: ModelGraph,
-        assembly: Assembly,
-        mesh: RankMesh,
-        options: Options,
-        watchdog: Watchdog,
-    ) -> None:
-        super().__init__()
-        self._plan = plan
-        self._graph = graph
-        self._assembly = assembly
-        self._mesh = mesh
-        self._options = options
-        self._watchdog = watchdog
-        self.stage = assembly.stage
-        self.data_rank = mesh.here.data
-        self.data_world_size = mesh.data
-        self.num_steps = 0
-        stored = {name: assembly.stage.stored(name) for name, _ in assembly.stage.named_originals()}
-        self._norm = GradientNorm(mesh, stored, assembly.replicas.is_sharded, assembly.tied)
-        self._foreign_optimizer = ""
-        self._is_updated = True
-        self._hook = register_optimizer_step_post_hook(self._note_update)
-
-    def named_parameters(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nn.Parameter]]:
-        """This rank's parameters under the model's own names (of tied ones, the first)."""
-        for name, parameter in self.stage.named_originals():
-            yield (f"{prefix}.{name}" if prefix else name), parameter
-
-    def forward(self, *_: Any, **__: Any) -> Tensor:
-        """Not offered: a pipeline has no forward pass alone.
-
-        Raises:
-            UsageError: always; says what to call.
-        """
-        raise UsageError(
-            "a parallel model runs forward and backward together: call step(batch);"
-            " to evaluate, load full_state_dict() into the plain model"
-        )
-
-    def step(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Forward and backward of all micro-batches of this data rank's share of a step; gradients are then
-        complete.
-
-        Args:
-            batch: entries by key, ``micro_batch x num_micro_batches`` samples each; the same on every rank of
-                equal ``data_rank``.
-
-        Returns:
-            Mean loss over all samples, a detached scalar, the same on every rank.
-
-        Raises:
-            UsageError: the batch does not fit, or no optimiser holds the model's parameters.
-            DistributedError: another rank failed or did not answer; names it.
-        """
-        if not self.training:
-            raise UsageError("step() trains, and the model is in evaluation mode; call model.train() first")
-        num_micro_batches = self._plan.num_micro_batches
-        parameters = dict(self.stage.named_originals())
-        label = f"step {self.num_steps}"
-        began_s = time.perf_counter()
-        with self._watchdog.guard(label):
-            self._check_optimizer()
-            batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
-            devices = [self._mesh.device] if self._mesh.device.type == "cuda" else []
-            with torch.random.fork_rng(devices=devices):
-                self._assembly.copies.refresh(parameters)
-                earlier = self._assembly.tied.set_aside(parameters)
-                loss = self._assembly.executor.run(batches, self._seeds(num_micro_batches), label)
-            self._watchdog.at(f"{label}, gradient averaging")
-            self._assembly.replicas.average_gradients()
-            self._assembly.tied.reduce(parameters, earlier)
-            total = mean_loss(loss, self._mesh)
-        if self.num_steps == 0:
-            report_first_step(self._plan, self._mesh, time.perf_counter() - began_s)
-        self.num_steps += 1
-        self._is_updated = False
-        self._foreign_optimizer = ""
-        return total
-
-    def clip_grad_norm_(self, max_norm: float) -> Tensor:
-        """Scales all gradients so that their 2-norm over the whole model is at most ``max_norm``.
-
-        Returns:
-            The norm before, the same on every rank and as in one process.
-        """
-        parameters = dict(self.stage.named_originals())
-        with self._watchdog.guard(f"clip_grad_norm_ after step {self.num_steps - 1}"):
-            norm = self._norm.total(parameters)
-        # Coefficient as in torch.nn.utils.clip_grads_with_norm_.
-        scale_gradients(list(parameters.values()), torch.clamp(max_norm / (norm + 1e-6), max=1.0))
-        return norm
-
-    def save(self, path: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Writes a checkpoint of the model (and its optimiser) that loads under any plan; all ranks call it.
-
-        Raises:
-            UsageError: the optimiser holds other parameters.
-        """
-        parameters = dict(self.stage.named_originals())
-        with self._watchdog.guard(f"save to {path}"):
-            buffers = self._saved_buffers() if self._mesh.here.data == 0 else {}
-            save_checkpoint(path, parameters, buffers, optimizer, self.num_steps)
-
-    def load(self, path: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Reads what ``save`` wrote, under this plan or any other; all ranks call it.
-
-        Raises:
-            UsageError: no such checkpoint, another model's, or an optimiser with other parameters.
-        """
-        parameters = dict(self.stage.named_originals())
-        with self._watchdog.guard(f"load from {path}"):
-            self.num_steps = load_checkpoint(path, parameters, self._saved_buffers(), optimizer)
-        self._is_updated = True
-
-    def full_state_dict(self) -> dict[str, Tensor]:
-        """Whole parameters and persistent buffers as the plain model's ``load_state_dict`` takes them, on
-        every rank.
-
-        A collective of all ranks. Buffers are those of data rank 0.
-        """
-        found: dict[str, Tensor] = {}
-        with self._watchdog.guard("full_state_dict"):
-            for name, value in self.whole_parameters():
-                assert value is not None
-                for alias in (name, *self._assembly.aliases[name]):
-                    found[alias] = value
-            found.update({name: value for name, value in self.whole_buffers() if value is not None})
-        return found
-
-    def full_gradients(self) -> dict[str, Tensor]:
-        """Whole gradients by canonical parameter name, on every rank; parameters without one are left out.
-
-        A collective of all ranks.
-        """
-        with self._watchdog.guard("full_gradients"):
-            return {name: value for name, value in self.whole_gradients() if value is not None}
-
-    def whole_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
-        """Whole parameters one at a time, to be consumed by all ranks alike."""
-        own = dict(self.stage.named_originals())
-        return self._whole(own.get)
-
-    def whole_gradients(self) -> Iterator[tuple[str, Tensor | None]]:
-        """Whole gradients one at a time (None where there is none), to be consumed by all ranks alike."""
-        own = dict(self.stage.named_originals())
-        return self._whole(lambda name: own[name].grad)
-
-    def whole_buffers(self) -> Iterator[tuple[str, Tensor | None]]:
-        """Whole persistent buffers one at a time, to be consumed by all ranks alike."""
-        buffers = self._saved_buffers()
-        stages = self._assembly.buffer_stages
-        names = [name for name in stages if name in self._assembly.persistent]
-        return gather(names, stages, self._assembly.buffer_forms, buffers.get, self._mesh)
-
-    def close(self) -> None:
-        """Ends the heartbeats of this rank and its process groups; the default group stays."""
-        self._hook.remove()
-        self._watchdog.stop()
-        self._assembly.close()
-        self._mesh.close()
-
-    def _whole(self, piece: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor | None]]:
-        stages = {name: stages[0] for name, stages in self._assembly.parameter_stages.items()}
-        forms = {name: self.stage.stored(name) for name, _ in self.stage.named_originals()}
-        return gather(list(stages), stages, forms, piece, self._mesh)
-
-    def _saved_buffers(self) -> dict[str, Tensor]:
-        forms = self._assembly.buffer_forms
-        return {
-            name: forms[name].wrap(value, self._mesh.tensor_mesh).detach()
-            for name, value in self.stage.named_state().items()
-            if name in self._assembly.persistent
-        }
-
-    def _seeds(self, num_micro_batches: int) -> list[tuple[int, ...]]:
-        # By block and by micro-batch of the whole step: where a block runs does not change its random
-        # numbers.
-        first = self.data_rank * num_micro_batches
-        return [
-            tuple(
-                hash_seed(
-                    self._options.seed, "random operators", self.num_steps, first + index, program.block.index
-                )
-                for program in self.stage.programs
-            )
-            for index in range(num_micro_batches)
-        ]
-
-    def _note_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        own = {id(parameter) for _, parameter in self.stage.named_originals()}
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if own & held:
-            self._is_updated = True
-        else:
-            self._foreign_optimizer = type(optimizer).__name__
-
-    def _check_optimizer(self) -> None:
-        has_gradients = any(p.grad is not None for _, p in self.stage.named_originals())
-        if self._foreign_optimizer and not self._is_updated and has_gradients:
-            raise UsageError(
-                f"{self._foreign_optimizer} was stepped, but holds none of the parallel model's"
-                " parameters; make the"
-                " optimiser from model.parameters() after parallelize()"
-            )
+__all__ = ["ParallelModel", "check_complete", "parallelize", "start"]
 
 
 def parallelize(

@@ -23,9 +23,10 @@ import torch.distributed as dist
 from autopar.capture.capture import capture
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource, load_target
-from autopar.errors import AutoparError
+from autopar.errors import AutoparError, DistributedError
 from autopar.lower.resolve import resolve
 from autopar.plan.decisions import Plan, Scalar
+from autopar.runtime.watchdog import is_communication_error
 from autopar.verify.rank import VerifyOptions, verify_rank
 from autopar.verify.without_dropout import without_dropout
 
@@ -57,6 +58,7 @@ class Failure:
         rank: -1 before the ranks were started.
         kind: name of the exception's class.
         is_users: the message alone is for the user; otherwise the trace is of interest.
+        is_cause: the rank failed by itself, not because another one did not answer.
     """
 
     rank: int
@@ -64,6 +66,7 @@ class Failure:
     message: str
     exit_status: int
     is_users: bool
+    is_cause: bool
     trace: str
 
 
@@ -107,7 +110,7 @@ def run_ranks(folder: Path, num_ranks: int, timeout_s: float, body: Callable[[in
             deadline_s = min(deadline_s, time.monotonic() + _GRACE_S)
             if not (folder / f"error-{rank}.pickle").exists():
                 message = f"rank {rank} was ended by signal {status & 127} (out of memory?)"
-                write_failure(folder, Failure(rank, "DistributedError", message, 1, True, ""))
+                write_failure(folder, Failure(rank, "DistributedError", message, 1, True, True, ""))
     for process in processes:
         os.kill(process, 9)
         os.waitpid(process, 0)
@@ -127,6 +130,7 @@ def failure_of(error: BaseException, rank: int) -> Failure:
         message=str(error),
         exit_status=error.exit_status if isinstance(error, AutoparError) else 1,
         is_users=known,
+        is_cause=not isinstance(error, DistributedError) and not is_communication_error(error),
         trace="" if known else traceback.format_exc(),
     )
 

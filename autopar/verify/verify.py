@@ -75,7 +75,13 @@ def run_verify(
 
 def _run(job: Job, folder: Path) -> None:
     (folder / "job.pickle").write_bytes(pickle.dumps(job))
-    environment = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1", CUDA_VISIBLE_DEVICES="")
+    environment = dict(
+        os.environ,
+        OMP_NUM_THREADS="1",
+        MASTER_ADDR="127.0.0.1",
+        CUDA_VISIBLE_DEVICES="",
+        TORCH_CPP_LOG_LEVEL="ERROR",  # why a rank stops is said by our own message
+    )
     process = subprocess.Popen(
         [sys.executable, "-m", "autopar.verify.job", str(folder)],
         env=environment,
@@ -97,8 +103,8 @@ def _run(job: Job, folder: Path) -> None:
 
 def _error(failures: list[Failure]) -> AutoparError:
     """The error of the rank that failed first of all, not of those that waited for it."""
-    causes = [x for x in failures if x.kind != DistributedError.__name__] or failures
-    cause = causes[0]
+    told = [x for x in failures if x.is_users]
+    cause = next((x for x in failures if x.is_cause), told[0] if told else failures[0])
     kind = getattr(errors, cause.kind, None)
     if cause.is_users and isinstance(kind, type) and issubclass(kind, AutoparError):
         return kind(cause.message)

@@ -272,6 +272,7 @@ def misuse(case):
     attempt("dtype", lambda: run.model.step({**good, key: good[key].float()}))
     attempt("list", lambda: run.model.step({**good, key: good[key].tolist()}))
     attempt("forward", lambda: run.model(good))
+    attempt("state", lambda: run.model.state_dict())
     run.model.eval()
     attempt("eval", lambda: run.model.step(good))
     run.model.train()

@@ -20,6 +20,8 @@ CASES = [
     ),
     Case("exact", "exact", options=MESHES["tensor"]),
     Case("exact-batchnorm", "exact", model="perception", options=MESHES["pipeline"]),
+    Case("surface-bare-stage", "surface", options={"pipeline": 2, "cuts": [8]}),
+    Case("clip-bare-stage", "clip", options={"pipeline": 2, "cuts": [8]}),
     Case("misuse", "misuse", options=MESHES["pipeline"]),
     Case("differing", "differing_plans", options=MESHES["pipeline"]),
 ]
@@ -61,6 +63,13 @@ def test_named_parameters_are_the_models_own_names_on_their_stages(found):
     assert "blocks.0.qkv.weight" in first and "blocks.3.out.bias" in last and "head.weight" not in last
 
 
+def test_a_stage_without_parameters_trains_along(found):
+    results = check(found["surface-bare-stage"], 2)
+    assert results[1]["names"] == ["no_parameters"] and results[1]["num_parameters"] == 1
+    assert all(result["state"] == 0.0 and result["accumulated"] < 1e-12 for result in results)
+    assert all(result["parameters"] < 1e-9 for result in check(found["clip-bare-stage"], 2))
+
+
 def test_data_rank_follows_the_mesh(found):
     assert [result["data"] for result in check(found["surface-zero3"], 2)] == [(0, 2), (1, 2)]
     assert [result["data"] for result in check(found["surface-tensor"], 2)] == [(0, 1), (0, 1)]
@@ -88,6 +97,7 @@ def test_exact_initialisation_equals_manual_seed(found, case):
         ("dtype", "is torch.float32; the model was captured with torch.int64"),
         ("list", "is a list, not a tensor"),
         ("forward", "call step(batch)"),
+        ("state", "call save(path) for a checkpoint"),
         ("eval", "call model.train() first"),
         ("stale", "AdamW was stepped, but holds none of the parallel model's parameters"),
     ],
