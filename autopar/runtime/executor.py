@@ -48,6 +48,7 @@ class _InFlight:
 class _Step:
     batches: Sequence[Mapping[str, Tensor]]
     seeds: Sequence[tuple[int, ...]]
+    loss_gradient: float
     in_flight: dict[int, _InFlight] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
     num_backwards: int = 0
@@ -93,7 +94,11 @@ class Executor:
         self._batch_keys = {key for program in stage.programs for key in batch_reads(program.block)}
 
     def run(
-        self, batches: Sequence[Mapping[str, Tensor]], seeds: Sequence[tuple[int, ...]], label: str
+        self,
+        batches: Sequence[Mapping[str, Tensor]],
+        seeds: Sequence[tuple[int, ...]],
+        label: str,
+        loss_scale: float = 1.0,
     ) -> Tensor | None:
         """One optimiser step's forward and backward passes; gradients are left in the parameters, not yet
         synchronised.
@@ -102,11 +107,12 @@ class Executor:
             batches: micro-batches of this data rank.
             seeds: for each micro-batch, one per block of the stage.
             label: of the step, for messages.
+            loss_scale: factor of all gradients, of the gradient of the mean loss in the first place.
 
         Returns:
             Mean loss of the micro-batches on the last stage, else None.
         """
-        step = _Step(batches, seeds)
+        step = _Step(batches, seeds, loss_scale / len(batches))
         self._post(self._actions[0])
         for position, action in enumerate(self._actions):
             what = "forward" if action.kind is ActionKind.FORWARD else "backward"
@@ -142,7 +148,6 @@ class Executor:
         if self._loss is not None:
             loss = outputs[self._loss]
             step.losses.append(loss.detach().to(torch.promote_types(loss.dtype, torch.float32)))
-            outputs[self._loss] = loss / len(step.batches)
         known.update(outputs)
         self._links.send_next([known[crossing.name].detach() for crossing in self._sent])
         step.in_flight[micro_batch] = _InFlight(inputs, outputs)
@@ -150,9 +155,9 @@ class Executor:
     def _backward(self, step: _Step, micro_batch: int, arrived: Sequence[Tensor]) -> None:
         flight = step.in_flight.pop(micro_batch)
         with_gradient = [crossing.name for crossing in self._sent if crossing.has_gradient]
-        given: dict[str, Tensor | None] = dict(zip(with_gradient, arrived, strict=True))
+        given: dict[str, Tensor] = dict(zip(with_gradient, arrived, strict=True))
         if self._loss is not None:
-            given = {self._loss: None}
+            given = {self._loss: torch.full_like(flight.outputs[self._loss], step.loss_gradient)}
         step.num_backwards += 1
         self._replicas.before_backward(is_last=step.num_backwards == len(step.batches))
         roots = [(value, given[name]) for name, value in flight.outputs.items() if value.requires_grad]
@@ -161,9 +166,7 @@ class Executor:
         passed = [self._input_gradient(x, flight, given) for x in self._received if x.has_gradient]
         self._links.send_previous(passed)
 
-    def _input_gradient(
-        self, crossing: Crossing, flight: _InFlight, given: Mapping[str, Tensor | None]
-    ) -> Tensor:
+    def _input_gradient(self, crossing: Crossing, flight: _InFlight, given: Mapping[str, Tensor]) -> Tensor:
         own = flight.inputs[crossing.name].grad if crossing.name in flight.inputs else None
         later = given.get(crossing.name)  # of a value that only passes through, or is read again further on
         if own is not None and later is not None:

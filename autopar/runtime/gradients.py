@@ -50,17 +50,7 @@ class TiedGradients:
         """Stages that hold a parameter."""
         return dist.get_world_size(self._groups[name]) if name in self._groups else 1
 
-    def set_aside(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
-        """Takes away gradients of earlier steps, which are summed already; to be given back to ``reduce``."""
-        kept: dict[str, Tensor] = {}
-        for name in self._groups:
-            gradient = parameters[name].grad
-            if gradient is not None:
-                kept[name] = gradient
-                parameters[name].grad = None
-        return kept
-
-    def reduce(self, parameters: Mapping[str, nn.Parameter], earlier: Mapping[str, Tensor]) -> None:
+    def reduce(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Sums over the owners; a collective of them."""
         for name, group in self._groups.items():
             parameter = parameters[name]
@@ -74,8 +64,6 @@ class TiedGradients:
             dist.all_reduce(local_tensor(gradient), group=group)
             if isinstance(gradient, DTensor) and isinstance(parameter.grad, DTensor):
                 parameter.grad = gradient.redistribute(placements=parameter.grad.placements)
-            if name in earlier:
-                parameter.grad += earlier[name]
 
 
 def _whole_on_data(gradient: Tensor) -> Tensor:
@@ -120,6 +108,25 @@ class GradientNorm:
         if self._mesh.size > 1:
             dist.all_reduce(squares, group=self._mesh.world_group)
         return squares.sqrt()
+
+
+def set_aside(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    """Takes away the gradients of earlier steps, which are synchronised already; for ``add_back``."""
+    kept: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        if parameter.grad is not None:
+            kept[name] = parameter.grad
+            parameter.grad = None
+    return kept
+
+
+def add_back(parameters: Mapping[str, nn.Parameter], earlier: Mapping[str, Tensor]) -> None:
+    """Adds the gradients of earlier steps to those of this one."""
+    for name, gradient in earlier.items():
+        own = parameters[name].grad
+        if own is not None:
+            local_tensor(gradient).add_(local_tensor(own))
+        parameters[name].grad = gradient
 
 
 def scale_gradients(parameters: Sequence[nn.Parameter], factor: Tensor) -> None:

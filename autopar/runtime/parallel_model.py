@@ -20,8 +20,9 @@ from autopar.runtime.checkpoint import load_checkpoint, save_checkpoint
 from autopar.runtime.executor import mean_loss
 from autopar.runtime.first_step import report_first_step
 from autopar.runtime.gather import gather
-from autopar.runtime.gradients import GradientNorm, scale_gradients
+from autopar.runtime.gradients import GradientNorm, add_back, scale_gradients, set_aside
 from autopar.runtime.initialise import hash_seed
+from autopar.runtime.loss_scale import LossScale, all_finite
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.options import Options
 from autopar.runtime.watchdog import Watchdog
@@ -60,6 +61,7 @@ class ParallelModel(nn.Module):
         self.data_world_size = mesh.data
         self.num_steps = 0
         stored = {name: assembly.stage.stored(name) for name, _ in assembly.stage.named_originals()}
+        self._loss_scale = LossScale(options.compute_dtype(plan))
         self._norm = GradientNorm(mesh, stored, assembly.replicas.is_sharded, assembly.tied)
         # Optimisers refuse an empty list: a stage without parameters (a loss alone) gives an empty one.
         self._stand_in = None if stored else nn.Parameter(torch.zeros(0, device=mesh.device))
@@ -107,7 +109,8 @@ class ParallelModel(nn.Module):
                 equal ``data_rank``.
 
         Returns:
-            Mean loss over all samples, a detached scalar, the same on every rank.
+            Mean loss over all samples, a detached scalar, the same on every rank. Under fp16 the backward pass
+            is scaled; a step whose gradients overflow leaves none, so that the optimiser changes nothing.
 
         Raises:
             UsageError: the batch does not fit, or no optimiser holds the model's parameters.
@@ -125,11 +128,15 @@ class ParallelModel(nn.Module):
             devices = [self._mesh.device] if self._mesh.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices):
                 self._assembly.copies.refresh(parameters)
-                earlier = self._assembly.tied.set_aside(parameters)
-                loss = self._assembly.executor.run(batches, self._seeds(num_micro_batches), label)
+                earlier = set_aside(parameters)
+                seeds, factor = self._seeds(num_micro_batches), self._loss_scale.factor
+                loss = self._assembly.executor.run(batches, seeds, label, factor)
             self._watchdog.at(f"{label}, gradient averaging")
             self._assembly.replicas.average_gradients()
-            self._assembly.tied.reduce(parameters, earlier)
+            self._assembly.tied.reduce(parameters)
+            if self._loss_scale.is_active:
+                self._unscale(parameters)
+            add_back(parameters, earlier)
             total = mean_loss(loss, self._mesh)
         if self.num_steps == 0:
             report_first_step(self._plan, self._mesh, time.perf_counter() - began_s)
@@ -219,6 +226,18 @@ class ParallelModel(nn.Module):
         self._watchdog.stop()
         self._assembly.close()
         self._mesh.close()
+
+    def _unscale(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        gradients = [p.grad for p in parameters.values() if p.grad is not None]
+        is_finite = all_finite(gradients, self._mesh)
+        if is_finite:
+            inverse = torch.tensor(1 / self._loss_scale.factor, device=self._mesh.device)
+            scale_gradients(list(parameters.values()), inverse)
+        else:
+            # Without gradients, optimisers leave parameters and their own state as they are.
+            for parameter in parameters.values():
+                parameter.grad = None
+        self._loss_scale.update(is_finite)
 
     def _whole(self, piece: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor | None]]:
         stages = {name: stages[0] for name, stages in self._assembly.parameter_stages.items()}

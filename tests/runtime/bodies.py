@@ -228,7 +228,7 @@ def same_samples(case):
 
 def half(case):
     """bf16 compute against float32: dtypes, and closeness of loss and gradients."""
-    run = Run(case, dtype=torch.bfloat16)
+    run = Run(case, dtype=getattr(torch, case.dtype))
     loss = run.model.step(run.share())
     dtypes = sorted(
         {str(p.dtype) for p in run.model.parameters()} | {str(p.grad.dtype) for p in run.model.parameters()}
@@ -249,6 +249,24 @@ def half(case):
         "gradient": error,
         "falls": float(loss - after),
     }
+
+
+def overflow(case):
+    """A weight so large that fp16 gradients overflow on one stage."""
+    run = Run(case, dtype=torch.float16)
+    parameters = dict(run.model.named_parameters())
+    if dist.get_rank() == 1:
+        with torch.no_grad():
+            parameters["ln_f.weight"].mul_(1e4)
+    before = {name: value.detach().clone() for name, value in parameters.items()}
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-2)
+    factors = [run.model._loss_scale.factor]
+    run.model.step(run.share())
+    factors.append(run.model._loss_scale.factor)
+    gradients = sum(value.grad is not None for value in parameters.values())
+    optimizer.step()
+    run.model.close()
+    return {"factors": factors, "gradients": gradients, "changed": difference(parameters, before)}
 
 
 def misuse(case):

@@ -18,6 +18,11 @@ CASES = [
         Case(f"half-{name}", "half", dtype="bfloat16", options={**options, "precision": "bf16"})
         for name, options in MESHES.items()
     ),
+    *(
+        Case(f"fp16-{name}", "half", dtype="float16", options={**MESHES[name], "precision": "fp16"})
+        for name in ("pipeline", "zero3")
+    ),
+    Case("overflow", "overflow", dtype="float16", options={**MESHES["pipeline"], "precision": "fp16"}),
     Case("exact", "exact", options=MESHES["tensor"]),
     Case("exact-batchnorm", "exact", model="perception", options=MESHES["pipeline"]),
     Case("surface-bare-stage", "surface", options={"pipeline": 2, "cuts": [8]}),
@@ -81,6 +86,19 @@ def test_bf16_keeps_parameters_and_gradients_in_float32(found, mesh):
         assert result["dtypes"] == ["torch.float32"]
         assert result["loss"] < 0.01 and result["gradient"] < 0.02
         assert result["falls"] > 0
+
+
+@pytest.mark.parametrize("mesh", ["pipeline", "zero3"])
+def test_fp16_gradients_are_scaled_and_unscaled(found, mesh):
+    for result in check(found[f"fp16-{mesh}"], 2):
+        assert result["dtypes"] == ["torch.float32"]
+        assert result["loss"] < 0.01 and result["gradient"] < 0.01
+        assert result["falls"] > 0
+
+
+def test_an_fp16_step_that_overflows_changes_nothing(found):
+    for result in check(found["overflow"], 2):
+        assert result == {"factors": [2.0**15, 2.0**14], "gradients": 0, "changed": 0.0}
 
 
 @pytest.mark.parametrize("case", ["exact", "exact-batchnorm"])

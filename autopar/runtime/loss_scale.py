@@ -1,0 +1,56 @@
+"""Dynamic loss scaling for fp16, whose smallest gradients would otherwise vanish.
+
+Micikevicius et al. 2018 (arXiv 1710.03740, section 3.2); factors and interval are the defaults of
+``torch.amp.GradScaler``. The scale enters the backward pass as the gradient of the loss, an fp16
+number: hence its upper end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from autopar.runtime.mesh import RankMesh
+from autopar.runtime.storage import local_tensor
+
+_LARGEST = 2.0**15
+_GROWTH, _BACKOFF = 2.0, 0.5
+_GROWTH_INTERVAL = 2000
+
+
+class LossScale:
+    """The factor by which a backward pass is scaled; 1 and never changed unless the compute dtype is fp16.
+
+    Attributes:
+        factor: the gradient of the loss.
+    """
+
+    def __init__(self, compute_dtype: torch.dtype) -> None:
+        self.is_active = compute_dtype is torch.float16
+        self.factor = _LARGEST if self.is_active else 1.0
+        self._num_good_steps = 0
+
+    def update(self, is_finite: bool) -> None:
+        """Adapts the factor after a step."""
+        self._num_good_steps = self._num_good_steps + 1 if is_finite else 0
+        if not is_finite:
+            self.factor = max(self.factor * _BACKOFF, 1.0)
+        elif self._num_good_steps == _GROWTH_INTERVAL:
+            self.factor = min(self.factor * _GROWTH, _LARGEST)
+            self._num_good_steps = 0
+
+
+def all_finite(gradients: Iterable[Tensor], mesh: RankMesh) -> bool:
+    """Whether no rank has an infinite or undefined gradient; a collective of all ranks."""
+    worst = torch.zeros((), device=mesh.device)
+    for gradient in gradients:
+        local = local_tensor(gradient)
+        if local.numel() and not bool(local.isfinite().all()):
+            worst.fill_(1.0)
+            break
+    if mesh.size > 1:
+        dist.all_reduce(worst, dist.ReduceOp.MAX, group=mesh.world_group)
+    return not bool(worst)
