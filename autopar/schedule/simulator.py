@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from autopar.schedule.actions import Action, ActionKind
 
+_NOT_YET = -1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -70,48 +72,46 @@ def simulate(
         ValueError: the actions wait for each other, or for one that no rank runs; names the first of each
         rank.
     """
+    num_micro_batches = 1 + max((a.micro_batch for rank in actions for a in rank), default=0)
+    forward_end_s = [_NOT_YET] * (len(forward_s) * num_micro_batches)
+    backward_end_s = [_NOT_YET] * (len(forward_s) * num_micro_batches)
     last_stage = len(forward_s) - 1
-    ends: dict[tuple[ActionKind, int, int], float] = {}
     events: list[list[Event]] = [[] for _ in actions]
     free_s = [0.0] * len(actions)
-    done = [0] * len(actions)
-    waiting: dict[tuple[ActionKind, int, int], list[int]] = {}
+    waiting: dict[tuple[int, int], list[int]] = {}
     ready = list(range(len(actions)))
     while ready:
         rank = ready.pop()
-        while done[rank] < len(actions[rank]):
-            action = actions[rank][done[rank]]
-            start_s = free_s[rank]
-            missing = None
-            for needed, delay_s in _needs(action, last_stage, p2p_s):
-                end_s = ends.get(needed)
-                if end_s is None:
-                    missing = needed
-                    break
-                start_s = max(start_s, end_s + delay_s)
-            if missing is not None:
-                waiting.setdefault(missing, []).append(rank)
-                break
+        now_s, played, own = free_s[rank], events[rank], actions[rank]
+        for position in range(len(played), len(own)):
+            action = own[position]
+            stage, here = action.stage, action.stage * num_micro_batches + action.micro_batch
             forward = action.kind is ActionKind.FORWARD
-            free_s[rank] = start_s + (forward_s if forward else backward_s)[action.stage]
-            key = (action.kind, action.stage, action.micro_batch)
-            ends[key] = free_s[rank]
-            events[rank].append(Event(rank, action, start_s, free_s[rank]))
-            done[rank] += 1
-            ready.extend(waiting.pop(key, ()))
-    stuck = [str(actions[r][done[r]]) for r in range(len(actions)) if done[r] < len(actions[r])]
+            start_s = now_s
+            if forward:
+                is_ready = True
+                if stage:
+                    end_s = forward_end_s[here - num_micro_batches]
+                    is_ready = end_s >= 0
+                    start_s = max(start_s, end_s + p2p_s[stage - 1])
+            else:
+                is_ready = forward_end_s[here] >= 0
+                if stage < last_stage:
+                    end_s = backward_end_s[here + num_micro_batches]
+                    is_ready = is_ready and end_s >= 0
+                    start_s = max(start_s, end_s + p2p_s[stage])
+            if not is_ready:
+                # What it waits for runs on a neighbour, or (forward before backward) never on this rank.
+                neighbour = stage - 1 if forward else stage + 1
+                waiting.setdefault((neighbour, action.micro_batch), []).append(rank)
+                break
+            now_s = start_s + (forward_s if forward else backward_s)[stage]
+            (forward_end_s if forward else backward_end_s)[here] = now_s
+            played.append(Event(rank, action, start_s, now_s))
+            if waiting:
+                ready.extend(waiting.pop((stage, action.micro_batch), ()))
+        free_s[rank] = now_s
+    stuck = [str(actions[r][len(events[r])]) for r in range(len(actions)) if len(events[r]) < len(actions[r])]
     if stuck:
         raise ValueError(f"the schedule deadlocks; ranks wait at {', '.join(stuck)}")
     return Timeline(tuple(tuple(rank_events) for rank_events in events), max(free_s, default=0.0))
-
-
-def _needs(
-    action: Action, last_stage: int, p2p_s: Sequence[float]
-) -> tuple[tuple[tuple[ActionKind, int, int], float], ...]:
-    stage, k = action.stage, action.micro_batch
-    if action.kind is ActionKind.FORWARD:
-        return (((ActionKind.FORWARD, stage - 1, k), p2p_s[stage - 1]),) if stage else ()
-    own = ((ActionKind.FORWARD, stage, k), 0.0)
-    if stage == last_stage:
-        return (own,)
-    return (own, ((ActionKind.BACKWARD, stage + 1, k), p2p_s[stage]))
