@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from autopar.capture.model_graph import Block, InputKind, ModelGraph
 from autopar.cost.blocks import Readings, block_choice, sharding_signature
 from autopar.cost.choice import BlockChoice
+from autopar.cost.operators import node_seconds
 from autopar.hardware.cluster import Cluster
+from autopar.hardware.device import Device
 from autopar.plan.decisions import Recompute
 from autopar.planner.operator_table import OperatorTable, strategies_of
 from autopar.sharding.boundary import block_boundary
+from autopar.sharding.gradients import nodes_with_gradient
 from autopar.sharding.placement import Placement
 from autopar.sharding.propagation import BlockSharding, propagate
 from autopar.solve.operator_problem import Price, assignment_cost
@@ -73,6 +76,13 @@ def whole_choices(
     """The ways of running a block on a tensor axis of one rank."""
     sharding = propagate(block, 1, {}, {}, ())
     return tuple(_choice(graph, block, sharding, ("replicate",) * 2, {}, word, bench) for word in recompute)
+
+
+def whole_seconds(block: Block, device: Device) -> float:
+    """Seconds of the operators of a block on one rank, forward and backward: all that needs no run of it."""
+    gradients = nodes_with_gradient(block)
+    costs = [node_seconds(n, gradients, device) for n in block.graph.nodes if n.op == "call_function"]
+    return sum(cost.forward_s + cost.backward_s for cost in costs)
 
 
 def sharded_choices(

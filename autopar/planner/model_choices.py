@@ -26,6 +26,7 @@ from autopar.planner.block_choices import (
     parameter_names,
     sharded_choices,
     whole_choices,
+    whole_seconds,
 )
 from autopar.planner.operator_table import operator_table
 from autopar.planner.pins import Pins, resolve_pins
@@ -144,8 +145,7 @@ class ModelChoices:
 
     def _kind_floor_s(self, setting: _Setting, kind: int) -> float:
         if setting.degree == 1:
-            choices = self._choices(setting, kind, {}, ())
-            return min(choice.forward_s + choice.backward_s for choice in choices)
+            return whole_seconds(setting.kinds[kind].block, self._cluster.device)
         return self._solver(setting, kind).floor_s(setting.kinds[kind].pins)
 
     def _setting(self, tensor: int, micro_batch: int) -> _Setting:
@@ -260,7 +260,10 @@ class ModelChoices:
                 }
             )
         worth: list[dict[tuple[str, str], None]] = [{} for _ in setting.kinds]
-        for words in _WORD_SETS:
+        split_logits = tuple(
+            dict.fromkeys(w for pairs in priced for pair in pairs for w in pair if w.startswith("shard("))
+        )
+        for words in (*((*words, *split_logits) for words in _WORD_SETS if split_logits), *_WORD_SETS):
             for price in range(NUM_PRICES):
                 for kind, pair in best_chain(priced, setting.kind_of_block, words, price):
                     worth[kind][pair] = None

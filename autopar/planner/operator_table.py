@@ -188,15 +188,21 @@ class _Builder:
         if not 0 <= producer < len(self._graph.blocks) - 1:
             return ("replicate",)
         block = self._graph.blocks[producer]
+        feeds_loss = producer == len(self._graph.blocks) - 2
         return tuple(
             word
-            for word in WORDS
+            for word in (WORDS + self._last_dim_words(block) if feeds_loss else WORDS)
             if word == "replicate"
             or any(
                 isinstance(p, Shard)
                 for p in block_boundary(self._graph, block, "replicate", word, self._degree)[1]
             )
         )
+
+    def _last_dim_words(self, block: Block) -> tuple[str, ...]:
+        """``shard(d)`` of the last dim of what a block returns: logits by vocabulary, as losses take them."""
+        ranks = (len(self._graph.values[n].shape) for n in block.outputs if n in self._graph.values)
+        return tuple(dict.fromkeys(f"shard({rank - 1})" for rank in ranks if rank > 1))
 
     def _placeholder(self, node: fx.Node, index: int) -> tuple[Strategy, ...]:
         item = self._sources[node.name]
