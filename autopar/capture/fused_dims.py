@@ -58,7 +58,7 @@ class _Reader:
         if not isinstance(node.target, torch._ops.OpOverload):
             return
         name = node.target._schema.name.split("::")[1]
-        handler = getattr(self, f"_{name}", None)
+        handler = getattr(self, f"_{name.lstrip('_')}", None)
         if handler is not None:
             handler(node)
         elif torch.Tag.pointwise in node.target.tags or name in _SAME_SHAPE:
@@ -89,7 +89,7 @@ class _Reader:
         last = len(self._shape(weight)) - 1 if isinstance(weight, fx.Node) else 0
         self._product(node, self._of(weight).get(last) if last else None, None)
 
-    _mm = _bmm = _grouped_mm = __grouped_mm = _grouped_mm_fallback = _matmul
+    _mm = _bmm = _grouped_mm = _grouped_mm_fallback = _matmul
 
     def _product(self, node: fx.Node, *sources: tuple[frozenset[Origin], bool] | None) -> None:
         whole = [origins for source in sources if source for origins in [source[0]] if not source[1]]
