@@ -109,7 +109,7 @@ class ParallelModel(nn.Module):
                 equal ``data_rank``.
 
         Returns:
-            Mean loss over all samples, a detached scalar, the same on every rank. Under fp16 the backward pass
+            Mean loss over all samples, a detached scalar, equal on every rank. Under fp16 the backward pass
             is scaled; a step whose gradients overflow leaves none, so that the optimiser changes nothing.
 
         Raises:
