@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from autopar.capture.batch_norm_sizes import check_batch_norm_sizes
 from autopar.capture.blocks import build_blocks, crossing_values
 from autopar.capture.class_key import class_keys
 from autopar.capture.dataflow import analyse
@@ -62,12 +63,14 @@ class Capture:
         """The model for ``micro_batch`` samples, with static shapes; cached.
 
         Raises:
-            CaptureError: the model cannot be traced at this size.
+            CaptureError: the model cannot be traced, or does not work, at this size.
         """
         if micro_batch < 1:
             raise ValueError(f"micro_batch={micro_batch} is not positive")
         if micro_batch not in self._graphs:
-            self._graphs[micro_batch] = self._build(micro_batch)
+            graph = self._build(micro_batch)
+            check_batch_norm_sizes(graph.blocks, micro_batch)
+            self._graphs[micro_batch] = graph
         return self._graphs[micro_batch]
 
     def _build(self, size: int) -> ModelGraph:

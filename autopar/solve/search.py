@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from autopar.errors import InfeasibleError
+from autopar.errors import CaptureError, InfeasibleError
 from autopar.solve.candidate import (
     Alternative,
     Candidate,
@@ -47,6 +47,7 @@ class _State:
     solved: list[MeshSolution] = field(default_factory=list)
     shortfalls: dict[Candidate, int] = field(default_factory=dict)
     chains: dict[tuple[int, int], float] = field(default_factory=dict)
+    refused: CaptureError | None = None
 
     @property
     def best(self) -> MeshSolution | None:
@@ -68,6 +69,10 @@ def search(
         num_alternatives: other meshes of which a candidate is solved as well, to be shown beside the best.
         time_limit_s: wall time after which the best found so far is returned with its gap.
         progress: told, in a few words, what is being solved.
+
+    Raises:
+        InfeasibleError: nothing was found within the time limit.
+        CaptureError: the model works at none of the micro-batches.
     """
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
     state = _State()
@@ -76,6 +81,8 @@ def search(
     bound_s = _run(choices, queue, job, state, deadline, progress)
     best = state.best
     if best is None:
+        if state.refused is not None and not state.shortfalls:
+            raise state.refused
         if queue:
             raise InfeasibleError(
                 "no plan was found within the time limit; allow more with --time-limit", binding="time limit"
@@ -133,7 +140,11 @@ def _run(
         first = heapq.heappop(queue)
         candidate = first.candidate
         if first.effort == 0:
-            heapq.heappush(queue, _tightened(choices, first, state))
+            try:
+                heapq.heappush(queue, _tightened(choices, first, state))
+            except CaptureError as refused:
+                # The model does not work at this micro-batch (BatchNorm of one sample, say).
+                state.refused = state.refused or refused
             continue
         if progress is not None:
             p, d, t = candidate.mesh
