@@ -117,7 +117,7 @@ def model_arguments(texts: Iterable[str]) -> dict[str, Scalar]:
     """``--arg`` values by name, read as YAML scalars (and ``1e-3`` as the number that it looks like).
 
     Raises:
-        UsageError: not ``name=value``, a name given twice, or a value that is a list or a mapping.
+        UsageError: not ``name=value``, or a name given twice.
     """
     arguments: dict[str, Scalar] = {}
     for text in texts:
@@ -168,7 +168,7 @@ def _scalar(text: str, value: str) -> Scalar:
     except PlanError:
         return value  # whatever YAML would not take is plain text, e.g. '*' or 'a: b'
     if isinstance(scalar, dict | list):
-        raise UsageError(f"--arg {text}: the value is a list or a mapping; write one number or text")
+        return value  # plans hold scalars; a model that takes a list reads its text (configs do)
     if isinstance(scalar, str):
         try:
             return float(scalar)  # YAML 1.1 wants 1.0e-3

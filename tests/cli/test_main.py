@@ -109,7 +109,6 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             r"--set mesh.tensr=4: 'mesh.tensr' cannot be set; did you mean 'mesh.tensor'",
         ),
         ("plan x.py --device cpu --arg n_layer", r"--arg n_layer: write --arg NAME=VALUE"),
-        ("plan x.py --device cpu --arg n=[1]", r"--arg n=\[1\]: the value is a list or a mapping"),
         (
             "plan x.py --device cpu --arg n=1 --arg n=2",
             r"--arg n=2: 'n' is given twice, first as 1; keep one",
