@@ -89,7 +89,7 @@ def _run(job: Job, folder: Path) -> None:
         start_new_session=True,  # so that all ranks can be ended together
     )
     try:
-        process.wait(timeout=job.options.timeout_s + 60)
+        process.wait(timeout=job.options.timeout_s)
     except subprocess.TimeoutExpired:
         raise DistributedError(
             f"verify did not finish within {format_seconds(job.options.timeout_s)}; give it a smaller model"
@@ -108,5 +108,10 @@ def _error(failures: list[Failure]) -> AutoparError:
     kind = getattr(errors, cause.kind, None)
     if cause.is_users and isinstance(kind, type) and issubclass(kind, AutoparError):
         return kind(cause.message)
+    if not cause.is_cause:
+        return DistributedError(
+            f"verify stopped because rank {cause.rank} waited in vain ({cause.message.splitlines()[0][:200]});"
+            " give it more time, or a smaller model (--arg)"
+        )
     where = "while preparing" if cause.rank < 0 else f"on rank {cause.rank}"
     return AutoparError(f"verify failed {where}: {cause.kind}: {cause.message}\n{cause.trace}")
