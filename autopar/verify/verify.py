@@ -110,7 +110,7 @@ def _error(failures: list[Failure]) -> AutoparError:
         return kind(cause.message)
     if not cause.is_cause:
         return DistributedError(
-            f"verify stopped because rank {cause.rank} waited in vain ({cause.message.splitlines()[0][:200]});"
+            f"verify stopped: rank {cause.rank} waited in vain ({cause.message.splitlines()[0][:200]});"
             " give it more time, or a smaller model (--arg)"
         )
     where = "while preparing" if cause.rank < 0 else f"on rank {cause.rank}"

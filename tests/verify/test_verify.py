@@ -44,7 +44,5 @@ def test_a_mistake_in_the_plan_comes_back_as_itself(source, plan):
 
 @pytest.mark.slow
 def test_too_little_time_is_an_error(source, plan):
-    with pytest.raises(
-        DistributedError, match="verify did not finish within 9.00 s; give it a smaller model"
-    ):
+    with pytest.raises(DistributedError, match=r"did not finish within 9.00 s|waited in vain"):
         run_verify(plan, source, num_steps=10**6, timeout_s=9.0)
