@@ -1,4 +1,4 @@
-"""Reading and writing of bytes, seconds and FLOP rates. Inside: bytes, seconds, FLOPs; people see GiB, ms, TFLOP/s."""
+"""Reading and writing of bytes, seconds and FLOP rates: base units inside, GiB, ms and TFLOP/s for people."""
 
 from __future__ import annotations
 

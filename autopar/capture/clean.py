@@ -2,8 +2,8 @@
 
 * regions under ``no_grad`` (and ``autocast(enabled=False)``) are inlined; what flows into a ``no_grad``
   region is detached, so that the graph means the same without the region;
-* assertions, no-op casts and no-op slices are dropped, ``view`` becomes ``reshape`` (a local shard may not be
-  contiguous);
+* assertions and casts, slices and dropouts that do nothing are dropped, ``view`` becomes ``reshape`` (a
+  local shard may not be contiguous);
 * in-place operators on fresh values become ordinary ones; those on buffers, and on values seen through views,
   stay.
 """
@@ -94,6 +94,8 @@ def _is_noop(node: fx.Node) -> bool:
         return False
     if is_cast(node):
         return before.dtype == value.dtype
+    if node.target is aten.dropout.default:
+        return node.args[1] == 0 or not node.args[2]
     if node.target is aten.slice.Tensor:
         start, end = (*node.args[2:4], None, None)[:2]
         return start in (None, 0) and end in (None, sys.maxsize) and node.args[4:] in ((), (1,))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from autopar.capture.target import ModelSource
     from autopar.hardware.cluster import Cluster
     from autopar.planner.request import PlanResult
+
+
+_ALLOCATIONS_BETWEEN_COLLECTIONS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,10 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     from autopar.capture.target import load_target
 
     source = load_target(target, arguments)
+
+    # Planning fills memory with graphs that live to the end: looking through them for cycles again and again
+    # takes a sixth of its time.
+    gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)
 
     from autopar.planner.planner import make_plan
     from autopar.planner.request import PlanRequest

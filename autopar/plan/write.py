@@ -33,8 +33,8 @@ _COMMENTS = {
     "activations": "what flows out of a block: replicate | sequence | batch",
     "operators": "inner operators that are split otherwise than the lines above lead to",
     "zero": "over data, 1 splits optimizer, 2 + gradients, 3 + parameters",
-    "recompute": "none | selective | full",
-    "offload": "none | optimizer | parameters | activations, or a list",
+    "recompute": "none | full",
+    "offload": "none: everything stays on the device",
     "predicted": "written by autopar, ignored when read",
 }
 

@@ -140,6 +140,6 @@ tensor:                                        # column | row | vocab | replicat
   "*": replicate
 activations: {blocks.*: sequence}              # what flows out of a block: replicate | sequence | batch
 zero: 1                                        # over data, 1 splits optimizer, 2 + gradients, 3 + parameters
-recompute: {blocks.0-1: full, "*": none}       # none | selective | full
-offload: none                                  # none | optimizer | parameters | activations, or a list
+recompute: {blocks.0-1: full, "*": none}       # none | full
+offload: none                                  # none: everything stays on the device
 """
