@@ -95,7 +95,7 @@ def _is_noop(node: fx.Node) -> bool:
     if is_cast(node):
         return before.dtype == value.dtype
     if node.target is aten.dropout.default:
-        return node.args[1] == 0 or not node.args[2]
+        return bool(node.args[1] == 0 or not node.args[2])
     if node.target is aten.slice.Tensor:
         start, end = (*node.args[2:4], None, None)[:2]
         return start in (None, 0) and end in (None, sys.maxsize) and node.args[4:] in ((), (1,))
