@@ -23,7 +23,7 @@ demo: $(STAMP)
 # Everything that has to hold; the long ones last.
 test: $(STAMP)
 	$(BIN)/python -m pytest -n 2
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n 2 -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
