@@ -6,6 +6,7 @@ branches.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -42,7 +43,9 @@ def build_fake_model(
     dropped.
     """
     try:
-        with mode, _AcceptSamples():  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings(), mode, _AcceptSamples():  # type: ignore[no-untyped-call]
+            # copy.deepcopy of a layer (nn.TransformerEncoder) asks, and does no harm.
+            warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
             model = build_model()
     except Exception as error:
         if not _needs_values(error):

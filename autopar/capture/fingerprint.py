@@ -81,5 +81,8 @@ def _literal(value: Any) -> str:
 
 def _shape(node: fx.Node) -> str:
     value = node.meta["val"]
-    values = value if isinstance(value, list | tuple) else (value,)
+    # Of several results, those that are read: kernels leave others empty, depending on the dtype.
+    read = {user.args[1] for user in node.users if user.target is operator.getitem}
+    several = isinstance(value, list | tuple)
+    values = [v for i, v in enumerate(value) if i in read] if several else [value]
     return str([tuple(item.shape) for item in values if isinstance(item, torch.Tensor)])

@@ -16,7 +16,7 @@ from autopar.capture.model_graph import Block, InputKind
 from autopar.cost.choice import BlockChoice, ParameterShare
 from autopar.cost.collectives import node_transfers_s
 from autopar.cost.flops import forward_flops
-from autopar.cost.memory import BlockMemory, block_memory
+from autopar.cost.memory import BlockMemory, block_memory, input_kinds
 from autopar.cost.operators import node_seconds, operator_name
 from autopar.hardware.cluster import Cluster
 from autopar.lower.block import LoweredBlock, lower_block
@@ -193,7 +193,7 @@ def parameter_shares(
 
 def _with_gradient(lowered: LoweredBlock, block: Block) -> frozenset[str]:
     """Nodes of a lowered graph whose value requires a gradient."""
-    kinds = {item.placeholder: item.kind for item in block.inputs}
+    kinds = input_kinds(block, lowered)
     found: set[str] = set()
     for node in lowered.graph.graph.nodes:
         if node.op == "placeholder":

@@ -99,12 +99,18 @@ class _Life:
     differentiable: bool
 
 
+def input_kinds(block: Block, lowered: LoweredBlock) -> dict[str, InputKind]:
+    """Kinds of the block's inputs by name in the lowered graph, where a name may have had to change."""
+    _axis, *placeholders = (node for node in lowered.graph.graph.nodes if node.op == "placeholder")
+    return {node.name: item.kind for node, item in zip(placeholders, block.inputs, strict=True)}
+
+
 class _Run(fx.Interpreter):
     """One run of the program, with notes of what is kept and what is live when."""
 
     def __init__(self, block: Block, lowered: LoweredBlock) -> None:
         super().__init__(lowered.graph, garbage_collect_values=False)
-        self.kinds = {item.placeholder: item.kind for item in block.inputs}
+        self.kinds = input_kinds(block, lowered)
         self.axis = FakeAxis(lowered.sharding.degree)
         self.steps = {node: i for i, node in enumerate(lowered.graph.graph.nodes)}
         self.inputs, self.outputs, self.saved = _Storages(), _Storages(), _Storages()

@@ -190,6 +190,7 @@ class ModelChoices:
                 setting.degree,
                 self._cluster,
                 self._uses[setting.graph.micro_batch],
+                setting.kinds[kind].pins.placements,
             )
             setting.solvers[kind] = TableSolver(table, self._cluster)
         return setting.solvers[kind]

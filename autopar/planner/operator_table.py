@@ -104,9 +104,15 @@ def operator_table(
     degree: int,
     cluster: Cluster,
     uses: Mapping[str, tuple[Use, ...]],
+    pinned: Mapping[str, Placement] | None = None,
 ) -> OperatorTable:
-    """The table of ``block`` for a tensor axis of ``degree`` ranks; ``uses`` of the model's parameters."""
-    return _Builder(graph, block, degree, cluster, uses).build()
+    """The table of ``block`` for a tensor axis of ``degree`` ranks.
+
+    Args:
+        uses: of the model's parameters.
+        pinned: placements that a constraint asks for, offered whatever is thought of them here.
+    """
+    return _Builder(graph, block, degree, cluster, uses, pinned or {}).build()
 
 
 class _Builder:
@@ -117,8 +123,10 @@ class _Builder:
         degree: int,
         cluster: Cluster,
         uses: Mapping[str, tuple[Use, ...]],
+        pinned: Mapping[str, Placement],
     ) -> None:
         self._uses = uses
+        self._asked_for = pinned
         self._graph = graph
         self._block = block
         self._degree = degree
@@ -207,22 +215,25 @@ class _Builder:
     def _placeholder(self, node: fx.Node, index: int) -> tuple[Strategy, ...]:
         item = self._sources[node.name]
         if item.kind is InputKind.ACTIVATION:
-            placements = [
+            incoming = [
                 block_boundary(self._graph, self._block, word, "replicate", self._degree)[0][item.source]
                 for word in self._input_words
             ]
-            return tuple(Strategy(str(placement), ()) for placement in placements)
+            return tuple(Strategy(str(placement), ()) for placement in incoming)
         if node.name in self._statistics and node.name not in self._pinned:
             return self._running_statistics(item.source, index)
         if item.kind is not InputKind.PARAMETER or node.name in self._pinned:
             return (Strategy("replicate", ()),)
         spec = self._graph.parameters[item.source]
         fused = spec.fused_dims or {}
-        placements = [REPLICATE]
+        placements: list[Placement] = [REPLICATE]
         for dim, size in enumerate(spec.spec.shape):
             parts = fused.get(dim, 1)
             if size > 1 and size % (self._degree * parts) == 0 and self._splits_heads(node, dim, parts):
                 placements.append(Shard(dim, parts))
+        asked_for = self._asked_for.get(item.source)
+        if asked_for is not None and asked_for not in placements:
+            placements.append(asked_for)
         self._parameters[item.source] = (index, tuple(placements))
         elements = spec.spec.num_elements
         return tuple(
