@@ -6,8 +6,9 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 
 import sympy  # type: ignore[import-untyped]
 import torch
@@ -91,11 +92,12 @@ def export_model(source: ModelSource, dtype: torch.dtype, size: int | None) -> E
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences warnings and logs: they are about tracing; the model's own come again when it runs."""
+    """Silences warnings, logs and prints: they are about tracing; the model's own come again when it runs."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        # Of a graph that it cannot trace, torch prints every line.
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -7,6 +7,7 @@ import torch
 
 from autopar.capture.capture import capture
 from autopar.capture.target import ModelSource, load_target
+from autopar.errors import CaptureError
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import make_cluster
 from autopar.plan.decisions import Plan
@@ -65,3 +66,11 @@ def test_they_equal_one_process(name: str, pins: tuple[str, ...]) -> None:
     source = source_of(name)
     report = run_verify(planned(source, *pins), source)
     assert report.ok, report
+
+
+def test_what_cannot_be_captured_is_one_message_and_no_dump(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(
+        CaptureError, match=r"branching\.py:14: .*depends on the values of tensors; use torch"
+    ):
+        capture(source_of("branching"))
+    assert capfd.readouterr() == ("", "")
