@@ -58,7 +58,7 @@ class FileError(AutoparError):
 
 
 class PlanError(FileError):
-    """A plan file (or a ``--set`` constraint) that is malformed or contradicts the model or the cluster."""
+    """A plan file that is malformed, or one (or a ``--set``) that contradicts the model or the cluster."""
 
 
 class CostModelError(FileError):
