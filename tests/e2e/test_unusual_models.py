@@ -69,8 +69,6 @@ def test_they_equal_one_process(name: str, pins: tuple[str, ...]) -> None:
 
 
 def test_what_cannot_be_captured_is_one_message_and_no_dump(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(
-        CaptureError, match=r"branching\.py:14: .*depends on the values of tensors; use"
-    ):
+    with pytest.raises(CaptureError, match=r"branching\.py:14: .*depends on the values of tensors; use"):
         capture(source_of("branching"))
     assert capfd.readouterr() == ("", "")
