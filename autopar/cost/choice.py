@@ -38,7 +38,7 @@ class BlockChoice:
         micro_batch: samples per forward.
         input_word: what the chain's previous block hands over: ``replicate``, ``sequence`` or ``batch``.
         output_word: what this block hands to the next.
-        recompute: ``none`` or ``full``.
+        recompute: ``none``, ``selective`` or ``full``.
         parameters: one share per parameter placeholder of the class's first block, in placeholder order;
             another block of the class has the same shares under its own names, position by position.
         overrides: operator key -> rule text wherever the choice differs from the deterministic propagation.
@@ -51,6 +51,8 @@ class BlockChoice:
             boundary gradients and, under full recompute, the block's own saved activations included.
         output_bytes: local bytes of what it hands to the next block (p2p volume where a stage ends here).
         model_flops: forward FLOPs of the whole (unsharded) block, for MFU.
+        backward_weight_s: the part of ``backward_compute_s`` that zero-bubble schedules postpone: the
+            products that make the gradients of weights.
     """
 
     class_key: str
@@ -69,6 +71,7 @@ class BlockChoice:
     transient_bytes: int
     output_bytes: int
     model_flops: float
+    backward_weight_s: float = 0.0
 
     @property
     def forward_s(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autopar.cost.choice import BlockChoice
-from autopar.plan.decisions import Precision, ScheduleName
+from autopar.plan.decisions import MESH_AXES, Precision, ScheduleName
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,20 @@ class Layout:
     Attributes:
         pipeline: ranks on the pipeline axis.
         data: ranks on the data axis.
-        tensor: ranks on the tensor axis (fastest varying, then data, then pipeline).
+        tensor: ranks on the tensor axis.
         micro_batch: samples per forward of one data rank.
         num_micro_batches: forwards per step of one data rank.
         virtual: stages per rank.
         zero: ZeRO level of each stage.
         precision: compute dtype; masters, gradients and optimiser state are fp32.
         optimizer: ``adamw``, ``adam``, ``sgd`` or ``sgd-momentum``.
-        stages: choices of the blocks of each stage, in order.
+        stages: choices of the blocks of each of the ``pipeline x virtual`` stages, in order of the chain.
         shared: parameters that several blocks read.
         carried_bytes: per stage boundary, local bytes of values that an earlier block than the last of the
             stage computed and that a later stage reads; empty where nothing skips blocks.
+        order: the axes of the mesh, slowest varying first.
+        shard_group: ranks of the data axis among which ZeRO divides; 0: all of them.
+        offload: what lives in host memory: of ``optimizer``, ``parameters``, ``activations``.
     """
 
     pipeline: int
@@ -61,6 +64,17 @@ class Layout:
     stages: tuple[tuple[BlockChoice, ...], ...]
     shared: tuple[SharedParameter, ...] = ()
     carried_bytes: tuple[int, ...] = ()
+    order: tuple[str, ...] = MESH_AXES
+    shard_group: int = 0
+    offload: tuple[str, ...] = ()
+
+    def stride(self, axis: str) -> int:
+        """Distance in ranks between neighbours on an axis."""
+        sizes = {"pipeline": self.pipeline, "data": self.data, "tensor": self.tensor}
+        stride = 1
+        for inner in self.order[self.order.index(axis) + 1 :]:
+            stride *= sizes[inner]
+        return stride
 
     @property
     def num_devices(self) -> int:

@@ -14,6 +14,9 @@ from autopar.errors import PlanError
 
 Scalar = str | int | float | bool | None
 
+MESH_AXES = ("pipeline", "data", "tensor")
+"""The axes of the mesh in the usual order: the last varies fastest and stays inside a node."""
+
 
 class ScheduleName(StrEnum):
     """Pipeline schedules of the plan language."""
@@ -66,11 +69,17 @@ class ClusterReference:
 
 @dataclass(frozen=True, slots=True)
 class Mesh:
-    """Degrees of the three axes; the tensor axis varies fastest, then data, then pipeline."""
+    """Degrees of the three axes, and which of them lies inside a node.
+
+    Attributes:
+        order: the axes from the one that varies slowest over the ranks to the one that varies fastest (ranks
+            fill nodes in order); None: the solver's, and ``MESH_AXES`` where a plan that runs does not say.
+    """
 
     pipeline: int | None = None
     data: int | None = None
     tensor: int | None = None
+    order: tuple[str, str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,9 @@ class Plan:
         tensor: parameter placements by pattern: ``column``, ``row``, ``vocab``, ``replicate``, ``shard(d)``.
         activations: what flows out of a block: ``replicate``, ``sequence``, ``batch``, ``shard(d)``.
         zero: ZeRO level of each stage (all equal unless the file gives a list); None: the solver's.
+        shard_group: ranks of the data axis, next to each other on it, among which ZeRO divides state; it
+            divides mesh.data, and data / shard_group groups hold replicas of each other (HSDP). None: the
+            solver's, and the whole data axis where a plan that runs does not say.
         recompute: by block pattern.
         operators: choices of inner operators that differ from the deterministic propagation, by operator key
             (``module:operator#ordinal``), e.g. ``"shard(2), replicate -> shard(2)"``.
@@ -128,6 +140,7 @@ class Plan:
     activations: tuple[PatternLine, ...] = ()
     operators: tuple[PatternLine, ...] = ()
     zero: int | tuple[int, ...] | None = None
+    shard_group: int | None = None
     recompute: tuple[PatternLine, ...] = ()
     offload: str | None = None
     path: str = field(default="", compare=False)

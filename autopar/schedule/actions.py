@@ -23,10 +23,16 @@ SUPPORTED_SCHEDULES = (ScheduleName.GPIPE, ScheduleName.ONE_F_ONE_B)
 
 
 class ActionKind(StrEnum):
-    """What a rank does with a micro-batch."""
+    """What a rank does with a micro-batch.
+
+    ``BACKWARD`` is the whole backward pass; zero-bubble schedules split it into the gradients of the stage's
+    input, on which the stage before waits, and those of its weights, on which nobody does.
+    """
 
     FORWARD = "F"
     BACKWARD = "B"
+    INPUT_BACKWARD = "I"
+    WEIGHT_BACKWARD = "W"
 
 
 @dataclass(frozen=True, slots=True, order=True)
