@@ -14,7 +14,6 @@ from autopar.errors import PlanError
 from autopar.hardware.yaml_lines import parse_with_lines
 from autopar.plan.agreement import check_agreement
 from autopar.plan.decisions import (
-    MESH_AXES,
     ClusterReference,
     Mesh,
     ModelReference,
@@ -99,7 +98,11 @@ def plan_of_document(document: Any, lines: Mapping[str, int], path: str) -> Plan
         cluster=_given(top, "cluster", _cluster),
         global_batch=_given(batch, "global", _degree),
         micro_batch=_given(batch, "micro", _degree),
-        mesh=Mesh(*(_given(mesh, axis, _degree) for axis in MESH_AXES)),
+        mesh=Mesh(
+            pipeline=_given(mesh, "pipeline", _degree),
+            data=_given(mesh, "data", _degree),
+            tensor=_given(mesh, "tensor", _degree),
+        ),
         precision=_given(top, "precision", lambda entry: Precision(entry.word(Precision))),
         optimizer=_given(top, "optimizer", lambda entry: entry.word(OPTIMIZERS)),
         schedule=_given(pipeline, "schedule", lambda entry: ScheduleName(entry.word(ScheduleName))),
