@@ -48,19 +48,25 @@ class Readings:
 
     Attributes:
         cluster: whose device and links were charged.
-        made: by class, sharding and micro-batch.
+        made: by class, sharding, micro-batch and stride of the tensor axis.
     """
 
     cluster: Cluster
-    made: dict[tuple[str, str, int], BlockReading] = field(default_factory=dict)
+    made: dict[tuple[str, str, int, int], BlockReading] = field(default_factory=dict)
 
     def of(
-        self, block: Block, sharding: BlockSharding, micro_batch: int, lowered: LoweredBlock | None = None
+        self,
+        block: Block,
+        sharding: BlockSharding,
+        micro_batch: int,
+        lowered: LoweredBlock | None = None,
+        tensor_stride: int = 1,
     ) -> BlockReading:
         """The reading of a block; lowers the block if the caller has not."""
-        key = (block.class_key, sharding_signature(block, sharding), micro_batch)
+        key = (block.class_key, sharding_signature(block, sharding), micro_batch, tensor_stride)
         if key not in self.made:
-            self.made[key] = read_block(block, lowered or lower_block(block, sharding), self.cluster)
+            lowered = lowered or lower_block(block, sharding)
+            self.made[key] = read_block(block, lowered, self.cluster, tensor_stride)
         return self.made[key]
 
 
@@ -73,8 +79,8 @@ def sharding_signature(block: Block, sharding: BlockSharding) -> str:
     return f"{sharding.degree}|{','.join(placed)}|{';'.join(rules)}|{','.join(outputs)}"
 
 
-def read_block(block: Block, lowered: LoweredBlock, cluster: Cluster) -> BlockReading:
-    """Times and memory of a lowered block on ``cluster``."""
+def read_block(block: Block, lowered: LoweredBlock, cluster: Cluster, tensor_stride: int = 1) -> BlockReading:
+    """Times and memory of a lowered block on ``cluster``, the ranks of its axis ``tensor_stride`` apart."""
     degree = lowered.sharding.degree
     with_gradient = _with_gradient(lowered, block)
     forward, backward = _Pass(), _Pass()
@@ -84,7 +90,7 @@ def read_block(block: Block, lowered: LoweredBlock, cluster: Cluster) -> BlockRe
         cost = node_seconds(node, with_gradient, cluster.device)
         forward.add(cost.forward_s, cost.forward_kernels)
         backward.add(cost.backward_s, cost.backward_kernels)
-        there_s, back_s = node_transfers_s(node, degree, cluster)
+        there_s, back_s = node_transfers_s(node, degree, cluster, tensor_stride)
         forward.add_comm(there_s)
         backward.add_comm(back_s)
     for seconds in _accumulations_s(lowered, with_gradient, cluster):
@@ -126,6 +132,7 @@ def block_choice(
     frozen: frozenset[str] = frozenset(),
     lowered: LoweredBlock | None = None,
     readings: Readings | None = None,
+    tensor_stride: int = 1,
 ) -> BlockChoice:
     """One way of running a block, and its cost.
 
@@ -139,10 +146,11 @@ def block_choice(
         frozen: canonical names of parameters without gradient.
         lowered: the block's program under ``sharding``, if the caller has it.
         readings: cache to read from and add to; one per cluster.
+        tensor_stride: distance in ranks between neighbours on the tensor axis.
     """
     assert recompute in (Recompute.NONE, Recompute.FULL), recompute
     assert readings is None or readings.cluster is cluster
-    reading = (readings or Readings(cluster)).of(block, sharding, micro_batch, lowered)
+    reading = (readings or Readings(cluster)).of(block, sharding, micro_batch, lowered, tensor_stride)
     memory = reading.memory
     full = recompute is Recompute.FULL
     transient = max(memory.forward_transient_bytes, memory.backward_transient_bytes)

@@ -63,11 +63,13 @@ class Workbench:
     Attributes:
         readings: cache of what lowered blocks cost.
         frozen: canonical names of parameters without gradient.
+        tensor_stride: distance in ranks between neighbours on the tensor axis.
     """
 
     cluster: Cluster
     readings: Readings
     frozen: frozenset[str]
+    tensor_stride: int = 1
 
 
 def whole_choices(
@@ -238,6 +240,7 @@ def _choice(
         overrides=overrides,
         frozen=bench.frozen,
         readings=bench.readings,
+        tensor_stride=bench.tensor_stride,
     )
 
 

@@ -58,10 +58,11 @@ class _Kind:
 
 @dataclass(slots=True)
 class _Setting:
-    """What is known for one tensor degree and micro-batch."""
+    """What is known for one tensor degree, micro-batch and distance of the ranks on the tensor axis."""
 
     graph: ModelGraph
     degree: int
+    stride: int
     kinds: list[_Kind]
     kind_of_block: tuple[int, ...]
     solvers: dict[int, TableSolver] = field(default_factory=dict)
@@ -78,7 +79,7 @@ class ModelChoices:
         self._cluster = cluster
         self._precision = precision
         self._constraints = constraints
-        self._settings: dict[tuple[int, int], _Setting] = {}
+        self._settings: dict[tuple[int, int, int], _Setting] = {}
         self._uses: dict[int, Mapping[str, tuple[Use, ...]]] = {}
         self._pins: dict[int, Pins] = {}
         self._probe: ModelGraph | None = None
@@ -120,7 +121,7 @@ class ModelChoices:
             for _, placements in self._solver(setting, kind).table.parameters.values()
         )
 
-    def floor_s(self, tensor: int, micro_batch: int, effort: int) -> float:
+    def floor_s(self, tensor: int, micro_batch: int, effort: int, tensor_stride: int = 1) -> float:
         """Least seconds of all blocks; effort 0: FLOPs at peak, 1: the operator ILPs with free boundaries."""
         if effort == 0:
             if self._flops_per_sample is None:
@@ -129,15 +130,15 @@ class ModelChoices:
             return (
                 self._flops_per_sample * micro_batch / (tensor * self._cluster.device.peak(self._precision))
             )
-        setting = self._setting(tensor, micro_batch)
+        setting = self._setting(tensor, micro_batch, tensor_stride)
         if setting.floor_s is None:
             floors = [self._kind_floor_s(setting, kind) for kind in range(len(setting.kinds))]
             setting.floor_s = sum(floors[kind] for kind in setting.kind_of_block)
         return setting.floor_s
 
-    def tables(self, tensor: int, micro_batch: int) -> tuple[ChoiceTable, ...]:
+    def tables(self, tensor: int, micro_batch: int, tensor_stride: int = 1) -> tuple[ChoiceTable, ...]:
         """The choices; one table for every joint placement of the tied parameters."""
-        setting = self._setting(tensor, micro_batch)
+        setting = self._setting(tensor, micro_batch, tensor_stride)
         if setting.choice_tables is None:
             found = [self._choice_table(setting, tied) for tied in self._tied_placements(setting)]
             setting.choice_tables = tuple(table for table in found if all(table.kinds))
@@ -148,15 +149,16 @@ class ModelChoices:
             return whole_seconds(setting.kinds[kind].block, self._cluster.device)
         return self._solver(setting, kind).floor_s(setting.kinds[kind].pins)
 
-    def _setting(self, tensor: int, micro_batch: int) -> _Setting:
-        key = (tensor, micro_batch)
+    def _setting(self, tensor: int, micro_batch: int, stride: int = 1) -> _Setting:
+        stride = stride if tensor > 1 else 1
+        key = (tensor, micro_batch, stride)
         if key not in self._settings:
             graph = self._capture.at(micro_batch)
             self._uses.setdefault(micro_batch, parameter_uses(graph))
             if tensor not in self._pins:
                 self._pins[tensor] = resolve_pins(self._constraints, graph, tensor)
             kinds, kind_of_block = self._kinds(graph, self._pins[tensor], tensor)
-            self._settings[key] = _Setting(graph, tensor, kinds, kind_of_block)
+            self._settings[key] = _Setting(graph, tensor, stride, kinds, kind_of_block)
         return self._settings[key]
 
     def _kinds(self, graph: ModelGraph, pins: Pins, tensor: int) -> tuple[list[_Kind], tuple[int, ...]]:
@@ -191,6 +193,7 @@ class ModelChoices:
                 self._cluster,
                 self._uses[setting.graph.micro_batch],
                 setting.kinds[kind].pins.placements,
+                setting.stride,
             )
             setting.solvers[kind] = TableSolver(table, self._cluster)
         return setting.solvers[kind]
@@ -225,7 +228,7 @@ class ModelChoices:
         key = (kind, tuple(sorted((n, str(p)) for n, p in pins.placements.items())), pairs)
         if key not in setting.choices:
             frozen = frozenset(n for n, p in setting.graph.parameters.items() if not p.requires_grad)
-            bench = Workbench(self._cluster, self.readings, frozen)
+            bench = Workbench(self._cluster, self.readings, frozen, setting.stride)
             if setting.degree == 1:
                 setting.choices[key] = whole_choices(setting.graph, block, pins.recompute, bench)
             else:

@@ -105,14 +105,16 @@ def operator_table(
     cluster: Cluster,
     uses: Mapping[str, tuple[Use, ...]],
     pinned: Mapping[str, Placement] | None = None,
+    tensor_stride: int = 1,
 ) -> OperatorTable:
     """The table of ``block`` for a tensor axis of ``degree`` ranks.
 
     Args:
         uses: of the model's parameters.
         pinned: placements that a constraint asks for, offered whatever is thought of them here.
+        tensor_stride: distance in ranks between neighbours on the tensor axis.
     """
-    return _Builder(graph, block, degree, cluster, uses, pinned or {}).build()
+    return _Builder(graph, block, degree, cluster, uses, pinned or {}, tensor_stride).build()
 
 
 class _Builder:
@@ -124,7 +126,9 @@ class _Builder:
         cluster: Cluster,
         uses: Mapping[str, tuple[Use, ...]],
         pinned: Mapping[str, Placement],
+        stride: int,
     ) -> None:
+        self._stride = stride
         self._uses = uses
         self._asked_for = pinned
         self._graph = graph
@@ -317,7 +321,9 @@ class _Builder:
         cost = rule_seconds(node, rule, self._degree, self._gradients, self._device)
         seconds = cost.forward_s + cost.backward_s
         for transfer in transfers_inside(node, rule):
-            seconds += self._cluster.collective_s(transfer.kind, transfer.num_bytes, self._degree)
+            seconds += self._cluster.collective_s(
+                transfer.kind, transfer.num_bytes, self._degree, self._stride
+            )
         saved_bytes = 0.0
         if seconds and node.name in self._gradients:
             shards = self._degree if isinstance(rule.output, Shard) else 1
@@ -372,7 +378,9 @@ class _Builder:
             for kind, runs in ((step.forward, True), (step.backward, has_gradient)):
                 if kind is not None and runs:
                     share = self._degree if kind is CollectiveKind.ALL_TO_ALL else 1
-                    seconds += self._cluster.collective_s(kind, spec.num_bytes // share, self._degree)
+                    seconds += self._cluster.collective_s(
+                        kind, spec.num_bytes // share, self._degree, self._stride
+                    )
             if has_gradient and after != here:
                 saved_bytes += pair[1].num_bytes
             here = after
