@@ -1,73 +1,77 @@
 """Pipeline schedules as one list of actions per rank: what the simulator plays, the runtime runs and people
-see.
-
-With m micro-batches over p stages:
-
-* ``gpipe`` (Huang et al. 2019, arXiv 1811.06965): all forwards, then all backwards; m micro-batches in
-flight. * ``1f1b`` (Narayanan et al. 2019, PipeDream, SOSP; flushed variant of Narayanan et al. 2021, arXiv
-2104.04473,
-  section 2.2.1): stage s runs min(m, p - s - 1) forwards, then one forward and one backward in turn, then
-  what is left; min(m, p - s) micro-batches in flight.
+see. Each family of schedules has a file of its own; this one says which there are and reads off them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Iterator
 from functools import lru_cache
 
 from autopar.errors import UsageError
 from autopar.plan.decisions import ScheduleName
+from autopar.schedule.action import Action, ActionKind
+from autopar.schedule.flushed import gpipe, one_f_one_b
+from autopar.schedule.interleaved import interleaved
+from autopar.schedule.zero_bubble import zb_h1, zb_v
 
-SUPPORTED_SCHEDULES = (ScheduleName.GPIPE, ScheduleName.ONE_F_ONE_B)
+__all__ = [
+    "SPLIT_BACKWARD",
+    "SUPPORTED_SCHEDULES",
+    "Action",
+    "ActionKind",
+    "check_schedule",
+    "in_flight",
+    "rank_in_flight",
+    "rank_stages",
+    "schedule_actions",
+    "stage_rank",
+]
 
+SUPPORTED_SCHEDULES = tuple(ScheduleName)
 
-class ActionKind(StrEnum):
-    """What a rank does with a micro-batch.
-
-    ``BACKWARD`` is the whole backward pass; zero-bubble schedules split it into the gradients of the stage's
-    input, on which the stage before waits, and those of its weights, on which nobody does.
-    """
-
-    FORWARD = "F"
-    BACKWARD = "B"
-    INPUT_BACKWARD = "I"
-    WEIGHT_BACKWARD = "W"
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Action:
-    """One piece of work of a rank.
-
-    Attributes:
-        stage: index over all stages of the pipeline.
-        micro_batch: index within the step.
-    """
-
-    kind: ActionKind
-    stage: int
-    micro_batch: int
-
-    def __str__(self) -> str:
-        return f"{self.stage}{self.kind.value}{self.micro_batch}"
+SPLIT_BACKWARD = (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
+"""Schedules that run the two halves of a backward pass at different times."""
 
 
-def check_schedule(name: ScheduleName, virtual: int = 1) -> None:
-    """Refuses schedules that are not built yet.
+def check_schedule(name: ScheduleName, virtual: int) -> None:
+    """Refuses a number of stages per rank that a schedule does not run.
 
     Raises:
-        UsageError: names the supported ones.
+        UsageError: says which number it runs.
     """
-    if name not in SUPPORTED_SCHEDULES:
-        supported = ", ".join(SUPPORTED_SCHEDULES)
-        raise UsageError(f"schedule '{name}' is not supported yet; choose one of: {supported}")
-    if virtual != 1:
+    if name is ScheduleName.ZBV and virtual != 2:
+        raise UsageError(f"schedule 'zbv' runs two stages on each rank, not {virtual}; write 'virtual: 2'")
+    if name is ScheduleName.INTERLEAVED and virtual < 2:
         raise UsageError(
-            f"schedule '{name}' holds one stage a rank, not virtual: {virtual}; write 'virtual: 1'"
+            f"schedule 'interleaved' runs several stages on each rank, not {virtual}; write 'virtual: 2' or "
+            "more, or 'schedule: 1f1b'"
+        )
+    if name not in (ScheduleName.ZBV, ScheduleName.INTERLEAVED) and virtual != 1:
+        raise UsageError(
+            f"schedule '{name}' runs one stage on each rank, not {virtual}; write 'virtual: 1', or "
+            "'schedule: interleaved'"
         )
 
 
-@lru_cache(maxsize=256)
+def stage_rank(name: ScheduleName, stage: int, pipeline: int, virtual: int = 1) -> int:
+    """Position on the pipeline axis of the rank that holds a stage.
+
+    Stages go round the ranks; in ``zbv`` down and up again, so that rank r holds stages r and 2p - 1 - r.
+    """
+    assert 0 <= stage < pipeline * virtual
+    if name is ScheduleName.ZBV and stage >= pipeline:
+        return 2 * pipeline - 1 - stage
+    return stage % pipeline
+
+
+def rank_stages(name: ScheduleName, rank: int, pipeline: int, virtual: int = 1) -> tuple[int, ...]:
+    """The stages that a rank holds, ascending."""
+    return tuple(
+        stage for stage in range(pipeline * virtual) if stage_rank(name, stage, pipeline, virtual) == rank
+    )
+
+
+@lru_cache(maxsize=16)
 def schedule_actions(
     name: ScheduleName, num_stages: int, num_micro_batches: int, virtual: int = 1
 ) -> tuple[tuple[Action, ...], ...]:
@@ -78,37 +82,98 @@ def schedule_actions(
         virtual: stages per rank.
 
     Raises:
-        UsageError: the schedule is not supported.
+        UsageError: the schedule does not run so many stages per rank.
     """
     check_schedule(name, virtual)
-    assert num_stages >= 1 and num_micro_batches >= 1
+    assert num_stages >= 1 and num_micro_batches >= 1 and num_stages % virtual == 0
+    pipeline = num_stages // virtual
+    return tuple(_actions(name, rank, pipeline, num_micro_batches, virtual) for rank in range(pipeline))
+
+
+def _actions(
+    name: ScheduleName, rank: int, pipeline: int, num_micro_batches: int, virtual: int
+) -> tuple[Action, ...]:
+    match name:
+        case ScheduleName.GPIPE:
+            return gpipe(rank, num_micro_batches)
+        case ScheduleName.ONE_F_ONE_B:
+            return one_f_one_b(rank, pipeline, num_micro_batches)
+        case ScheduleName.INTERLEAVED:
+            return interleaved(rank, pipeline, num_micro_batches, virtual)
+        case ScheduleName.ZERO_BUBBLE:
+            return zb_h1(rank, pipeline, num_micro_batches)
+        case ScheduleName.ZBV:
+            return zb_v(rank, pipeline, num_micro_batches)
+
+
+def in_flight(
+    name: ScheduleName, num_stages: int, num_micro_batches: int, stage: int, virtual: int = 1
+) -> int:
+    """Most micro-batches whose saved activations ``stage`` holds at a time.
+
+    They are held from the forward until the backward has run; where the backward is split, until its second
+    half (W) has run. The stages of one rank need not hold most at the same time: ``rank_in_flight`` tells.
+    """
+    rank = stage_rank(name, stage, num_stages // virtual, virtual)
+    position = rank_stages(name, rank, num_stages // virtual, virtual).index(stage)
+    held = rank_in_flight(name, num_stages, num_micro_batches, rank, virtual)
+    return max(counts[position] for counts in held)
+
+
+def rank_in_flight(
+    name: ScheduleName, num_stages: int, num_micro_batches: int, rank: int, virtual: int = 1
+) -> tuple[tuple[int, ...], ...]:
+    """How many micro-batches the stages of a rank hold at once, at the moments when it may be the most.
+
+    Returns:
+        Counts per stage of the rank (in the order of ``rank_stages``); moments at which no stage holds more
+        than at another are left out. One entry where a rank holds one stage.
+    """
+    check_schedule(name, virtual)
+    pipeline = num_stages // virtual
     if name is ScheduleName.GPIPE:
-        return tuple(_gpipe(stage, num_micro_batches) for stage in range(num_stages))
-    return tuple(_one_f_one_b(stage, num_stages, num_micro_batches) for stage in range(num_stages))
+        return ((num_micro_batches,),)
+    few = min(num_micro_batches, _enough(name, pipeline, num_micro_batches))
+    return _rank_in_flight(name, pipeline, few, rank, virtual)
 
 
-def in_flight(name: ScheduleName, num_stages: int, num_micro_batches: int, stage: int) -> int:
-    """Most micro-batches whose saved activations ``stage`` holds at a time (closed forms of the
-    schedules)."""
-    check_schedule(name)
-    if name is ScheduleName.GPIPE:
-        return num_micro_batches
-    return min(num_micro_batches, num_stages - stage)
+def _enough(name: ScheduleName, pipeline: int, num_micro_batches: int) -> int:
+    """So many micro-batches that more of them are never more in flight: the warm-up is the same."""
+    if name is not ScheduleName.INTERLEAVED:
+        return 2 * pipeline
+    # The groups of the warm-up keep their sizes while there are enough groups to spread the remainder over.
+    remainder = num_micro_batches % pipeline
+    return pipeline * max(4, remainder + 2) + remainder
 
 
-def _gpipe(stage: int, num_micro_batches: int) -> tuple[Action, ...]:
+@lru_cache(maxsize=4096)
+def _rank_in_flight(
+    name: ScheduleName, pipeline: int, num_micro_batches: int, rank: int, virtual: int
+) -> tuple[tuple[int, ...], ...]:
+    stages = rank_stages(name, rank, pipeline, virtual)
+    moments = set(_moments(_actions(name, rank, pipeline, num_micro_batches, virtual), stages))
     return tuple(
-        Action(kind, stage, micro_batch)
-        for kind in (ActionKind.FORWARD, ActionKind.BACKWARD)
-        for micro_batch in range(num_micro_batches)
+        sorted(
+            (
+                counts
+                for counts in moments
+                if not any(
+                    other != counts and all(x >= y for x, y in zip(other, counts, strict=True))
+                    for other in moments
+                )
+            ),
+            reverse=True,
+        )
     )
 
 
-def _one_f_one_b(stage: int, num_stages: int, num_micro_batches: int) -> tuple[Action, ...]:
-    warm_up = min(num_micro_batches, num_stages - stage - 1)
-    actions = [Action(ActionKind.FORWARD, stage, k) for k in range(warm_up)]
-    for k in range(num_micro_batches):
-        if warm_up + k < num_micro_batches:
-            actions.append(Action(ActionKind.FORWARD, stage, warm_up + k))
-        actions.append(Action(ActionKind.BACKWARD, stage, k))
-    return tuple(actions)
+def _moments(actions: tuple[Action, ...], stages: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+    """Micro-batches held per stage after every forward."""
+    position = {stage: i for i, stage in enumerate(stages)}
+    held = [0] * len(stages)
+    for action in actions:
+        if action.kind is ActionKind.FORWARD:
+            held[position[action.stage]] += 1
+            yield tuple(held)
+        elif action.kind is not ActionKind.INPUT_BACKWARD:
+            held[position[action.stage]] -= 1

@@ -1,18 +1,20 @@
 """Plays a schedule's actions with given times: a discrete-event simulation of one step of a pipeline.
 
 An action starts when its rank has finished the one before it in its list and its input has arrived: the
-forward of a stage needs the forward of the stage before, the backward needs its own forward and the backward
-of the stage after. A message takes its time but occupies neither rank (asynchronous sends).
+forward of a stage needs the forward of the stage before; the backward (or its input half) needs its own
+forward and the backward of the stage after; the weight half needs its input half. A message takes its time
+but occupies neither rank (asynchronous sends); between two stages of one rank there is none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from array import array
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from autopar.schedule.actions import Action, ActionKind
-
-_NOT_YET = -1.0
+from autopar.plan.decisions import ScheduleName
+from autopar.schedule.actions import Action, ActionKind, schedule_actions
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,59 +61,147 @@ def simulate(
     forward_s: Sequence[float],
     backward_s: Sequence[float],
     p2p_s: Sequence[float],
+    weight_s: Sequence[float] | None = None,
 ) -> Timeline:
     """Plays ``actions``.
 
     Args:
         actions: one list per rank (``schedule_actions``).
         forward_s: seconds of one micro-batch's forward, per stage.
-        backward_s: likewise, backward.
-        p2p_s: seconds of a message over the boundary between stage i and i + 1.
+        backward_s: likewise, the whole backward.
+        p2p_s: seconds of a message over the boundary between stage i and i + 1, if two ranks hold them.
+        weight_s: per stage, the part of ``backward_s`` that the weight half of a split backward takes; needed
+            only where ``actions`` split it.
 
     Raises:
         ValueError: the actions wait for each other, or for one that no rank runs; names the first of each
-        rank.
+            rank.
     """
-    num_micro_batches = 1 + max((a.micro_batch for rank in actions for a in rank), default=0)
-    forward_end_s = [_NOT_YET] * (len(forward_s) * num_micro_batches)
-    backward_end_s = [_NOT_YET] * (len(forward_s) * num_micro_batches)
-    last_stage = len(forward_s) - 1
+    order = _order_of(actions, len(forward_s))
+    durations, delays = _times(order, forward_s, backward_s, p2p_s, weight_s)
     events: list[list[Event]] = [[] for _ in actions]
+    ends_s = [0.0] * (len(order.ranks) + 1)
     free_s = [0.0] * len(actions)
-    waiting: dict[tuple[int, int], list[int]] = {}
-    ready = list(range(len(actions)))
+    for i, (rank, code, needed, boundary) in enumerate(order.steps()):
+        start_s = max(free_s[rank], ends_s[needed] + delays[boundary])
+        ends_s[i] = free_s[rank] = end_s = start_s + durations[code]
+        events[rank].append(Event(rank, actions[rank][len(events[rank])], start_s, end_s))
+    return Timeline(tuple(tuple(rank_events) for rank_events in events), max(free_s, default=0.0))
+
+
+def finish_times(
+    name: ScheduleName,
+    num_micro_batches: int,
+    virtual: int,
+    forward_s: Sequence[float],
+    backward_s: Sequence[float],
+    p2p_s: Sequence[float],
+    weight_s: Sequence[float] | None = None,
+) -> tuple[float, ...]:
+    """When each rank finishes its last action: ``simulate`` of a schedule by name, without the events.
+
+    The search asks this of many plans with one schedule, so the order of the actions is worked out once.
+    """
+    order = _order(name, len(forward_s), num_micro_batches, virtual)
+    durations, delays = _times(order, forward_s, backward_s, p2p_s, weight_s)
+    ends_s = [0.0] * (len(order.ranks) + 1)
+    free_s = [0.0] * (len(forward_s) // virtual)
+    for i, (rank, code, needed, boundary) in enumerate(order.steps()):
+        start_s = ends_s[needed] + delays[boundary]
+        if free_s[rank] > start_s:
+            start_s = free_s[rank]
+        ends_s[i] = free_s[rank] = start_s + durations[code]
+    return tuple(free_s)
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """The actions of all ranks in an order in which each stands after whatever it needs.
+
+    Attributes:
+        ranks: who runs the action.
+        codes: its time: index into the forwards, then (input) backwards, then weight halves of all stages.
+        needed: position of the action on another stage that it waits for; -1: none.
+        boundaries: over which that arrives; -1: no message, the stages share a rank.
+    """
+
+    ranks: array[int]
+    codes: array[int]
+    needed: array[int]
+    boundaries: array[int]
+    is_split: bool
+
+    def steps(self) -> Iterator[tuple[int, int, int, int]]:
+        """Action by action."""
+        return zip(self.ranks, self.codes, self.needed, self.boundaries, strict=True)
+
+
+@lru_cache(maxsize=32)
+def _order(name: ScheduleName, num_stages: int, num_micro_batches: int, virtual: int) -> _Order:
+    return _order_of(schedule_actions(name, num_stages, num_micro_batches, virtual), num_stages)
+
+
+def _times(
+    order: _Order,
+    forward_s: Sequence[float],
+    backward_s: Sequence[float],
+    p2p_s: Sequence[float],
+    weight_s: Sequence[float] | None,
+) -> tuple[list[float], list[float]]:
+    """Seconds by ``codes`` and by ``boundaries``."""
+    if not order.is_split:
+        return [*forward_s, *backward_s], [*p2p_s, 0.0]
+    assert weight_s is not None, "a split backward needs the time of its weight half"
+    of_input = [whole - weights for whole, weights in zip(backward_s, weight_s, strict=True)]
+    return [*forward_s, *of_input, *weight_s], [*p2p_s, 0.0]
+
+
+def _order_of(actions: Sequence[Sequence[Action]], num_stages: int) -> _Order:
+    """Runs through the ranks' lists, each as far as what it waits for has been run."""
+    num_micro_batches = 1 + max((a.micro_batch for rank in actions for a in rank), default=0)
+    rank_of = {a.stage: rank for rank, own in enumerate(actions) for a in own}
+    local = [rank_of.get(s) == rank_of.get(s + 1) for s in range(num_stages)]
+    # Position in the order of every forward, then of every backward, by stage and micro-batch.
+    num_forwards = num_stages * num_micro_batches
+    placed = [-1] * (3 * num_forwards)
+    ranks, codes, needed, boundaries = array("i"), array("i"), array("i"), array("i")
+    done = [0] * len(actions)
+    waiting: dict[int, list[int]] = {}
+    ready = list(range(len(actions)))[::-1]
+    is_split = False
     while ready:
         rank = ready.pop()
-        now_s, played, own = free_s[rank], events[rank], actions[rank]
-        for position in range(len(played), len(own)):
+        own = actions[rank]
+        for position in range(done[rank], len(own)):
             action = own[position]
-            stage, here = action.stage, action.stage * num_micro_batches + action.micro_batch
-            forward = action.kind is ActionKind.FORWARD
-            start_s = now_s
-            if forward:
-                is_ready = True
+            stage, kind = action.stage, action.kind
+            here = stage * num_micro_batches + action.micro_batch
+            wanted, earlier, boundary, half = -1, -1, -1, 0
+            if kind is ActionKind.FORWARD:
                 if stage:
-                    end_s = forward_end_s[here - num_micro_batches]
-                    is_ready = end_s >= 0
-                    start_s = max(start_s, end_s + p2p_s[stage - 1])
+                    wanted, boundary = here - num_micro_batches, stage - 1
+            elif kind is ActionKind.WEIGHT_BACKWARD:
+                half, earlier = 2, here + num_forwards
+                is_split = True
             else:
-                is_ready = forward_end_s[here] >= 0
-                if stage < last_stage:
-                    end_s = backward_end_s[here + num_micro_batches]
-                    is_ready = is_ready and end_s >= 0
-                    start_s = max(start_s, end_s + p2p_s[stage])
-            if not is_ready:
-                # What it waits for runs on a neighbour, or (forward before backward) never on this rank.
-                neighbour = stage - 1 if forward else stage + 1
-                waiting.setdefault((neighbour, action.micro_batch), []).append(rank)
+                half, earlier = 1, here
+                if stage + 1 < num_stages:
+                    wanted, boundary = here + num_micro_batches + num_forwards, stage
+            if earlier >= 0 and placed[earlier] < 0:
+                break  # it stands later in this very list
+            if wanted >= 0 and placed[wanted] < 0:
+                waiting.setdefault(wanted, []).append(rank)
                 break
-            now_s = start_s + (forward_s if forward else backward_s)[stage]
-            (forward_end_s if forward else backward_end_s)[here] = now_s
-            played.append(Event(rank, action, start_s, now_s))
-            if waiting:
-                ready.extend(waiting.pop((stage, action.micro_batch), ()))
-        free_s[rank] = now_s
-    stuck = [str(actions[r][len(events[r])]) for r in range(len(actions)) if len(events[r]) < len(actions[r])]
+            here += half * num_forwards
+            placed[here] = len(ranks)
+            ranks.append(rank)
+            codes.append(half * num_stages + stage)
+            needed.append(placed[wanted] if wanted >= 0 else -1)
+            boundaries.append(-1 if boundary < 0 or local[boundary] else boundary)
+            done[rank] = position + 1
+            if here in waiting:
+                ready.extend(waiting.pop(here))
+    stuck = [str(own[done[r]]) for r, own in enumerate(actions) if done[r] < len(own)]
     if stuck:
         raise ValueError(f"the schedule deadlocks; ranks wait at {', '.join(stuck)}")
-    return Timeline(tuple(tuple(rank_events) for rank_events in events), max(free_s, default=0.0))
+    return _Order(ranks, codes, needed, boundaries, is_split)
