@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from autopar.hardware.blocks import MeasuredBlock
 from autopar.hardware.link import HostLink, IntraNodeLink, NetworkLink
 from autopar.hardware.tables import SizeTable
 
@@ -37,6 +38,17 @@ class Device:
             shorter than this on average, the device waits for the host.
         default_devices_per_node: devices of the usual node.
         path: the cost-model file, for messages.
+        time_share: devices that take turns on one processor (more processes than cores); all rates are those
+            of a device while all of them are busy, so that one that computes while others wait is up to so
+            many times faster.
+        overlap: fraction of the communication on the data axis that can run beside compute; 0 where sending
+            takes the same processor (gloo).
+        action_s: time of the host for each forward and each backward of a stage, beside its operators.
+        step_s: likewise, once a step.
+        memory_rates: bytes/s that a memory-bound operator reaches by the bytes that it moves; None: the same
+            at every size.
+        update_bytes_per_s: what the optimiser's update reaches; None: as any memory-bound operator.
+        blocks: measured times of block classes (``autopar profile --model``), by class key and precision.
     """
 
     name: str
@@ -58,6 +70,13 @@ class Device:
     host: HostLink
     default_devices_per_node: int
     path: str = ""
+    time_share: float = 1.0
+    overlap: float = 1.0
+    action_s: float = 0.0
+    step_s: float = 0.0
+    memory_rates: SizeTable | None = None
+    update_bytes_per_s: float | None = None
+    blocks: Mapping[tuple[str, str], MeasuredBlock] = field(default_factory=dict)
 
     @property
     def default_precision(self) -> str:
@@ -92,3 +111,9 @@ class Device:
     def effective_memory_bytes_per_s(self) -> float:
         """Memory bandwidth that a memory-bound operator reaches."""
         return self.memory_bytes_per_s * self.memory_efficiency
+
+    def memory_s(self, num_bytes: float) -> float:
+        """Seconds of a memory-bound operator that reads and writes so many bytes."""
+        if self.memory_rates is None or num_bytes <= 0:
+            return num_bytes / self.effective_memory_bytes_per_s
+        return num_bytes / self.memory_rates.at(num_bytes)

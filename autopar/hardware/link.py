@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from autopar.hardware.tables import SizeTable
@@ -34,20 +35,22 @@ class CollectiveKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class BusCurve:
-    """Bus bandwidth of the all-reduce of one group size, by payload.
+    """Bus bandwidth of a collective of one group size, by payload.
 
     Attributes:
         num_ranks: size of the group measured.
         bytes_per_s: by payload in bytes.
+        kind: the collective measured.
     """
 
     num_ranks: int
     bytes_per_s: SizeTable
+    kind: CollectiveKind = CollectiveKind.ALL_REDUCE
 
     def seconds(self, num_bytes: float, latency_s: float) -> float:
-        """Time of an all-reduce: linear in the bytes between measured payloads, from the latency below the
+        """Time of the collective: linear in the bytes between measured payloads, from the latency below the
         first."""
-        factor = CollectiveKind.ALL_REDUCE.bus_factor(self.num_ranks)
+        factor = self.kind.bus_factor(self.num_ranks)
         points = self.bytes_per_s.points
         i = bisect_left(points, (num_bytes,))
         if i == len(points):
@@ -74,6 +77,10 @@ class IntraNodeLink:
         curves: measured all-reduce curves, by ascending group size; may be empty.
         shared: whether concurrent groups of a node divide the bandwidth (PCIe through the host, loopback) or
             each device has a link of its own into a switch.
+        own_curves: measured curves of other collectives than all-reduce, by ascending group size; what is not
+            measured follows from the all-reduce.
+        messages: bytes/s of a point-to-point message by its bytes, latency included; None: from ``latency_s``
+            and the bandwidth.
     """
 
     kind: str
@@ -82,6 +89,8 @@ class IntraNodeLink:
     latency_s: float
     curves: tuple[BusCurve, ...] = ()
     shared: bool = False
+    own_curves: Mapping[CollectiveKind, tuple[BusCurve, ...]] = field(default_factory=dict)
+    messages: SizeTable | None = None
 
     def collective_s(self, kind: CollectiveKind, num_bytes: float, num_ranks: int, num_active: int) -> float:
         """Time of a collective of ``num_ranks`` ranks while ``num_active`` devices of the node communicate.
@@ -90,10 +99,14 @@ class IntraNodeLink:
         has the bus bandwidth of the all-reduce curve at that payload, but no more than the ring's.
         """
         latency_s = self.latency_s * math.ceil(math.log2(num_ranks))
-        if not self.curves:
-            return latency_s + kind.bus_factor(num_ranks) * num_bytes / self.ring_bytes_per_s
         # On a shared medium a group is slowed by its neighbours: together they load it like one larger group.
         load = max(num_ranks, num_active) if self.shared else num_ranks
+        if own := self.own_curves.get(kind):
+            curve = next((c for c in own if c.num_ranks >= load), own[-1])
+            share = kind.bus_factor(num_ranks) / kind.bus_factor(curve.num_ranks)
+            return share * curve.seconds(num_bytes, latency_s)
+        if not self.curves:
+            return latency_s + kind.bus_factor(num_ranks) * num_bytes / self.ring_bytes_per_s
         curve = next((c for c in self.curves if c.num_ranks >= load), self.curves[-1])
         all_reduce_s = curve.seconds(num_bytes, latency_s)
         share = kind.bus_factor(num_ranks) / CollectiveKind.ALL_REDUCE.bus_factor(curve.num_ranks)
@@ -104,6 +117,9 @@ class IntraNodeLink:
 
     def p2p_s(self, num_bytes: float) -> float:
         """Time of one message between two devices of a node."""
+        if self.messages is not None:
+            first_bytes, first_rate = self.messages.points[0]
+            return max(num_bytes / self.messages.at(num_bytes), first_bytes / first_rate)
         rate = min(self.bytes_per_s, self.ring_bytes_per_s) if self.shared else self.bytes_per_s * 0.8
         return self.latency_s + num_bytes / rate
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from autopar.errors import CostModelError
+from autopar.hardware.blocks import MeasuredBlock
 from autopar.hardware.device import PRECISIONS, Device
 from autopar.hardware.fields import Fields
-from autopar.hardware.link import BusCurve, HostLink, IntraNodeLink, NetworkLink
+from autopar.hardware.link import BusCurve, CollectiveKind, HostLink, IntraNodeLink, NetworkLink
 from autopar.hardware.tables import SizeTable
 from autopar.hardware.yaml_lines import load_with_lines
 
@@ -24,7 +25,10 @@ _KEYS = (
     "network",
     "host",
     "default_devices_per_node",
+    "blocks",
 )
+# Curves of collectives other than the all-reduce, where they were measured.
+_OWN_CURVES = (CollectiveKind.ALL_GATHER, CollectiveKind.REDUCE_SCATTER, CollectiveKind.ALL_TO_ALL)
 
 
 def read_device(path: str | Path) -> Device:
@@ -48,7 +52,7 @@ def read_device(path: str | Path) -> Device:
     compute = top.section("compute")
     peaks, efficiency = _compute(compute)
     memory = top.section("memory")
-    memory.only("capacity", "framework_reserve", "bandwidth", "efficiency")
+    memory.only("capacity", "framework_reserve", "bandwidth", "efficiency", "rates", "update")
     return Device(
         name=top.text("name"),
         description=top.text("description"),
@@ -69,11 +73,29 @@ def read_device(path: str | Path) -> Device:
         host=_host(top.section("host")),
         default_devices_per_node=int(top.number("default_devices_per_node", "devices")),
         path=str(path),
+        time_share=compute.optional_number("time_share", "devices") or 1.0,
+        overlap=_overlap(compute),
+        action_s=compute.optional_number("action", "us") or 0.0,
+        step_s=compute.optional_number("step", "us") or 0.0,
+        memory_rates=memory.table("rates", "B", "GB/s") if "rates" in memory.values else None,
+        update_bytes_per_s=memory.optional_number("update", "GB/s"),
+        blocks=_blocks(top),
     )
 
 
 def _compute(compute: Fields) -> tuple[dict[str, float], dict[str, SizeTable]]:
-    compute.only("peak", "matmul_efficiency", "matmul_overhead", "attention_efficiency", "launch", "dispatch")
+    compute.only(
+        "peak",
+        "matmul_efficiency",
+        "matmul_overhead",
+        "attention_efficiency",
+        "launch",
+        "dispatch",
+        "time_share",
+        "overlap",
+        "action",
+        "step",
+    )
     peak_fields = compute.section("peak")
     peak_fields.only(*PRECISIONS)
     peaks: dict[str, float] = {}
@@ -93,27 +115,64 @@ def _compute(compute: Fields) -> tuple[dict[str, float], dict[str, SizeTable]]:
     return peaks, efficiency
 
 
+def _overlap(compute: Fields) -> float:
+    """All of the communication unless the file says less; null stands for none of it, which is no positive
+    number."""
+    if "overlap" not in compute.values:
+        return 1.0
+    return compute.optional_number("overlap", "fraction") or 0.0
+
+
+def _blocks(top: Fields) -> dict[tuple[str, str], MeasuredBlock]:
+    section = top.section("blocks", required=False)
+    found: dict[tuple[str, str], MeasuredBlock] = {}
+    for key in section.values:
+        if key in ("source", "conf", "note"):
+            continue
+        block = section.section(key)
+        block.only("name", "precision", "forward", "backward")
+        precision = block.text("precision")
+        if precision not in PRECISIONS:
+            block.fail("precision", f"precision '{precision}' must be one of {', '.join(PRECISIONS)}")
+        class_key = key.removesuffix(f"-{precision}")
+        found[class_key, precision] = MeasuredBlock(
+            class_key=class_key,
+            precision=precision,
+            forward_s=block.number("forward", "us"),
+            backward_s=block.number("backward", "us"),
+            name=block.text("name"),
+        )
+    return found
+
+
 def _intra_node(link: Fields) -> IntraNodeLink:
-    link.only("kind", "bandwidth", "ring_bandwidth", "latency", "shared", "all_reduce")
-    curves: list[BusCurve] = []
-    given = link.values.get("all_reduce", [])
-    if not isinstance(given, list):
-        link.fail("all_reduce", "'intra_node.all_reduce' must be a list of curves, one per group size")
-    for i, item in enumerate(given):
-        curve = Fields.of(link.path, item, link.lines, link.sources, f"{link.key}.all_reduce.{i}")
-        curve.only("group", "size_unit", "unit", "source", "conf", "note", "points")
-        group = curve.count("group")
-        if group < 2 or (curves and group <= curves[-1].num_ranks):
-            curve.fail("group", f"group {group}: groups are at least 2 and ascend from curve to curve")
-        curves.append(BusCurve(group, curve.own_table("B", "GB/s")))
+    own = tuple(str(kind) for kind in _OWN_CURVES)
+    link.only("kind", "bandwidth", "ring_bandwidth", "latency", "shared", "messages", "all_reduce", *own)
     return IntraNodeLink(
         kind=link.text("kind"),
         bytes_per_s=link.number("bandwidth", "GB/s"),
         ring_bytes_per_s=link.number("ring_bandwidth", "GB/s"),
         latency_s=link.number("latency", "us"),
-        curves=tuple(curves),
+        curves=_curves(link, CollectiveKind.ALL_REDUCE),
         shared=link.flag("shared"),
+        own_curves={kind: _curves(link, kind) for kind in _OWN_CURVES if str(kind) in link.values},
+        messages=link.table("messages", "B", "GB/s") if "messages" in link.values else None,
     )
+
+
+def _curves(link: Fields, kind: CollectiveKind) -> tuple[BusCurve, ...]:
+    curves: list[BusCurve] = []
+    given = link.values.get(str(kind), [])
+    if not isinstance(given, list):
+        link.fail(str(kind), f"'intra_node.{kind}' must be a list of curves, one per group size")
+    for i, item in enumerate(given):
+        curve = Fields.of(link.path, item, link.lines, link.sources, f"{link.key}.{kind}.{i}")
+        curve.only("group", "size_unit", "unit", "source", "conf", "note", "points")
+        group = curve.count("group")
+        if group < 2 or (curves and group <= curves[-1].num_ranks):
+            curve.fail("group", f"group {group}: groups are at least 2 and ascend from curve to curve")
+        curves.append(BusCurve(group, curve.own_table("B", "GB/s"), kind))
+    return tuple(curves)
 
 
 def _network(link: Fields) -> NetworkLink:

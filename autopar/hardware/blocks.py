@@ -1,0 +1,24 @@
+"""Measured times of a block class, as ``autopar profile --model`` stores them in a cost model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredBlock:
+    """One block class at one micro-batch, run whole (tensor degree 1, no recompute) on one device.
+
+    Attributes:
+        class_key: ``Block.class_key``; holds structure, shapes and micro-batch.
+        precision: compute dtype, ``bf16``, ``fp16`` or ``fp32``.
+        forward_s: median.
+        backward_s: median.
+        name: of a block of the class, for people.
+    """
+
+    class_key: str
+    precision: str
+    forward_s: float
+    backward_s: float
+    name: str = ""
