@@ -1,8 +1,8 @@
 """What a block costs under a sharding, with and without recompute.
 
 Time sums the operators and the collectives of the lowered program; memory is read off its run. Both depend on
-the class of the block, its sharding and the micro-batch alone, so that a reading serves all blocks of a
-class.
+the class of the block, its sharding, the micro-batch and the stride of the tensor axis alone, so that a
+reading serves all blocks of a class.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import fx
 
 from autopar.capture.model_graph import Block, InputKind
 from autopar.cost.choice import BlockChoice, ParameterShare
@@ -20,6 +21,7 @@ from autopar.cost.memory import BlockMemory, block_memory, input_kinds
 from autopar.cost.operators import node_seconds, operator_name
 from autopar.hardware.cluster import Cluster
 from autopar.lower.block import LoweredBlock, lower_block
+from autopar.lower.selective import kept_nodes
 from autopar.plan.decisions import Recompute
 from autopar.sharding.gradients import is_floating
 from autopar.sharding.placement import local_shape
@@ -32,12 +34,19 @@ _COLLECTIVE_KERNELS = 3
 
 @dataclass(frozen=True, slots=True)
 class BlockReading:
-    """Time and memory of a block without recompute, on one rank, for one micro-batch."""
+    """Time and memory of a block without recompute, on one rank, for one micro-batch.
+
+    Attributes:
+        backward_weight_s: the part of ``backward_compute_s`` that makes gradients of parameters.
+        selective_s: of what selective recompute runs again; collectives are not among it.
+    """
 
     forward_compute_s: float
     forward_comm_s: float
     backward_compute_s: float
     backward_comm_s: float
+    backward_weight_s: float
+    selective_s: float
     model_flops: float
     memory: BlockMemory
 
@@ -83,23 +92,32 @@ def read_block(block: Block, lowered: LoweredBlock, cluster: Cluster, tensor_str
     """Times and memory of a lowered block on ``cluster``, the ranks of its axis ``tensor_stride`` apart."""
     degree = lowered.sharding.degree
     with_gradient = _with_gradient(lowered, block)
-    forward, backward = _Pass(), _Pass()
+    of_parameters = _of_parameters(lowered, block)
+    forward, backward, again = _Pass(), _Pass(), _Pass()
+    kept, weight_s = kept_nodes(lowered.graph.graph), 0.0
     for node in lowered.graph.graph.nodes:
         if node.op != "call_function":
             continue
         cost = node_seconds(node, with_gradient, cluster.device)
         forward.add(cost.forward_s, cost.forward_kernels)
         backward.add(cost.backward_s, cost.backward_kernels)
+        if node not in kept:
+            again.add(cost.forward_s, cost.forward_kernels)
+        weight_s += cost.backward_s - _without_weights_s(node, with_gradient, of_parameters, cluster)
         there_s, back_s = node_transfers_s(node, degree, cluster, tensor_stride)
         forward.add_comm(there_s)
         backward.add_comm(back_s)
     for seconds in _accumulations_s(lowered, with_gradient, cluster):
         backward.add(seconds, 1)
+    backward_s = backward.bounded_s(cluster)
     return BlockReading(
         forward_compute_s=forward.bounded_s(cluster),
         forward_comm_s=forward.comm_s,
-        backward_compute_s=backward.bounded_s(cluster),
+        backward_compute_s=backward_s,
         backward_comm_s=backward.comm_s,
+        # Where the host is the limit, its time divides as the device's does.
+        backward_weight_s=weight_s * backward_s / backward.compute_s if backward.compute_s else 0.0,
+        selective_s=again.bounded_s(cluster),
         model_flops=model_flops(block),
         memory=block_memory(block, lowered),
     )
@@ -137,7 +155,8 @@ def block_choice(
     """One way of running a block, and its cost.
 
     Full recompute keeps the activations that the block reads, runs its forward (with its collectives) once
-    more in the backward pass, and has all that it saves alive there for one micro-batch.
+    more in the backward pass, and has all that it saves alive there for one micro-batch. Selective recompute
+    also keeps what ``lower.selective`` names, and runs only the rest again.
 
     Args:
         input_word: what the previous block hands over, as plans write it.
@@ -148,12 +167,10 @@ def block_choice(
         readings: cache to read from and add to; one per cluster.
         tensor_stride: distance in ranks between neighbours on the tensor axis.
     """
-    assert recompute in (Recompute.NONE, Recompute.FULL), recompute
     assert readings is None or readings.cluster is cluster
     reading = (readings or Readings(cluster)).of(block, sharding, micro_batch, lowered, tensor_stride)
-    memory = reading.memory
-    full = recompute is Recompute.FULL
-    transient = max(memory.forward_transient_bytes, memory.backward_transient_bytes)
+    held = _held(reading.memory, recompute)
+    again_s, again_comm_s = _again_s(reading, recompute)
     return BlockChoice(
         class_key=block.class_key,
         tensor_degree=sharding.degree,
@@ -165,13 +182,31 @@ def block_choice(
         overrides=dict(overrides or {}),
         forward_compute_s=reading.forward_compute_s,
         forward_comm_s=reading.forward_comm_s,
-        backward_compute_s=reading.backward_compute_s + (reading.forward_compute_s if full else 0.0),
-        backward_comm_s=reading.backward_comm_s + (reading.forward_comm_s if full else 0.0),
-        saved_bytes=memory.input_bytes if full else memory.saved_bytes,
-        transient_bytes=memory.saved_bytes + transient if full else transient,
-        output_bytes=memory.output_bytes,
+        backward_compute_s=reading.backward_compute_s + again_s,
+        backward_comm_s=reading.backward_comm_s + again_comm_s,
+        saved_bytes=held[0],
+        transient_bytes=held[1],
+        output_bytes=reading.memory.output_bytes,
         model_flops=reading.model_flops,
+        backward_weight_s=reading.backward_weight_s,
     )
+
+
+def _again_s(reading: BlockReading, recompute: Recompute) -> tuple[float, float]:
+    """Compute and collectives that the backward pass runs again."""
+    if recompute is Recompute.FULL:
+        return reading.forward_compute_s, reading.forward_comm_s
+    return (reading.selective_s if recompute is Recompute.SELECTIVE else 0.0), 0.0
+
+
+def _held(memory: BlockMemory, recompute: Recompute) -> tuple[int, int]:
+    """Bytes from forward to backward, and the most beyond them while the block runs."""
+    transient = max(memory.forward_transient_bytes, memory.backward_transient_bytes)
+    if recompute is Recompute.FULL:
+        return memory.input_bytes, memory.replayed_bytes + transient
+    if recompute is Recompute.SELECTIVE:
+        return memory.selective_bytes, memory.selective_replayed_bytes + transient
+    return memory.saved_bytes, transient
 
 
 def parameter_shares(
@@ -211,6 +246,28 @@ def _with_gradient(lowered: LoweredBlock, block: Block) -> frozenset[str]:
         if depends and is_floating(node):
             found.add(node.name)
     return frozenset(found)
+
+
+def _of_parameters(lowered: LoweredBlock, block: Block) -> frozenset[str]:
+    """Nodes of a lowered graph that are made of parameters alone."""
+    kinds = input_kinds(block, lowered)
+    found: set[str] = set()
+    for node in lowered.graph.graph.nodes:
+        made_of = [argument for argument in node.all_input_nodes if argument.meta.get("val") is not None]
+        if kinds.get(node.name) is InputKind.PARAMETER or (made_of and all(a.name in found for a in made_of)):
+            found.add(node.name)
+    return frozenset(found)
+
+
+def _without_weights_s(
+    node: fx.Node, with_gradient: frozenset[str], of_parameters: frozenset[str], cluster: Cluster
+) -> float:
+    """Backward time of a node that only passes gradients of activations on."""
+    if node.name in of_parameters:
+        return 0.0
+    if not any(argument.name in of_parameters for argument in node.all_input_nodes):
+        return node_seconds(node, with_gradient, cluster.device).backward_s
+    return node_seconds(node, with_gradient - of_parameters, cluster.device).backward_s
 
 
 def _accumulations_s(

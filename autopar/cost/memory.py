@@ -5,6 +5,9 @@ parameters, buffers, constants and batch entries excluded. Operators whose CPU k
 the GPU's (attention, dropout, recurrent layers) are replaced by stand-ins that keep what the GPU's keep.
 Transient bytes are the most that lives beyond: in the forward pass results until their last use, in the
 backward pass gradients of the values that are live at that point of the program.
+
+Under recomputation the block's inputs are kept, and under selective recomputation what ``lower.selective``
+names; what autograd keeps comes back when the block's backward pass begins, beside what was kept.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from autopar.cost.operators import operator_name
 from autopar.cost.stand_ins import STAND_INS
 from autopar.lower.axis import FakeAxis
 from autopar.lower.block import LoweredBlock
+from autopar.lower.selective import kept_nodes
 
 _UNCOUNTED = frozenset({InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT, InputKind.BATCH})
 
@@ -41,6 +45,9 @@ class BlockMemory:
         forward_transient_bytes: most that lives beyond in the forward pass.
         backward_transient_bytes: likewise in the backward pass, gradients of parameters in the compute dtype
             included.
+        selective_bytes: kept under selective recompute.
+        replayed_bytes: what full recompute brings back beside the inputs.
+        selective_replayed_bytes: what selective recompute brings back beside what it kept.
     """
 
     saved_bytes: int
@@ -48,6 +55,9 @@ class BlockMemory:
     output_bytes: int
     forward_transient_bytes: int
     backward_transient_bytes: int
+    selective_bytes: int
+    replayed_bytes: int
+    selective_replayed_bytes: int
 
 
 def block_memory(block: Block, lowered: LoweredBlock) -> BlockMemory:
@@ -59,12 +69,16 @@ def block_memory(block: Block, lowered: LoweredBlock) -> BlockMemory:
     """
     run = _Run(block, lowered)
     run.execute()
+    selective_bytes = run.inputs.total() + run.kept.beyond(run.inputs) + run.kept_inside_bytes
     return BlockMemory(
         saved_bytes=run.saved.total(),
         input_bytes=run.inputs.total(),
         output_bytes=run.outputs.total(),
         forward_transient_bytes=run.forward_peak(),
         backward_transient_bytes=run.backward_peak(),
+        selective_bytes=selective_bytes,
+        replayed_bytes=run.saved.beyond(run.inputs),
+        selective_replayed_bytes=run.saved.beyond(run.inputs, run.kept),
     )
 
 
@@ -82,8 +96,22 @@ class _Storages:
     def __contains__(self, tensor: object) -> bool:
         return isinstance(tensor, Tensor) and id(tensor.untyped_storage()) in self._held
 
+    def __len__(self) -> int:
+        return len(self._held)
+
     def has(self, key: int) -> bool:
         return key in self._held
+
+    def added_since(self, count: int) -> list[torch.UntypedStorage]:
+        return list(self._held.values())[count:]
+
+    def add_storage(self, storage: torch.UntypedStorage) -> None:
+        self._held[id(storage)] = storage
+
+    def beyond(self, *others: _Storages) -> int:
+        """Bytes of the storages that none of the others holds."""
+        held = self._held.items()
+        return sum(s.nbytes() for key, s in held if not any(other.has(key) for other in others))
 
     def total(self) -> int:
         return sum(storage.nbytes() for storage in self._held.values())
@@ -114,7 +142,9 @@ class _Run(fx.Interpreter):
         self.axis = FakeAxis(lowered.sharding.degree)
         self.steps = {node: i for i, node in enumerate(lowered.graph.graph.nodes)}
         self.inputs, self.outputs, self.saved = _Storages(), _Storages(), _Storages()
-        self.uncounted = _Storages()
+        self.uncounted, self.kept = _Storages(), _Storages()
+        self.kept_nodes = kept_nodes(lowered.graph.graph)
+        self.kept_inside_bytes = 0
         self.lives: dict[int, _Life] = {}
         self.extra: dict[int, int] = {}
         self.storage_of: dict[fx.Node, tuple[int, ...]] = {}
@@ -130,10 +160,12 @@ class _Run(fx.Interpreter):
                 self.run(*values, enable_io_processing=False)
 
     def run_node(self, n: fx.Node) -> Any:
+        num_saved = len(self.saved)
         with torch.set_grad_enabled(not n.meta.get("no_grad", False)):
             result = super().run_node(n)
         step = self.steps[n]
         if n.op == "call_function":
+            self._keep(n, result, num_saved)
             self._note(n, result, step)
         for argument in n.all_input_nodes:
             for key in self.storage_of.get(argument, ()):
@@ -202,6 +234,21 @@ class _Run(fx.Interpreter):
         self.storage_of[node] = tuple(keys)
         self.extra[step] = self._backward_extra(node)
 
+    def _keep(self, node: fx.Node, result: Any, num_saved: int) -> None:
+        """Notes what selective recomputation keeps of a node."""
+        if node not in self.kept_nodes:
+            inside = node.meta.get("collectives") or ()
+            self.kept_inside_bytes += sum(t.num_bytes for t in inside if not t.backward)
+            return
+        for tensor in _tensors(result):
+            if tensor not in self.uncounted:
+                self.kept.add(tensor)
+        if called_operator(node) in STAND_INS:
+            # Results of the kernel that only its backward pass reads.
+            for storage in self.saved.added_since(num_saved):
+                if not (id(storage) in self.lives or self.inputs.has(id(storage))):
+                    self.kept.add_storage(storage)
+
     def _pack(self, tensor: Tensor) -> Tensor:
         if tensor not in self.uncounted:
             self.saved.add(tensor)
@@ -219,6 +266,12 @@ class _Run(fx.Interpreter):
         if tensors and (name in PIECES or name in _WHOLE_TEMPORARY):
             extra += _num_bytes(tensors[0])
         return extra
+
+
+def called_operator(node: fx.Node) -> str:
+    """Name of the operator that a node of a lowered graph calls, also where another wraps it."""
+    name = operator_name(node.target)
+    return operator_name(node.args[1]) if name == "own_stream" else name
 
 
 def _num_bytes(node: fx.Node) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from autopar.capture.model_graph import ModelGraph
-from autopar.plan.decisions import Plan, Recompute, ScheduleName
+from autopar.plan.decisions import Plan, ScheduleName
 
 _BUILT_SCHEDULES = (ScheduleName.GPIPE, ScheduleName.ONE_F_ONE_B)
 
@@ -25,12 +25,6 @@ def check_supported(plan: Plan, graph: ModelGraph) -> None:
             "pipeline.schedule",
             f"schedule {plan.schedule} cannot be run yet; write {' or '.join(_BUILT_SCHEDULES)}",
         )
-    for line in plan.recompute:
-        if line.word == Recompute.SELECTIVE:
-            raise plan.error(
-                f"recompute.{line.pattern}",
-                "selective recomputation cannot be run yet; write full or none",
-            )
     if plan.offload not in (None, "none"):
         raise plan.error(
             "offload", f"offloading of {plan.offload} to host memory cannot be run yet; write offload: none"

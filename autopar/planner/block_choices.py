@@ -77,7 +77,9 @@ def whole_choices(
 ) -> tuple[BlockChoice, ...]:
     """The ways of running a block on a tensor axis of one rank."""
     sharding = propagate(block, 1, {}, {}, ())
-    return tuple(_choice(graph, block, sharding, ("replicate",) * 2, {}, word, bench) for word in recompute)
+    return _undominated(
+        [_choice(graph, block, sharding, ("replicate",) * 2, {}, word, bench) for word in recompute]
+    )
 
 
 def whole_seconds(block: Block, device: Device) -> float:
@@ -112,7 +114,7 @@ def sharded_choices(
             seen.add(key)
             for recompute in pins.recompute:
                 found.append(_choice(graph, block, sharding, words, overrides, recompute, bench))
-    return tuple(c for c in found if not any(_dominates(other, c) for other in found if other is not c))
+    return _undominated(found)
 
 
 class TableSolver:
@@ -244,12 +246,21 @@ def _choice(
     )
 
 
+def _undominated(found: Sequence[BlockChoice]) -> tuple[BlockChoice, ...]:
+    """The choices that no other beats in everything; of equal ones the first."""
+    kept: list[BlockChoice] = []
+    for choice in found:
+        if not any(_dominates(other, choice) for other in kept):
+            kept = [other for other in kept if not _dominates(choice, other)]
+            kept.append(choice)
+    return tuple(kept)
+
+
 def _dominates(better: BlockChoice, worse: BlockChoice) -> bool:
-    """Whether one choice is at least as good in everything, better in something or listed first."""
+    """Whether one choice is at least as good in everything."""
     if (better.input_word, better.output_word) != (worse.input_word, worse.output_word):
         return False
-    mine, theirs = _measures(better), _measures(worse)
-    return mine != theirs and all(a <= b for a, b in zip(mine, theirs, strict=True))
+    return all(a <= b for a, b in zip(_measures(better), _measures(worse), strict=True))
 
 
 def _measures(choice: BlockChoice) -> tuple[float, ...]:

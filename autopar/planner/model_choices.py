@@ -45,7 +45,7 @@ _WORD_SETS = (
     ("replicate",),
 )
 
-_ALL_RECOMPUTE = (Recompute.NONE, Recompute.FULL)
+_ALL_RECOMPUTE = (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,11 +33,37 @@ def layer(
 
 def test_full_recompute_trades_memory_for_a_second_forward(cluster: Cluster) -> None:
     none, full = layer(cluster, 2), layer(cluster, 2, Recompute.FULL)
-    assert full.saved_bytes == 2 * 2 * 32 * 64  # the input alone
-    assert full.transient_bytes == none.transient_bytes + none.saved_bytes
+    assert full.saved_bytes == 2 * 2 * 32 * 64  # the input alone, which autograd keeps as well
+    assert full.transient_bytes == none.transient_bytes + none.saved_bytes - full.saved_bytes
     assert full.backward_compute_s == pytest.approx(none.backward_compute_s + none.forward_compute_s)
     assert full.backward_comm_s == pytest.approx(none.backward_comm_s + none.forward_comm_s)
     assert (full.forward_s, full.model_flops) == (none.forward_s, none.model_flops)
+
+
+@pytest.mark.parametrize("word", ["replicate", "sequence"])
+def test_selective_recompute_runs_neither_products_nor_collectives_again(cluster: Cluster, word: str) -> None:
+    sizes = (1024, 16, 512, 4)
+    none, selective, full = (
+        layer(cluster, 2, recompute, word, sizes)
+        for recompute in (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL)
+    )
+    assert selective.backward_comm_s == none.backward_comm_s
+    again_s = selective.backward_compute_s - none.backward_compute_s
+    # All but the four linear layers, whose forward passes take well over a third.
+    assert 0 < again_s < 0.65 * none.forward_compute_s
+    assert full.saved_bytes < selective.saved_bytes < none.saved_bytes
+    assert none.transient_bytes < selective.transient_bytes < full.transient_bytes
+
+
+@pytest.mark.parametrize("recompute", list(Recompute))
+def test_gradients_of_weights_are_a_good_third_of_a_backward_pass(
+    cluster: Cluster, recompute: Recompute
+) -> None:
+    sizes = (8192, 64, 512, 4)
+    choice, plain = layer(cluster, 8, recompute, "sequence", sizes), layer(cluster, 8, sizes=sizes)
+    # Linear layers have as many FLOPs for weights as for inputs; attention and norms have none to speak of.
+    assert 0.35 < choice.backward_weight_s / plain.backward_compute_s < 0.5
+    assert choice.backward_weight_s == pytest.approx(plain.backward_weight_s, rel=0.02)
 
 
 def test_model_flops_are_those_of_the_whole_layer(cluster: Cluster) -> None:
