@@ -1,8 +1,9 @@
 """A cluster: equal devices on equal nodes, and how long collectives and messages take between them.
 
-Ranks fill nodes in order; an axis of the mesh is a group of ``size`` ranks ``stride`` apart (tensor: stride
-1, data: stride = tensor degree, pipeline: stride = tensor x data). All groups of an axis communicate at the
-same time, so each device counts on its own share of the node's network cards and no more.
+Ranks fill nodes in order; the groups of an axis of the mesh are ``size`` ranks ``stride`` apart (in the usual
+order tensor has stride 1, data the tensor degree, pipeline tensor x data). All groups of an axis communicate
+at the same time, so each device counts on its own share of the node's network cards and no more; the slowest
+group, that with the fewest ranks on some node, holds up the others (``hardware.topology``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from functools import lru_cache
 from autopar.errors import UsageError
 from autopar.hardware.device import Device
 from autopar.hardware.link import CollectiveKind, IntraNodeLink, NetworkLink
+from autopar.hardware.topology import Spread, crosses_nodes, spread
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,29 +54,50 @@ class Cluster:
 
     def p2p_s(self, num_bytes: float, source: int, target: int) -> float:
         """Seconds of one message from rank ``source`` to rank ``target``, its neighbours sending alike."""
-        if source // self.devices_per_node == target // self.devices_per_node:
+        return self._message_s(num_bytes, source // self.devices_per_node != target // self.devices_per_node)
+
+    def axis_p2p_s(self, num_bytes: float, source: int, target: int, size: int, stride: int) -> float:
+        """Seconds of a message between two positions of an axis, in that of its groups where it is slowest.
+
+        Args:
+            source: position on the axis.
+            target: likewise.
+            size: ranks on the axis.
+            stride: distance of its ranks.
+        """
+        crosses = crosses_nodes(
+            self.devices_per_node, self.num_devices, size, stride, min(source, target), max(source, target)
+        )
+        return self._message_s(num_bytes, crosses)
+
+    def spread(self, size: int, stride: int) -> Spread:
+        """How groups of ``size`` ranks ``stride`` apart lie over the nodes."""
+        return spread(self.devices_per_node, self.num_devices, size, stride)
+
+    @property
+    def host_bytes_per_device(self) -> int:
+        """Host memory that each device of a node can count on."""
+        return self.device.host.memory_bytes // self.devices_per_node
+
+    def _message_s(self, num_bytes: float, crosses: bool) -> float:
+        if not crosses:
             return self.intra_node.p2p_s(num_bytes)
         return self.network.latency_s + num_bytes / self.network.effective_bytes_per_s
-
-    def ranks_per_node(self, size: int, stride: int) -> int:
-        """Most ranks of one group of ``size``, ``stride`` apart, that share a node."""
-        return max(1, min(size, self.devices_per_node // stride))
 
 
 @lru_cache(maxsize=65536)
 def _collective_s(cluster: Cluster, kind: CollectiveKind, num_bytes: float, size: int, stride: int) -> float:
-    per_node = cluster.ranks_per_node(size, stride)
-    if per_node >= size:
+    lying = cluster.spread(size, stride)
+    if lying.num_nodes == 1:
         return cluster.intra_node.collective_s(kind, num_bytes, size, cluster.devices_per_node)
-    num_nodes = math.ceil(size / per_node)
-    latency_s = 2 * cluster.network.latency_s * math.ceil(math.log2(num_nodes))
+    latency_s = 2 * cluster.network.latency_s * math.ceil(math.log2(lying.num_nodes))
     if kind is CollectiveKind.ALL_TO_ALL:
-        leaving = (size - per_node) / size
+        leaving = (size - lying.fewest) / size
         return latency_s + leaving * num_bytes / cluster.network.effective_bytes_per_s
-    rate = per_node * cluster.network.effective_bytes_per_s
-    if per_node > 1:
+    rate = lying.fewest * cluster.network.effective_bytes_per_s
+    if lying.most > 1:
         rate = min(rate, cluster.intra_node.ring_bytes_per_s)
-        latency_s += cluster.intra_node.collective_s(kind, 1.0, per_node, cluster.devices_per_node)
+        latency_s += cluster.intra_node.collective_s(kind, 1.0, lying.most, cluster.devices_per_node)
     return latency_s + kind.bus_factor(size) * num_bytes / rate
 
 
