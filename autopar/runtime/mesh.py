@@ -10,10 +10,12 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 
+from autopar.plan.decisions import MESH_AXES
+
 
 @dataclass(frozen=True, slots=True)
 class Coordinates:
-    """Position of a rank; the tensor axis varies fastest, then data, then pipeline."""
+    """Position of a rank."""
 
     pipeline: int
     data: int
@@ -26,10 +28,13 @@ class RankMesh:
 
     Attributes:
         pipeline, data, tensor: degrees.
+        order: the axes from the one that varies slowest over the ranks to the one that varies fastest.
+        shard_group: neighbouring ranks of the data axis among which ZeRO divides; divides ``data``.
         rank: global rank.
         device: where this rank computes.
-        stage_mesh: device mesh of this rank's stage, with the axes ``data`` and ``tensor`` as far as their
-            degree is more than 1; None where neither is.
+        stage_mesh: device mesh of the ranks that hold the same stages, with the axes ``replica`` (across
+            shard groups), ``data`` (inside one) and ``tensor`` as far as they have more than one rank; None
+            where none has.
         tensor_group, data_group, pipeline_group: lines of this rank; None where the degree is 1.
         backward_group: the pipeline line again: activations and gradients travel in separate groups, so that
             a send in one direction never waits for a receive in the other.
@@ -40,6 +45,8 @@ class RankMesh:
     pipeline: int
     data: int
     tensor: int
+    order: tuple[str, str, str]
+    shard_group: int
     rank: int
     device: torch.device
     stage_mesh: DeviceMesh | None
@@ -58,15 +65,23 @@ class RankMesh:
     @property
     def here(self) -> Coordinates:
         """Coordinates of this rank."""
-        return Coordinates(
-            self.rank // (self.data * self.tensor),
-            self.rank // self.tensor % self.data,
-            self.rank % self.tensor,
-        )
+        degrees, strides = self._degrees(), self._strides()
+        return Coordinates(**{axis: self.rank // strides[axis] % degrees[axis] for axis in MESH_AXES})
+
+    @property
+    def shard(self) -> int:
+        """Position of this rank in its shard group."""
+        return self.here.data % self.shard_group
+
+    @property
+    def num_replicas(self) -> int:
+        """Number of shard groups, which hold the same."""
+        return self.data // self.shard_group
 
     def rank_at(self, pipeline: int, data: int, tensor: int) -> int:
         """Global rank at given coordinates."""
-        return (pipeline * self.data + data) * self.tensor + tensor
+        strides = self._strides()
+        return pipeline * strides["pipeline"] + data * strides["data"] + tensor * strides["tensor"]
 
     @property
     def tensor_mesh(self) -> DeviceMesh | None:
@@ -75,41 +90,70 @@ class RankMesh:
 
     @property
     def data_mesh(self) -> DeviceMesh | None:
-        """One-axis mesh of the data line; None when the degree is 1."""
-        return self.stage_mesh["data"] if self.stage_mesh is not None and self.data > 1 else None
+        """Mesh along which FSDP divides: the shard group, before it the replicas; None without."""
+        if self.stage_mesh is None or self.shard_group == 1:
+            return None
+        return self.stage_mesh["replica", "data"] if self.num_replicas > 1 else self.stage_mesh["data"]
 
     def close(self) -> None:
         """Ends the groups that only this object knows.
 
         DTensor keeps the groups of a device mesh in its caches, for every later mesh of the same ranks: they
-            stay.
+        stay.
         """
         for group in (self.pipeline_group, self.backward_group, self.world_group):
             if group is not None:
                 dist.destroy_process_group(group)
 
+    def _degrees(self) -> dict[str, int]:
+        return {"pipeline": self.pipeline, "data": self.data, "tensor": self.tensor}
 
-def make_mesh(pipeline: int, data: int, tensor: int, device: torch.device, timeout: timedelta) -> RankMesh:
-    """Builds the mesh and its groups; a collective of all ranks of the default process group."""
+    def _strides(self) -> dict[str, int]:
+        degrees, strides, stride = self._degrees(), {}, 1
+        for axis in reversed(self.order):
+            strides[axis] = stride
+            stride *= degrees[axis]
+        return strides
+
+
+def make_mesh(
+    pipeline: int,
+    data: int,
+    tensor: int,
+    device: torch.device,
+    timeout: timedelta,
+    order: tuple[str, str, str] | None = None,
+    shard_group: int | None = None,
+) -> RankMesh:
+    """Builds the mesh and its groups; a collective of all ranks of the default process group.
+
+    Args:
+        order: the axes, slowest first; default ``MESH_AXES``.
+        shard_group: ranks among which ZeRO divides; default: the data axis.
+    """
+    order, shard_group = order or MESH_AXES, shard_group or data
+    degrees = {"pipeline": pipeline, "data": data, "tensor": tensor}
+    ranks = torch.arange(pipeline * data * tensor).view([degrees[axis] for axis in order])
+    # (pipeline, replica, data, tensor) whatever the order of the ranks.
+    grid = ranks.permute([order.index(axis) for axis in MESH_AXES])
+    grid = grid.reshape(pipeline, data // shard_group, shard_group, tensor)
+
+    def line(*axes: int) -> dist.ProcessGroup | None:
+        lines = grid.movedim(axes, tuple(range(-len(axes), 0))).flatten(-len(axes))
+        return own_group(lines.flatten(0, -2).tolist(), timeout) if lines.shape[-1] > 1 else None
+
+    tensor_group = line(3)
+    groups = {"replica": line(1), "data": line(2), "tensor": tensor_group}
+    axes = {name: group for name, group in groups.items() if group is not None}
     rank = dist.get_rank()
-    grid = torch.arange(pipeline * data * tensor).view(pipeline, data, tensor)
-
-    def line(axis: int) -> dist.ProcessGroup | None:
-        if grid.shape[axis] == 1:
-            return None
-        return own_group(grid.movedim(axis, -1).flatten(0, -2).tolist(), timeout)
-
-    groups = {"data": line(1), "tensor": line(2)}
-    axes = [(name, group) for name, group in groups.items() if group is not None]
     stage_mesh = None
     if axes:
-        stage = grid[rank // (data * tensor)]
-        shape = [size for size in stage.shape if size > 1]
+        stage = grid[int((grid == rank).nonzero()[0, 0])]
         stage_mesh = DeviceMesh.from_group(
-            [group for _, group in axes],
+            list(axes.values()),
             device.type,
-            mesh=stage.reshape(shape),
-            mesh_dim_names=tuple(name for name, _ in axes),
+            mesh=stage.reshape([size for size in stage.shape if size > 1]),
+            mesh_dim_names=tuple(axes),
         )
     world = own_group([list(range(grid.numel()))], timeout)
     assert world is not None
@@ -117,11 +161,13 @@ def make_mesh(pipeline: int, data: int, tensor: int, device: torch.device, timeo
         pipeline=pipeline,
         data=data,
         tensor=tensor,
+        order=order,
+        shard_group=shard_group,
         rank=rank,
         device=device,
         stage_mesh=stage_mesh,
-        tensor_group=groups["tensor"],
-        data_group=groups["data"],
+        tensor_group=tensor_group,
+        data_group=line(1, 2) if 1 < shard_group < data else groups["data"] or groups["replica"],
         pipeline_group=line(0),
         backward_group=line(0),
         world_group=world,
@@ -133,8 +179,8 @@ def own_group(lines: Sequence[Sequence[int]], timeout: timedelta) -> dist.Proces
     """Makes one process group per line of ranks, and returns this rank's; a collective of all ranks.
 
     Every rank takes part in making every group: groups made by their members alone
-    (``use_local_synchronization``)
-    are named by how many groups a rank has made before, which differs between ranks.
+    (``use_local_synchronization``) are named by how many groups a rank has made before, which differs
+    between ranks.
     """
     own: dist.ProcessGroup | None = None
     for ranks in lines:

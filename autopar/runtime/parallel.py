@@ -92,7 +92,9 @@ def start(
         with watchdog.guard("building the stage"):
             initial = InitialState(build_model, options.seed, options.init)
             timeout = timedelta(seconds=options.timeout_s)
-            rank_mesh = make_mesh(mesh.pipeline, mesh.data, mesh.tensor, device, timeout)
+            rank_mesh = make_mesh(
+                mesh.pipeline, mesh.data, mesh.tensor, device, timeout, mesh.order, plan.shard_group
+            )
             assembly = assemble(resolved, initial, rank_mesh, options, watchdog)
     except BaseException:
         watchdog.stop()
