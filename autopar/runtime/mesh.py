@@ -78,6 +78,10 @@ class RankMesh:
         """Number of shard groups, which hold the same."""
         return self.data // self.shard_group
 
+    def divides(self, zero: int) -> bool:
+        """Whether ZeRO of this level leaves ranks with different pieces."""
+        return zero > 0 and self.shard_group > 1
+
     def rank_at(self, pipeline: int, data: int, tensor: int) -> int:
         """Global rank at given coordinates."""
         strides = self._strides()

@@ -19,25 +19,31 @@ def make_plan(
     activations="replicate",
     cuts=None,
     precision="fp32",
+    virtual=1,
+    order=None,
+    shard_group=None,
+    offload="none",
 ):
     """``cuts``: first block of every stage but the first; default: even."""
     names = [block.name for block in graph.blocks]
-    cuts = cuts or [len(names) * k // pipeline for k in range(1, pipeline)]
+    num_stages = pipeline * virtual
+    cuts = cuts or [len(names) * k // num_stages for k in range(1, num_stages)]
     bounds = [0, *cuts, len(names)]
     return Plan(
         global_batch=graph.micro_batch * num_micro_batches * data,
         micro_batch=graph.micro_batch,
-        mesh=Mesh(pipeline, data, tensor),
+        mesh=Mesh(pipeline, data, tensor, order and tuple(order.split())),
         precision=Precision(precision),
         optimizer="adamw",
         schedule=ScheduleName(schedule),
-        virtual=1,
+        virtual=virtual,
         stages=tuple(tuple(names[a:b]) for a, b in pairwise(bounds)),
         tensor=(*(PatternLine(pattern, word) for pattern, word in lines), PatternLine("*", "replicate")),
         activations=(PatternLine("*", activations),),
         zero=zero,
+        shard_group=shard_group,
         recompute=(PatternLine("*", Recompute(recompute).value),),
-        offload="none",
+        offload=offload,
     )
 
 
