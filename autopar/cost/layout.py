@@ -93,6 +93,8 @@ class Layout:
     def repeated_elements(self, stage: int) -> tuple[int, ...]:
         """Per block of a stage, elements of shared parameters that an earlier block of the stage holds
         already."""
+        if not self.shared:
+            return (0,) * len(self.stages[stage])
         first = self.first_block(stage)
         repeated = [0] * len(self.stages[stage])
         for parameter in self.shared:

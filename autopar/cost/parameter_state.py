@@ -2,8 +2,9 @@
 update.
 
 Masters, gradients and optimiser state are fp32 in every precision (Micikevicius et al. 2018, arXiv
-1710.03740); ZeRO levels 1, 2 and 3 divide the optimiser state, also the gradients, also the parameters among
-the ranks of the data axis (Rajbhandari et al. 2020, arXiv 1910.02054, section 5).
+1710.03740); ZeRO levels 1, 2 and 3 divide the masters and the optimiser state, also the gradients, also the
+copy that computes among the ranks of the data axis or of a shard group of it (Rajbhandari et al. 2020, arXiv
+1910.02054, section 5, whose optimiser state includes the masters).
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class ParameterBytes:
 
 
 def parameter_bytes(
-    trainable: int, frozen: int, zero: int, data: int, precision: Precision, optimizer: str
+    trainable: int, frozen: int, zero: int, group: int, precision: Precision, optimizer: str
 ) -> ParameterBytes:
     """Bytes that one rank keeps for its pieces (after tensor sharding) of parameters.
 
@@ -88,16 +89,20 @@ def parameter_bytes(
         trainable: elements with a gradient.
         frozen: elements without.
         zero: ZeRO level.
-        data: size of the data axis.
+        group: ranks among which ZeRO divides.
     """
 
     def share(num_elements: int, divided: bool) -> int:
-        return -(-num_elements // data) if divided else num_elements
+        return -(-num_elements // group) if divided else num_elements
 
-    held = share(trainable + frozen, zero >= 3)
-    parameters = MASTER_BYTES * held
-    if precision is not Precision.FP32 and zero < 3:
-        parameters += compute_bytes(precision) * (trainable + frozen)
+    if group == 1:
+        zero = 0  # there is nobody to share with
+    held = trainable + frozen
+    parameters = MASTER_BYTES * share(held, zero >= 1)
+    # Computing needs whole parameters: under ZeRO 3 those of a block or two at a time, otherwise all of them,
+    # besides the masters where these are of another dtype or divided.
+    if zero < 3 and (precision is not Precision.FP32 or zero >= 1):
+        parameters += compute_bytes(precision) * held
     return ParameterBytes(
         parameters=parameters,
         gradients=GRADIENT_BYTES * share(trainable, zero >= 2),
@@ -106,11 +111,11 @@ def parameter_bytes(
 
 
 def update_s(
-    trainable: int, zero: int, data: int, precision: Precision, optimizer: str, device: Device
+    trainable: int, zero: int, group: int, precision: Precision, optimizer: str, device: Device
 ) -> float:
-    """Seconds of the optimiser's update: memory-bound, plus writing the compute copy."""
-    num_elements = -(-trainable // data) if zero >= 1 else trainable
+    """Seconds of the optimiser's update on the device: memory-bound, plus writing the compute copy."""
+    num_elements = -(-trainable // group) if zero >= 1 else trainable
     traffic = optimizer_cost(optimizer).traffic_bytes
     if precision is not Precision.FP32:
         traffic += MASTER_BYTES + compute_bytes(precision)
-    return num_elements * traffic / device.effective_memory_bytes_per_s
+    return num_elements * traffic / (device.update_bytes_per_s or device.effective_memory_bytes_per_s)

@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class StageMemory:
-    """Peak memory of one rank of a stage, bytes by purpose."""
+    """Peak memory of one rank of a stage, bytes by purpose.
+
+    Attributes:
+        host_bytes: of it alone, in the memory of its host: what is offloaded.
+    """
 
     parameters_bytes: int
     gradients_bytes: int
@@ -15,10 +19,11 @@ class StageMemory:
     activations_bytes: int
     transient_bytes: int
     reserved_bytes: int
+    host_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        """Sum over the purposes."""
+        """Sum over the purposes, on the device."""
         return (
             self.parameters_bytes
             + self.gradients_bytes
@@ -31,7 +36,8 @@ class StageMemory:
 
 @dataclass(frozen=True, slots=True)
 class StagePrediction:
-    """One stage over one step: computing, exposed communication, idle (bubble); they add up to the step."""
+    """One position of the pipeline axis over one step, all its stages together: computing, exposed
+    communication, idle (bubble); they add up to the step."""
 
     compute_s: float
     comm_s: float
@@ -46,6 +52,12 @@ class Prediction:
     Attributes:
         mfu: model FLOPs / (step time x devices x peak); forward + backward = 3x forward FLOPs, recompute not
             counted.
+        peak_memory_bytes: of the fullest device.
+        memory_limit_bytes: of a device.
+        stages: one for each position on the pipeline axis; more than one stage in each where ranks hold
+            virtual stages.
+        peak_host_bytes: of host memory, of the rank that needs most.
+        host_limit_bytes: host memory that each device of a node can count on.
     """
 
     step_time_s: float
@@ -54,8 +66,12 @@ class Prediction:
     peak_memory_bytes: int
     memory_limit_bytes: int
     stages: tuple[StagePrediction, ...]
+    peak_host_bytes: int = 0
+    host_limit_bytes: int = 0
 
     @property
     def fits(self) -> bool:
-        """Whether every stage stays within the limit."""
-        return self.peak_memory_bytes <= self.memory_limit_bytes
+        """Whether every rank stays within the memory of its device and its share of the host's."""
+        return self.peak_memory_bytes <= self.memory_limit_bytes and (
+            self.peak_host_bytes <= self.host_limit_bytes
+        )

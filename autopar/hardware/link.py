@@ -153,7 +153,10 @@ class HostLink:
     Attributes:
         bytes_per_s: of a device, one direction.
         memory_bytes: host memory of a node.
+        memory_bytes_per_s: what memory-bound work of all cores of a node reaches. The default is an estimate:
+            half of two sockets with eight channels of DDR4-3200, 25.6 GB/s each.
     """
 
     bytes_per_s: float
     memory_bytes: int
+    memory_bytes_per_s: float = 200e9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from autopar.errors import CostModelError
@@ -186,5 +187,8 @@ def _network(link: Fields) -> NetworkLink:
 
 
 def _host(host: Fields) -> HostLink:
-    host.only("pcie", "memory")
-    return HostLink(bytes_per_s=host.number("pcie", "GB/s"), memory_bytes=int(host.number("memory", "GiB")))
+    host.only("pcie", "memory", "memory_bandwidth")
+    link = HostLink(bytes_per_s=host.number("pcie", "GB/s"), memory_bytes=int(host.number("memory", "GiB")))
+    if "memory_bandwidth" not in host.values:
+        return link
+    return replace(link, memory_bytes_per_s=host.number("memory_bandwidth", "GB/s"))

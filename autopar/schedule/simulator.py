@@ -98,7 +98,7 @@ def finish_times(
     p2p_s: Sequence[float],
     weight_s: Sequence[float] | None = None,
 ) -> tuple[float, ...]:
-    """When each rank finishes its last action: ``simulate`` of a schedule by name, without the events.
+    """When the last action of each stage ends: ``simulate`` of a schedule by name, without the events.
 
     The search asks this of many plans with one schedule, so the order of the actions is worked out once.
     """
@@ -111,7 +111,7 @@ def finish_times(
         if free_s[rank] > start_s:
             start_s = free_s[rank]
         ends_s[i] = free_s[rank] = start_s + durations[code]
-    return tuple(free_s)
+    return tuple(ends_s[i] for i in order.last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,12 +123,15 @@ class _Order:
         codes: its time: index into the forwards, then (input) backwards, then weight halves of all stages.
         needed: position of the action on another stage that it waits for; -1: none.
         boundaries: over which that arrives; -1: no message, the stages share a rank.
+        last: position of the last action of each stage.
+        is_split: whether backward passes are split.
     """
 
     ranks: array[int]
     codes: array[int]
     needed: array[int]
     boundaries: array[int]
+    last: array[int]
     is_split: bool
 
     def steps(self) -> Iterator[tuple[int, int, int, int]]:
@@ -165,6 +168,7 @@ def _order_of(actions: Sequence[Sequence[Action]], num_stages: int) -> _Order:
     num_forwards = num_stages * num_micro_batches
     placed = [-1] * (3 * num_forwards)
     ranks, codes, needed, boundaries = array("i"), array("i"), array("i"), array("i")
+    last = array("i", [-1] * num_stages)
     done = [0] * len(actions)
     waiting: dict[int, list[int]] = {}
     ready = list(range(len(actions)))[::-1]
@@ -193,7 +197,7 @@ def _order_of(actions: Sequence[Sequence[Action]], num_stages: int) -> _Order:
                 waiting.setdefault(wanted, []).append(rank)
                 break
             here += half * num_forwards
-            placed[here] = len(ranks)
+            placed[here] = last[stage] = len(ranks)
             ranks.append(rank)
             codes.append(half * num_stages + stage)
             needed.append(placed[wanted] if wanted >= 0 else -1)
@@ -204,4 +208,4 @@ def _order_of(actions: Sequence[Sequence[Action]], num_stages: int) -> _Order:
     stuck = [str(own[done[r]]) for r, own in enumerate(actions) if done[r] < len(own)]
     if stuck:
         raise ValueError(f"the schedule deadlocks; ranks wait at {', '.join(stuck)}")
-    return _Order(ranks, codes, needed, boundaries, is_split)
+    return _Order(ranks, codes, needed, boundaries, last, is_split)

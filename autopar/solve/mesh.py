@@ -111,7 +111,7 @@ def _solve_table(table: ChoiceTable, index: int, candidate: Candidate, job: Job)
         margin_bytes += prediction.peak_memory_bytes - job.memory_limit_bytes
         problem = build_problem(table, candidate, job, margin_bytes)
     training = Training(job.cluster, candidate.data, candidate.tensor, job.precision, job.optimizer)
-    totals = [layout_memory(layout, training, s).total_bytes for s in range(candidate.pipeline)]
+    totals = [memory.total_bytes for memory in layout_memory(layout, training)]
     return Shortfall(candidate, totals.index(max(totals)), max(totals) - job.memory_limit_bytes)
 
 
@@ -174,9 +174,7 @@ def _data_axis_s(
     trainable: int, frozen: int, forward_s: float, backward_s: float, zero: int, training: Training
 ) -> tuple[float, float]:
     """What sticks out of the block's own compute, per micro-batch and per step, with the update."""
-    traffic = data_traffic(
-        trainable, frozen, training.data, training.tensor, training.precision, training.cluster
-    )
+    traffic = data_traffic(trainable, frozen, training)
     once_s = update_s(
         trainable, zero, training.data, training.precision, training.optimizer, training.cluster.device
     )

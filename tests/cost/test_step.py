@@ -122,8 +122,9 @@ def test_values_handed_on_are_kept_until_their_gradient_returns(cluster: Cluster
     [
         (0, Precision.FP32, (4000, 4000, 8000)),
         (0, Precision.BF16, (6000, 4000, 8000)),
-        (1, Precision.BF16, (6000, 4000, 1000)),
-        (2, Precision.BF16, (6000, 500, 1000)),
+        (1, Precision.BF16, (2500, 4000, 1000)),
+        (2, Precision.BF16, (2500, 500, 1000)),
+        (1, Precision.FP32, (4500, 4000, 1000)),
         (3, Precision.BF16, (500, 500, 1000)),
         (3, Precision.FP32, (500, 500, 1000)),
     ],

@@ -1,0 +1,105 @@
+"""What the blocks of one stage take: per micro-batch and once a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autopar.cost.choice import BlockChoice
+from autopar.cost.offload import activations_s, offloaded_update_s
+from autopar.cost.synchronisation import DataTraffic, data_traffic, exposed
+from autopar.cost.training import Training
+
+
+@dataclass(frozen=True, slots=True)
+class StageSeconds:
+    """Time of one stage.
+
+    Attributes:
+        forward_compute_s: of one micro-batch, as are the next three.
+        forward_comm_s: exposed: collectives on the tensor axis, parameter gathers that stick out, activations
+            on their way to the host.
+        backward_compute_s: with recompute.
+        backward_comm_s: exposed, with gradient scatters that stick out.
+        sync_s: once a step: gradient synchronisation after the last backward.
+        update_s: once a step: the optimiser.
+        weight_s: the part of ``backward_compute_s`` that a split backward pass puts off.
+    """
+
+    forward_compute_s: float
+    forward_comm_s: float
+    backward_compute_s: float
+    backward_comm_s: float
+    sync_s: float
+    update_s: float
+    weight_s: float = 0.0
+
+    @property
+    def forward_s(self) -> float:
+        """One micro-batch's forward."""
+        return self.forward_compute_s + self.forward_comm_s
+
+    @property
+    def backward_s(self) -> float:
+        """One micro-batch's backward."""
+        return self.backward_compute_s + self.backward_comm_s
+
+    @property
+    def once_s(self) -> float:
+        """What is paid once a step."""
+        return self.sync_s + self.update_s
+
+
+def stage_seconds(
+    blocks: Sequence[BlockChoice], training: Training, zero: int, repeated_elements: Sequence[int] = ()
+) -> StageSeconds:
+    """Time of a stage.
+
+    Args:
+        blocks: choices of its blocks, in order.
+        training: what all stages have in common.
+        zero: ZeRO level of the stage.
+        repeated_elements: per block, trainable elements that an earlier block of the stage holds already.
+    """
+    owned, zero = owned_elements(blocks, repeated_elements), training.level(zero)
+    device = training.cluster.device
+    weight_s = sum(b.backward_weight_s for b in blocks) if training.splits_backward else 0.0
+    sticking_out = exposed(
+        zero,
+        _traffic(owned, training),
+        [b.forward_s for b in blocks],
+        # Gradients are complete after the second half of a split backward pass; only it is left to hide them.
+        [b.backward_weight_s if training.splits_backward else b.backward_s for b in blocks],
+        device.overlap,
+    )
+    moving_s = activations_s(blocks, training)
+    num_backwards = 2 if training.splits_backward else 1
+    return StageSeconds(
+        forward_compute_s=sum(b.forward_compute_s for b in blocks) + device.action_s,
+        forward_comm_s=sum(b.forward_comm_s for b in blocks) + sticking_out.forward_s + moving_s,
+        backward_compute_s=sum(b.backward_compute_s for b in blocks) + num_backwards * device.action_s,
+        backward_comm_s=sum(b.backward_comm_s for b in blocks) + sticking_out.backward_s + moving_s,
+        sync_s=sticking_out.step_s,
+        update_s=offloaded_update_s(sum(trainable for trainable, _ in owned), zero, training) + device.step_s,
+        weight_s=weight_s + device.action_s if training.splits_backward else 0.0,
+    )
+
+
+def owned_elements(blocks: Sequence[BlockChoice], repeated_elements: Sequence[int]) -> list[tuple[int, int]]:
+    """Per block, (trainable, frozen) elements that it is the first of the stage to hold."""
+    counted: dict[int, tuple[int, int]] = {}  # most blocks of a stage share one choice
+    result = []
+    for i, block in enumerate(blocks):
+        if id(block) not in counted:
+            trainable = sum(p.num_elements for p in block.parameters if p.trainable)
+            frozen = sum(p.num_elements for p in block.parameters if not p.trainable)
+            counted[id(block)] = trainable, frozen
+        trainable, frozen = counted[id(block)]
+        repeated = repeated_elements[i] if repeated_elements else 0
+        result.append((max(0, trainable - repeated), frozen))
+    return result
+
+
+def _traffic(owned: Sequence[tuple[int, int]], training: Training) -> list[DataTraffic]:
+    known = {sizes: data_traffic(*sizes, training) for sizes in dict.fromkeys(owned)}
+    return [known[sizes] for sizes in owned]
