@@ -5,6 +5,7 @@ Each takes the tensor axis first and then the arguments of the operator that it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,15 +38,20 @@ def embedding_vocab(
     padding_idx: int = -1,
     scale_grad_by_freq: bool = False,
     sparse: bool = False,
+    look_up: Callable[..., Tensor] = F.embedding,
 ) -> Tensor:
-    """Look-up in this rank's rows ``(vocabulary / size, hidden)``; tokens of other ranks give zeros."""
+    """Look-up in this rank's rows ``(vocabulary / size, hidden)``; tokens of other ranks give zeros.
+
+    Args:
+        look_up: (rows, weight, padding_idx, sparse) -> rows of the weight.
+    """
     assert not scale_grad_by_freq
     num_rows = weight.shape[0]
     first = axis.rank * num_rows
     foreign = (indices < first) | (indices >= first + num_rows)
     local = (indices - first).masked_fill(foreign, 0)
     padding = padding_idx - first if padding_idx >= 0 and 0 <= padding_idx - first < num_rows else None
-    found = F.embedding(local, weight, padding_idx=padding, sparse=sparse)
+    found = look_up(local, weight, padding_idx=padding, sparse=sparse)
     return found.masked_fill(foreign.unsqueeze(-1), 0)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from autopar.capture.model_graph import ModelGraph
+from autopar.capture.model_graph import InputKind, ModelGraph
+from autopar.errors import UsageError
 from autopar.plan.decisions import Plan, ScheduleName
-
-_BUILT_SCHEDULES = (ScheduleName.GPIPE, ScheduleName.ONE_F_ONE_B)
+from autopar.schedule.actions import check_schedule, stage_rank
 
 
 def check_supported(plan: Plan, graph: ModelGraph) -> None:
@@ -18,30 +18,35 @@ def check_supported(plan: Plan, graph: ModelGraph) -> None:
     for level in levels:
         if level not in (0, 1, 2, 3):
             raise plan.error("zero", f"ZeRO level {level} does not exist; write 0, 1, 2 or 3")
-    if plan.schedule in (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV):
-        _check_zero_bubble(plan, graph, max(levels))
-    if plan.schedule is not None and plan.schedule not in _BUILT_SCHEDULES:
-        raise plan.error(
-            "pipeline.schedule",
-            f"schedule {plan.schedule} cannot be run yet; write {' or '.join(_BUILT_SCHEDULES)}",
-        )
+    if plan.schedule is not None:
+        try:
+            check_schedule(plan.schedule, plan.virtual or 1)
+        except UsageError as problem:
+            raise plan.error("pipeline.schedule", str(problem)) from None
+        _check_ties(plan, graph, plan.schedule)
     if plan.offload not in (None, "none"):
         raise plan.error(
             "offload", f"offloading of {plan.offload} to host memory cannot be run yet; write offload: none"
         )
 
 
-def _check_zero_bubble(plan: Plan, graph: ModelGraph, zero: int) -> None:
-    """Zero-bubble schedules split the backward pass; what relies on a whole one goes wrong."""
-    assert plan.schedule is not None
-    if zero == 3:
-        raise plan.error(
-            "zero",
-            f"schedule {plan.schedule} with ZeRO 3 loses gradients: weights are freed between the "
-            "two halves of its backward pass; write zero: 0 or schedule: 1f1b",
-        )
-    if plan.schedule is ScheduleName.ZBV and any(spec.aliases for spec in graph.parameters.values()):
-        raise plan.error(
-            "pipeline.schedule",
-            "schedule zbv does not add up the gradients of tied weights; write schedule: 1f1b",
-        )
+def _check_ties(plan: Plan, graph: ModelGraph, schedule: ScheduleName) -> None:
+    """Refuses a parameter that one rank would hold both divided among its data ranks and whole."""
+    if not isinstance(plan.zero, tuple) or (plan.mesh.data or 1) == 1 or (plan.virtual or 1) == 1:
+        return
+    stage_of = {name: number for number, names in enumerate(plan.stages or ()) for name in names}
+    seen: dict[tuple[str, int], int] = {}
+    for block in graph.blocks:
+        stage = stage_of[block.name]
+        rank = stage_rank(schedule, stage, plan.mesh.pipeline or 1, plan.virtual or 1)
+        for entry in block.inputs:
+            if entry.kind is not InputKind.PARAMETER:
+                continue
+            first = seen.setdefault((entry.source, rank), stage)
+            if (plan.zero[first] > 0) != (plan.zero[stage] > 0):
+                raise plan.error(
+                    "zero",
+                    f"stages {first} and {stage} are on one rank and share {entry.source}, but "
+                    f"have ZeRO levels {plan.zero[first]} and {plan.zero[stage]}: one divides the "
+                    "parameter among the data ranks, the other does not; give both stages one level",
+                )

@@ -1,43 +1,40 @@
-"""Building one rank's stage from a resolved plan: programs, this rank's shards, data parallelism, links.
+"""Building one rank's part of a resolved plan: programs, this rank's shards, data parallelism, links.
 
-The order is the one in which the parts compose: lower on the tensor axis, blocks into a stage, recompute,
-data parallelism, schedule. Parameters are made on the meta device and sharded there, so that memory is only
-ever allocated for this rank's pieces; the starting weights then stream through, one whole parameter at a
-time.
+The order is the one in which the parts compose: lower on the tensor axis, blocks into stages, recompute,
+data parallelism, schedule. Parameters that FSDP shards are made on the meta device and sharded there, so that
+memory is only ever allocated for this rank's pieces; the starting weights then stream through, one whole
+parameter at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from autopar.capture.model_graph import InputKind, ModelGraph, ParameterSpec, TensorSpec
-from autopar.lower.axis import FakeAxis, ProcessGroupAxis
+from autopar.capture.model_graph import InputKind
+from autopar.lower.axis import FakeAxis, ProcessGroupAxis, TensorAxis
 from autopar.lower.block import lower_block
-from autopar.lower.resolve import ResolvedPlan
-from autopar.plan.decisions import Plan, Recompute, ScheduleName
-from autopar.runtime.executor import Crossing, Executor
+from autopar.lower.resolve import BlockDecision, ResolvedPlan
+from autopar.lower.split_backward import split_backward
+from autopar.plan.decisions import Plan, ScheduleName
+from autopar.runtime.crossings import Crossing, boundary_crossings
+from autopar.runtime.executor import Executor, HeldStage
+from autopar.runtime.fill import fill
 from autopar.runtime.gradients import TiedGradients
+from autopar.runtime.holdings import Holdings, find_holdings
 from autopar.runtime.initialise import InitialState
 from autopar.runtime.links import Links
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.options import Options
+from autopar.runtime.rank_stages import RankStages
 from autopar.runtime.replicas import ComputeCopies, Replicas
-from autopar.runtime.stage import (
-    BlockProgram,
-    StageModule,
-    buffer_reads,
-    mutated_buffers,
-    parameter_reads,
-    reads,
-)
-from autopar.runtime.storage import StoredParameter, local_tensor, store
+from autopar.runtime.stage import BlockProgram, StageModule, mutated_buffers
+from autopar.runtime.storage import StoredParameter
 from autopar.runtime.watchdog import Watchdog
-from autopar.schedule.actions import schedule_actions
-from autopar.sharding.placement import REPLICATE, Placement, local_shape
+from autopar.schedule.actions import SPLIT_BACKWARD, rank_stages, schedule_actions, stage_rank
 
 
 @dataclass(frozen=True)
@@ -45,114 +42,187 @@ class Assembly:
     """Everything that one rank runs.
 
     Attributes:
-        stage: this rank's stage.
-        executor: plays its actions.
-        replicas: data parallelism of its parameters.
-        copies: of its parameters in the compute dtype, if that differs and they are not sharded.
-        tied: parameters that other stages hold too.
-        parameter_stages: canonical name of every parameter of the model -> stages that hold it.
-        buffer_forms: stored forms of this stage's buffers.
-        buffer_stages: name of every buffer of the model -> first stage that holds it.
+        stages: this rank's stages as one module.
+        executor: plays their actions.
+        replicas: data parallelism of each stage.
+        copies: of the parameters in the compute dtype, where that differs and they are not sharded.
+        tied: parameters that other ranks of the pipeline axis hold too.
+        sharded: names of this rank's parameters of which the data ranks hold different pieces.
+        parameter_ranks: canonical name of every parameter of the model -> the first rank on the pipeline axis
+            that holds it.
+        buffer_forms: stored forms of this rank's buffers.
+        buffer_ranks: name of every buffer of the model -> the rank of the first stage that holds it.
         persistent: names of the buffers that belong into a state dict.
         aliases: canonical name -> its other names.
     """
 
-    stage: StageModule
+    stages: RankStages
     executor: Executor
-    replicas: Replicas
+    replicas: tuple[Replicas, ...]
     copies: ComputeCopies
     tied: TiedGradients
-    parameter_stages: Mapping[str, tuple[int, ...]]
+    sharded: frozenset[str]
+    parameter_ranks: Mapping[str, int]
     buffer_forms: Mapping[str, StoredParameter]
-    buffer_stages: Mapping[str, int]
+    buffer_ranks: Mapping[str, int]
     persistent: frozenset[str]
     aliases: Mapping[str, tuple[str, ...]]
 
+    def average_gradients(self) -> None:
+        """Averages over the data ranks what the backward passes have left; a collective of them."""
+        for replicas in self.replicas:
+            replicas.average_gradients()
+        self.stages.collect_gradients()
+
     def close(self) -> None:
-        """Ends the process groups of the stage."""
+        """Ends the process groups of the stages."""
         self.tied.close()
+
+
+@dataclass
+class _Builder:
+    """What the stages of one rank have in common while they are built."""
+
+    resolved: ResolvedPlan
+    initial: InitialState
+    mesh: RankMesh
+    options: Options
+    holdings: Holdings
+    crossings: tuple[tuple[Crossing, ...], ...]
+    axis: TensorAxis
+    copies: ComputeCopies
+    parameters: dict[str, nn.Parameter] = field(default_factory=dict)
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    buffer_forms: dict[str, StoredParameter] = field(default_factory=dict)
+
+    @property
+    def is_split(self) -> bool:
+        return self.resolved.plan.schedule in SPLIT_BACKWARD
+
+    def zero(self, index: int) -> int:
+        return zero_levels(self.resolved.plan, self.resolved.num_stages)[index]
+
+    def build(self, index: int) -> HeldStage:
+        resolved, mesh = self.resolved, self.mesh
+        is_last = index == resolved.num_stages - 1
+        programs = [self.program(decision) for decision in resolved.blocks if decision.stage == index]
+        made_here = {name for program in programs for name in program.block.outputs}
+        sent = () if is_last else self.crossings[index]
+        module = StageModule(
+            programs=programs,
+            outputs=(resolved.graph.loss,) if is_last else tuple(x.name for x in sent if x.name in made_here),
+            axis=self.axis,
+            parameters=self.parameters_of(index),
+            buffers=self.buffers_of(index),
+            constants={name: value.to(mesh.device) for name, value in resolved.graph.constants.items()},
+            compute_copies=self.copies.tensors,
+        )
+        compute_dtype = self.options.compute_dtype(resolved.plan)
+        replicas = Replicas(module, mesh, self.zero(index), compute_dtype)
+        if replicas.is_sharded:
+            module.to_empty(device=mesh.device)
+        return HeldStage(
+            index=index,
+            module=module,
+            replicas=replicas,
+            received=self.crossings[index - 1] if index else (),
+            sent=sent,
+            loss=resolved.graph.loss if is_last else None,
+        )
+
+    def program(self, decision: BlockDecision) -> BlockProgram:
+        block = decision.block
+        graph = lower_block(block, decision.sharding).graph
+        if self.is_split:
+            weights = {x.placeholder for x in block.inputs if x.kind is InputKind.PARAMETER}
+            graph = split_backward(graph, weights)
+        return BlockProgram(
+            block=block,
+            module=graph,
+            recompute=decision.recompute,
+            mutated_buffers=mutated_buffers(block),
+            has_split_backward=self.is_split,
+        )
+
+    def parameters_of(self, index: int) -> dict[str, tuple[StoredParameter, nn.Parameter]]:
+        dtype = self.options.parameter_dtype(self.resolved.plan)
+        will_be_sharded = self.mesh.divides(self.zero(index))
+        found = {}
+        for name, form in self.holdings.parameters_of(index, self.mesh.tensor).items():
+            if will_be_sharded:
+                empty = torch.empty(form.local_shape, dtype=dtype, device="meta")
+                found[name] = form, form.wrap(empty, self.mesh.tensor_mesh)
+                continue
+            if name not in self.parameters:
+                empty = torch.empty(form.local_shape, dtype=dtype, device=self.mesh.device)
+                self.parameters[name] = form.wrap(empty, self.mesh.tensor_mesh)
+            found[name] = form, self.parameters[name]
+        return found
+
+    def buffers_of(self, index: int) -> dict[str, Tensor]:
+        forms = self.holdings.buffers_of(index, self.mesh.tensor, self.initial)
+        for name, form in forms.items():
+            if name not in self.buffers:
+                dtype = self.holdings.buffer_dtypes[name]
+                self.buffers[name] = torch.empty(form.local_shape, dtype=dtype, device=self.mesh.device)
+                self.buffer_forms[name] = form
+        return {name: self.buffers[name] for name in forms}
 
 
 def assemble(
     resolved: ResolvedPlan, initial: InitialState, mesh: RankMesh, options: Options, watchdog: Watchdog
 ) -> Assembly:
     """Builds this rank's part; a collective of all ranks."""
-    plan, graph, here = resolved.plan, resolved.graph, mesh.here
-    axis = ProcessGroupAxis(mesh.tensor_group) if mesh.tensor_group is not None else FakeAxis(1)
-    programs = [
-        BlockProgram(
-            block=decision.block,
-            module=lower_block(decision.block, decision.sharding).graph,
-            recompute=decision.recompute is not Recompute.NONE,
-            mutated_buffers=mutated_buffers(decision.block),
-        )
-        for decision in resolved.blocks
-        if decision.stage == here.pipeline
-    ]
-    specs = _parameter_specs(graph, initial)
-    parameter_stages = _parameter_stages(resolved, specs)
-    buffer_stages = _buffer_stages(resolved, initial)
-    forms = {
-        name: store(spec, resolved.parameter_placements.get(name, REPLICATE), mesh.tensor)
-        for name, spec in specs.items()
-        if here.pipeline in parameter_stages[name]
-    }
-    buffer_forms = _buffer_forms(resolved, initial, here.pipeline, mesh.tensor)
-    parameter_dtype, compute_dtype = options.parameter_dtype(plan), options.compute_dtype(plan)
-    parameters = {
-        name: (
-            form,
-            form.wrap(torch.empty(form.local_shape, dtype=parameter_dtype, device="meta"), mesh.tensor_mesh),
-        )
-        for name, form in forms.items()
-    }
-    buffers: dict[str, Tensor] = {
-        name: torch.empty(form.local_shape, dtype=_buffer_dtype(name, graph, initial), device=mesh.device)
-        for name, form in buffer_forms.items()
-    }
-    sent, received = _crossings(resolved, here.pipeline), _crossings(resolved, here.pipeline - 1)
-    is_last = here.pipeline == mesh.pipeline - 1
-    made_here = {name for program in programs for name in program.block.outputs}
-    copies = ComputeCopies(compute_dtype)
-    stage = StageModule(
-        programs=programs,
-        outputs=(graph.loss,) if is_last else tuple(x.name for x in sent if x.name in made_here),
-        axis=axis,
-        parameters=parameters,
-        buffers=buffers,
-        constants={name: value.to(mesh.device) for name, value in graph.constants.items()},
-        compute_copies=copies.tensors,
+    plan, here = resolved.plan, mesh.here.pipeline
+    schedule, virtual = plan.schedule or ScheduleName.GPIPE, plan.virtual or 1
+
+    def rank_of(stage: int) -> int:
+        return stage_rank(schedule, stage, mesh.pipeline, virtual)
+
+    builder = _Builder(
+        resolved=resolved,
+        initial=initial,
+        mesh=mesh,
+        options=options,
+        holdings=find_holdings(resolved, initial),
+        crossings=boundary_crossings(resolved),
+        axis=ProcessGroupAxis(mesh.tensor_group) if mesh.tensor_group is not None else FakeAxis(1),
+        copies=ComputeCopies(options.compute_dtype(plan)),
     )
-    zero = zero_levels(plan, mesh.pipeline)
-    replicas = Replicas(stage, mesh, zero[here.pipeline], compute_dtype)
-    stage.to_empty(device=mesh.device)
-    _fill(stage, buffers, buffer_forms, initial, mesh)
-    if not replicas.is_sharded:
-        copies.make(dict(stage.named_originals()))
-    tied_stages = {name: stages for name, stages in parameter_stages.items() if len(stages) > 1}
-    actions = schedule_actions(plan.schedule or ScheduleName.GPIPE, mesh.pipeline, plan.num_micro_batches)
+    held = [builder.build(index) for index in rank_stages(schedule, here, mesh.pipeline, virtual)]
+    stages = RankStages({stage.index: stage.module for stage in held})
+    parameters = dict(stages.named_originals())
+    fill(parameters, stages.forms(), builder.buffers, builder.buffer_forms, initial, mesh)
+    whole = {
+        name for stage in held if not stage.replicas.is_sharded for name, _ in stage.module.named_originals()
+    }
+    builder.copies.make({name: parameter for name, parameter in parameters.items() if name in whole})
+    holdings = builder.holdings
+    owners = {
+        name: tuple(sorted({rank_of(stage) for stage in found}))
+        for name, found in holdings.parameter_stages.items()
+    }
     executor = Executor(
-        stage=stage,
-        index=here.pipeline,
-        actions=actions[here.pipeline],
-        received=received,
-        sent=sent,
-        links=Links(mesh),
-        replicas=replicas,
+        stages=held,
+        schedule=schedule_actions(schedule, resolved.num_stages, plan.num_micro_batches, virtual),
+        num_stages=resolved.num_stages,
+        rank_of=rank_of,
+        rank=here,
+        links=Links(mesh, builder.crossings, rank_of),
         watchdog=watchdog,
-        loss=graph.loss if is_last else None,
     )
     return Assembly(
-        stage=stage,
+        stages=stages,
         executor=executor,
-        replicas=replicas,
-        copies=copies,
-        tied=TiedGradients(mesh, tied_stages, [level > 0 and mesh.data > 1 for level in zero]),
-        parameter_stages=parameter_stages,
-        buffer_forms=buffer_forms,
-        buffer_stages=buffer_stages,
+        replicas=tuple(stage.replicas for stage in held),
+        copies=builder.copies,
+        tied=_tied_gradients(resolved, holdings, owners, mesh),
+        sharded=frozenset(parameters) - whole,
+        parameter_ranks={name: found[0] for name, found in owners.items()},
+        buffer_forms=builder.buffer_forms,
+        buffer_ranks={name: rank_of(found[0]) for name, found in holdings.buffer_stages.items()},
         persistent=initial.persistent,
-        aliases={name: spec.aliases for name, spec in specs.items()},
+        aliases={name: spec.aliases for name, spec in holdings.specs.items()},
     )
 
 
@@ -163,112 +233,12 @@ def zero_levels(plan: Plan, num_stages: int) -> tuple[int, ...]:
     return (plan.zero or 0,) * num_stages
 
 
-def _parameter_specs(graph: ModelGraph, initial: InitialState) -> dict[str, ParameterSpec]:
-    # A parameter that the loss does not depend on is in no graph, but belongs to the model and its
-    # checkpoints.
-    return {
-        name: graph.parameters.get(name)
-        or ParameterSpec(name, TensorSpec(tuple(p.shape), p.dtype), p.requires_grad)
-        for name, p in initial.parameters.items()
-    }
-
-
-def _parameter_stages(
-    resolved: ResolvedPlan, specs: Mapping[str, ParameterSpec]
-) -> dict[str, tuple[int, ...]]:
-    stages: dict[str, list[int]] = {name: [] for name in specs}
-    for decision in resolved.blocks:
-        for name in parameter_reads(decision.block):
-            stages[name].append(decision.stage)
-    return {name: tuple(sorted(set(found))) or (0,) for name, found in stages.items()}
-
-
-def _buffer_stages(resolved: ResolvedPlan, initial: InitialState) -> dict[str, int]:
-    stages: dict[str, int] = {}
-    for decision in resolved.blocks:
-        for name in buffer_reads(decision.block):
-            stages.setdefault(name, decision.stage)
-    return {name: stages.get(name, 0) for name in initial.buffers}
-
-
-def _buffer_forms(
-    resolved: ResolvedPlan, initial: InitialState, stage: int, degree: int
-) -> dict[str, StoredParameter]:
-    placements: dict[str, Placement] = {}
-    used: set[str] = set()
-    for decision in resolved.blocks:
-        for entry in decision.block.inputs:
-            if entry.kind is InputKind.BUFFER:
-                used.add(entry.source)
-                if decision.stage == stage:
-                    placements[entry.source] = decision.sharding.placement_of(entry.placeholder)
-    if stage == 0:
-        placements.update({name: REPLICATE for name in initial.buffers if name not in used})
-    return {
-        name: store(
-            ParameterSpec(
-                name, TensorSpec(tuple(initial.buffers[name].shape), initial.buffers[name].dtype), False
-            ),
-            placement,
-            degree,
-        )
-        for name, placement in placements.items()
-    }
-
-
-def _buffer_dtype(name: str, graph: ModelGraph, initial: InitialState) -> torch.dtype:
-    return graph.buffers[name].dtype if name in graph.buffers else initial.buffers[name].dtype
-
-
-def _crossings(resolved: ResolvedPlan, boundary: int) -> tuple[Crossing, ...]:
-    """Values that travel from stage ``boundary`` to the next, as local tensors, in the order of the graph."""
-    made: dict[str, Crossing] = {}
-    needed: set[str] = set()
-    for decision in resolved.blocks:
-        if decision.stage > boundary:
-            needed.update(reads(decision.block))
-            continue
-        for name, placement in zip(decision.block.outputs, decision.sharding.outputs, strict=True):
-            if name in resolved.graph.values:
-                spec = resolved.graph.values[name]
-                shape = local_shape(spec.shape, placement, decision.sharding.degree)
-                made[name] = Crossing(name, shape, spec.dtype)
-    return tuple(crossing for name, crossing in made.items() if name in needed)
-
-
-def _fill(
-    stage: StageModule,
-    buffers: Mapping[str, Tensor],
-    buffer_forms: Mapping[str, StoredParameter],
-    initial: InitialState,
-    mesh: RankMesh,
-) -> None:
-    parameters = dict(stage.named_originals())
-    with torch.no_grad():
-        for name, whole in initial.values({*parameters, *buffers}):
-            if name in buffers:
-                buffers[name].copy_(buffer_forms[name].local_piece(whole, mesh.here.tensor))
-                continue
-            piece = stage.stored(name).local_piece(whole, mesh.here.tensor)
-            fill_parameter(parameters[name], piece, mesh)
-
-
-def fill_parameter(parameter: nn.Parameter, piece: Tensor, mesh: RankMesh) -> None:
-    """Copies this data rank's part of a tensor rank's piece into a parameter."""
-    local = local_tensor(parameter.detach())
-    dim = data_dim(parameter)
-    if dim is None:
-        local.copy_(piece)
-        return
-    parts = piece.chunk(mesh.data, dim)
-    if mesh.here.data < len(parts):
-        local.copy_(parts[mesh.here.data])
-
-
-def data_dim(parameter: Tensor) -> int | None:
-    """The dim along which data ranks hold different parts of a parameter; None when they hold the same."""
-    names = getattr(getattr(parameter, "device_mesh", None), "mesh_dim_names", None) or ()
-    if "data" not in names:
-        return None
-    placement = parameter.placements[names.index("data")]  # type: ignore[attr-defined]
-    return int(placement.dim)
+def _tied_gradients(
+    resolved: ResolvedPlan, holdings: Holdings, owners: Mapping[str, tuple[int, ...]], mesh: RankMesh
+) -> TiedGradients:
+    is_sharded = [mesh.divides(level) for level in zero_levels(resolved.plan, resolved.num_stages)]
+    tied = {name: ranks for name, ranks in owners.items() if len(ranks) > 1}
+    mixed = [
+        name for name in tied if len({is_sharded[stage] for stage in holdings.parameter_stages[name]}) > 1
+    ]
+    return TiedGradients(mesh, tied, mixed)

@@ -2,38 +2,71 @@
 gradients sent on.
 
 The list is the one that the cost simulator plays (``schedule/actions.py``). What a stage hands on is posted
-as soon as it is there; what the next action needs is asked for before the current one computes.
+as soon as it is there; what a later action needs is asked for before the current one computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from autopar.lower.weight_gradients import WeightGradients
+from autopar.runtime.crossings import Crossing
 from autopar.runtime.links import Links
 from autopar.runtime.mesh import RankMesh
+from autopar.runtime.messages import Schedule, needed, produced, traffic
 from autopar.runtime.replicas import Replicas
 from autopar.runtime.stage import StageModule, batch_reads, reads
 from autopar.runtime.watchdog import Watchdog
 from autopar.schedule.actions import Action, ActionKind
 
+_WORDS = {
+    ActionKind.FORWARD: "forward",
+    ActionKind.BACKWARD: "backward",
+    ActionKind.INPUT_BACKWARD: "input backward",
+    ActionKind.WEIGHT_BACKWARD: "weight backward",
+}
+_ENDS_BACKWARD = (ActionKind.BACKWARD, ActionKind.WEIGHT_BACKWARD)
 
-@dataclass(frozen=True, slots=True)
-class Crossing:
-    """A value that crosses the boundary between two stages, as one rank holds it."""
+Observer = Callable[[Action], AbstractContextManager[object]]
+"""Called with every action; the action runs inside what it returns."""
 
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+
+@dataclass(frozen=True)
+class HeldStage:
+    """A stage of this rank, and what surrounds it.
+
+    Attributes:
+        index: over all stages of the pipeline.
+        module: the programs.
+        replicas: data parallelism of its parameters.
+        received: values from the stage before, in the order in which they are sent.
+        sent: values for the stage after, likewise.
+        loss: global name of the loss when this is the last stage.
+    """
+
+    index: int
+    module: StageModule
+    replicas: Replicas
+    received: tuple[Crossing, ...]
+    sent: tuple[Crossing, ...]
+    loss: str | None
 
     @property
-    def has_gradient(self) -> bool:
-        """Whether a gradient travels back."""
-        return self.dtype.is_floating_point
+    def used(self) -> tuple[str, ...]:
+        """What the stage reads itself of the values that it receives; the others pass through."""
+        own = {name for program in self.module.programs for name in reads(program.block)}
+        return tuple(crossing.name for crossing in self.received if crossing.name in own)
+
+    @property
+    def batch_keys(self) -> frozenset[str]:
+        """Entries of the batch that the stage reads."""
+        return frozenset(key for program in self.module.programs for key in batch_reads(program.block))
 
 
 @dataclass
@@ -42,61 +75,59 @@ class _InFlight:
 
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
+    weight_gradients: WeightGradients | None
 
 
 @dataclass
 class _Step:
     batches: Sequence[Mapping[str, Tensor]]
-    seeds: Sequence[tuple[int, ...]]
+    seeds: Mapping[int, Sequence[tuple[int, ...]]]
     loss_gradient: float
-    in_flight: dict[int, _InFlight] = field(default_factory=dict)
+    in_flight: dict[tuple[int, int], _InFlight] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
-    num_backwards: int = 0
+    num_finished: dict[int, int] = field(default_factory=dict)
 
 
 class Executor:
     """Runs the actions of one rank.
 
     Args:
-        stage: the module of this rank.
-        index: of the stage.
-        actions: of this rank, in order.
-        received: values from the stage before, in the order in which they are sent.
-        sent: values for the stage after, likewise.
-        links: to the neighbouring stages.
-        replicas: data parallelism of the stage.
-        loss: global name of the loss when this is the last stage.
+        stages: of this rank.
+        schedule: the actions of every rank on the pipeline axis, in order.
+        num_stages: of the whole pipeline.
+        rank_of: stage -> rank on the pipeline axis.
+        links: to the ranks with the neighbouring stages.
+
+    Attributes:
+        observer: watches every action; tests and traces set it.
     """
 
     def __init__(
         self,
-        stage: StageModule,
-        index: int,
-        actions: Sequence[Action],
-        received: Sequence[Crossing],
-        sent: Sequence[Crossing],
+        stages: Iterable[HeldStage],
+        schedule: Schedule,
+        num_stages: int,
+        rank_of: Callable[[int], int],
+        rank: int,
         links: Links,
-        replicas: Replicas,
         watchdog: Watchdog,
-        loss: str | None,
     ) -> None:
-        self._stage = stage
-        self._index = index
-        self._actions = tuple(actions)
-        self._received = tuple(received)
-        self._sent = tuple(sent)
+        self._stages = {stage.index: stage for stage in stages}
+        self._num_stages = num_stages
+        self._actions = tuple(schedule[rank])
+        self._traffic = traffic(schedule, num_stages, rank_of)
         self._links = links
-        self._replicas = replicas
         self._watchdog = watchdog
-        self._loss = loss
-        used = {name for program in stage.programs for name in reads(program.block)}
-        self._used = tuple(crossing.name for crossing in self._received if crossing.name in used)
-        self._batch_keys = {key for program in stage.programs for key in batch_reads(program.block)}
+        self._used = {stage.index: stage.used for stage in self._stages.values()}
+        self._batch_keys = {stage.index: stage.batch_keys for stage in self._stages.values()}
+        kinds = {(action.stage, action.kind) for action in self._actions}
+        self._is_split = {index for index, kind in kinds if kind is ActionKind.WEIGHT_BACKWARD}
+        self.observer: Observer = lambda _: nullcontext()
 
     def run(
         self,
         batches: Sequence[Mapping[str, Tensor]],
-        seeds: Sequence[tuple[int, ...]],
+        seeds: Mapping[int, Sequence[tuple[int, ...]]],
         label: str,
         loss_scale: float = 1.0,
     ) -> Tensor | None:
@@ -105,66 +136,92 @@ class Executor:
 
         Args:
             batches: micro-batches of this data rank.
-            seeds: for each micro-batch, one per block of the stage.
+            seeds: for each stage and micro-batch, one per block.
             label: of the step, for messages.
             loss_scale: factor of all gradients, of the gradient of the mean loss in the first place.
 
         Returns:
-            Mean loss of the micro-batches on the last stage, else None.
+            Mean loss of the micro-batches on the rank of the last stage, else None.
         """
         step = _Step(batches, seeds, loss_scale / len(batches))
-        self._post(self._actions[0])
-        for position, action in enumerate(self._actions):
-            what = "forward" if action.kind is ActionKind.FORWARD else "backward"
-            self._watchdog.at(f"{label}, {what} of micro-batch {action.micro_batch} on stage {self._index}")
-            arrived = self._links.wait(self._key(action))
-            if position + 1 < len(self._actions):
-                self._post(self._actions[position + 1])
-            if action.kind is ActionKind.FORWARD:
-                self._forward(step, action.micro_batch, arrived)
-            else:
-                self._backward(step, action.micro_batch, arrived)
+        self._links.begin(self._traffic)
+        awaited = [needed(action, self._num_stages) for action in self._actions]
+        following = iter([message for message in awaited if message is not None])
+        coming = next(following, None)
+        if coming is not None:
+            self._links.ask(coming)
+        for action, message in zip(self._actions, awaited, strict=True):
+            self._watchdog.at(
+                f"{label}, {_WORDS[action.kind]} of micro-batch {action.micro_batch} on stage {action.stage}"
+            )
+            with self.observer(action):
+                arrived: list[Tensor] = []
+                if message is not None:
+                    arrived = self._links.wait(message)
+                    coming = next(following, None)
+                    if coming is not None:
+                        self._links.ask(coming)
+                self._run(step, action, arrived)
         self._links.finish()
         assert not step.in_flight
         return torch.stack(step.losses).mean() if step.losses else None
 
-    def _key(self, action: Action) -> tuple[str, int]:
-        return action.kind.value, action.micro_batch
-
-    def _post(self, action: Action) -> None:
+    def _run(self, step: _Step, action: Action, arrived: Sequence[Tensor]) -> None:
+        stage = self._stages[action.stage]
         if action.kind is ActionKind.FORWARD:
-            self._links.ask_previous(self._key(action), self._received)
+            passed_on = self._forward(step, stage, action.micro_batch, arrived)
+        elif action.kind is ActionKind.WEIGHT_BACKWARD:
+            passed_on = []
         else:
-            self._links.ask_next(self._key(action), [x for x in self._sent if x.has_gradient])
+            passed_on = self._backward(step, stage, action.micro_batch, arrived)
+        message = produced(action, self._num_stages)
+        if message is not None:
+            self._links.send(message, passed_on)
+        if action.kind in _ENDS_BACKWARD:
+            self._finish_backward(step, stage, action.micro_batch)
 
-    def _forward(self, step: _Step, micro_batch: int, arrived: Sequence[Tensor]) -> None:
-        known = {crossing.name: value for crossing, value in zip(self._received, arrived, strict=True)}
-        inputs = {name: known[name] for name in self._used}
+    def _forward(
+        self, step: _Step, stage: HeldStage, micro_batch: int, arrived: Sequence[Tensor]
+    ) -> list[Tensor]:
+        known = {crossing.name: value for crossing, value in zip(stage.received, arrived, strict=True)}
+        inputs = {name: known[name] for name in self._used[stage.index]}
         for value in inputs.values():
             value.requires_grad_(value.is_floating_point())
-        batch = {key: value for key, value in step.batches[micro_batch].items() if key in self._batch_keys}
-        results = self._stage(inputs, batch, step.seeds[micro_batch])
-        outputs = dict(zip(self._stage.outputs, results, strict=True))
-        if self._loss is not None:
-            loss = outputs[self._loss]
+        keys = self._batch_keys[stage.index]
+        batch = {key: value for key, value in step.batches[micro_batch].items() if key in keys}
+        later = WeightGradients() if stage.index in self._is_split else None
+        results = stage.module(inputs, batch, step.seeds[stage.index][micro_batch], later)
+        outputs = dict(zip(stage.module.outputs, results, strict=True))
+        if stage.loss is not None:
+            loss = outputs[stage.loss]
             step.losses.append(loss.detach().to(torch.promote_types(loss.dtype, torch.float32)))
         known.update(outputs)
-        self._links.send_next([known[crossing.name].detach() for crossing in self._sent])
-        step.in_flight[micro_batch] = _InFlight(inputs, outputs)
+        step.in_flight[stage.index, micro_batch] = _InFlight(inputs, outputs, later)
+        return [known[crossing.name].detach() for crossing in stage.sent]
 
-    def _backward(self, step: _Step, micro_batch: int, arrived: Sequence[Tensor]) -> None:
-        flight = step.in_flight.pop(micro_batch)
-        with_gradient = [crossing.name for crossing in self._sent if crossing.has_gradient]
+    def _backward(
+        self, step: _Step, stage: HeldStage, micro_batch: int, arrived: Sequence[Tensor]
+    ) -> list[Tensor]:
+        flight = step.in_flight[stage.index, micro_batch]
+        with_gradient = [crossing.name for crossing in stage.sent if crossing.has_gradient]
         given: dict[str, Tensor] = dict(zip(with_gradient, arrived, strict=True))
-        if self._loss is not None:
-            given = {self._loss: torch.full_like(flight.outputs[self._loss], step.loss_gradient)}
-        step.num_backwards += 1
-        self._replicas.before_backward(is_last=step.num_backwards == len(step.batches))
+        if stage.loss is not None:
+            given = {stage.loss: torch.full_like(flight.outputs[stage.loss], step.loss_gradient)}
+        is_last = step.num_finished.get(stage.index, 0) + 1 == len(step.batches)
+        stage.replicas.before_backward(is_last, is_whole=flight.weight_gradients is None)
         roots = [(value, given[name]) for name, value in flight.outputs.items() if value.requires_grad]
         if roots:
             torch.autograd.backward([value for value, _ in roots], [gradient for _, gradient in roots])
-        passed = [self._input_gradient(x, flight, given) for x in self._received if x.has_gradient]
-        self._links.send_previous(passed)
+        passed_on = [self._input_gradient(x, flight, given) for x in stage.received if x.has_gradient]
+        flight.inputs, flight.outputs = {}, {}
+        return passed_on
+
+    def _finish_backward(self, step: _Step, stage: HeldStage, micro_batch: int) -> None:
+        flight = step.in_flight.pop((stage.index, micro_batch))
+        step.num_finished[stage.index] = step.num_finished.get(stage.index, 0) + 1
+        if flight.weight_gradients is not None:
+            flight.weight_gradients.run()
+            stage.replicas.after_weight_gradients(step.num_finished[stage.index] == len(step.batches))
 
     def _input_gradient(self, crossing: Crossing, flight: _InFlight, given: Mapping[str, Tensor]) -> Tensor:
         own = flight.inputs[crossing.name].grad if crossing.name in flight.inputs else None

@@ -14,7 +14,7 @@ from autopar.runtime.storage import StoredParameter, whole_tensor
 
 def gather(
     names: Sequence[str],
-    stage_of: Mapping[str, int],
+    rank_of: Mapping[str, int],
     forms: Mapping[str, StoredParameter],
     piece: Callable[[str], Tensor | None],
     mesh: RankMesh,
@@ -23,14 +23,14 @@ def gather(
 
     Args:
         names: the same on every rank.
-        stage_of: stage that has it.
+        rank_of: position on the pipeline axis of a rank that has it.
         forms: of this rank's own pieces.
         piece: this rank's piece (a DTensor where it is one), or None where it has no value (a missing
             gradient).
     """
     here = mesh.here
     for name in names:
-        owner = stage_of[name]
+        owner = rank_of[name]
         mine = piece(name) if owner == here.pipeline else None
         whole = None if mine is None else forms[name].to_original(whole_tensor(mine.detach()))
         if mesh.pipeline > 1:

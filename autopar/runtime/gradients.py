@@ -1,8 +1,8 @@
-"""What happens to gradients after the backward passes: ties between stages, and the norm over all axes."""
+"""What happens to gradients after the backward passes: ties between ranks, and the norm over all axes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -14,32 +14,30 @@ from autopar.runtime.storage import StoredParameter, local_tensor
 
 
 class TiedGradients:
-    """Sums the gradients of parameters that live on several stages; a collective of all ranks to make.
+    """Sums the gradients of parameters that several ranks of the pipeline axis hold.
+
+    Making it is a collective of all ranks.
 
     Args:
-        owners: canonical name -> stages that hold the parameter, for every parameter that more than one
-            holds.
-        is_sharded: for each stage, whether its data ranks hold different pieces.
+        owners: canonical name -> positions on the pipeline axis, for every parameter that has more than one.
+        mixed: of these, the parameters of which some owners' data ranks hold different pieces, others' the
+            same.
     """
 
-    def __init__(
-        self, mesh: RankMesh, owners: Mapping[str, tuple[int, ...]], is_sharded: Sequence[bool]
-    ) -> None:
+    def __init__(self, mesh: RankMesh, owners: Mapping[str, tuple[int, ...]], mixed: Collection[str]) -> None:
         here = mesh.here
-        self._mixed = {
-            name for name, stages in owners.items() if len({is_sharded[stage] for stage in stages}) > 1
-        }
+        self._mixed = frozenset(mixed)
         groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
-        for stages in dict.fromkeys(owners.values()):
+        for holders in dict.fromkeys(owners.values()):
             lines = [
-                [mesh.rank_at(stage, data, tensor) for stage in stages]
+                [mesh.rank_at(holder, data, tensor) for holder in holders]
                 for data in range(mesh.data)
                 for tensor in range(mesh.tensor)
             ]
             group = own_group(lines, mesh.timeout)
             if group is not None:
-                groups[stages] = group
-        self._groups = {name: groups[stages] for name, stages in owners.items() if here.pipeline in stages}
+                groups[holders] = group
+        self._groups = {name: groups[found] for name, found in owners.items() if here.pipeline in found}
 
     def close(self) -> None:
         """Ends the groups."""
@@ -47,7 +45,7 @@ class TiedGradients:
             dist.destroy_process_group(group)
 
     def num_owners(self, name: str) -> int:
-        """Stages that hold a parameter."""
+        """Ranks of the pipeline axis that hold a parameter."""
         return dist.get_world_size(self._groups[name]) if name in self._groups else 1
 
     def reduce(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -80,17 +78,21 @@ class GradientNorm:
     """The norm of all gradients of the model, each element counted once.
 
     Args:
-        stored: stored form of this stage's parameters.
-        is_sharded: whether the data ranks of this stage hold different pieces.
+        stored: stored form of this rank's parameters.
+        sharded: those of which the data ranks hold different pieces.
     """
 
     def __init__(
-        self, mesh: RankMesh, stored: Mapping[str, StoredParameter], is_sharded: bool, tied: TiedGradients
+        self,
+        mesh: RankMesh,
+        stored: Mapping[str, StoredParameter],
+        sharded: Collection[str],
+        tied: TiedGradients,
     ) -> None:
         self._mesh = mesh
         self._num_copies = {
             name: tied.num_owners(name)
-            * (1 if is_sharded else mesh.data)
+            * (mesh.num_replicas if name in sharded else mesh.data)
             * (mesh.tensor if form.stored_dim is None else 1)
             for name, form in stored.items()
         }

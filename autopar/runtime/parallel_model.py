@@ -56,13 +56,13 @@ class ParallelModel(nn.Module):
         self._mesh = mesh
         self._options = options
         self._watchdog = watchdog
-        self.stage = assembly.stage
+        self.stages = assembly.stages
         self.data_rank = mesh.here.data
         self.data_world_size = mesh.data
         self.num_steps = 0
-        stored = {name: assembly.stage.stored(name) for name, _ in assembly.stage.named_originals()}
+        stored = assembly.stages.forms()
         self._loss_scale = LossScale(options.compute_dtype(plan))
-        self._norm = GradientNorm(mesh, stored, assembly.replicas.is_sharded, assembly.tied)
+        self._norm = GradientNorm(mesh, stored, assembly.sharded, assembly.tied)
         # Optimisers refuse an empty list: a stage without parameters (a loss alone) gives an empty one.
         self._stand_in = None if stored else nn.Parameter(torch.zeros(0, device=mesh.device))
         self._foreign_optimizer = ""
@@ -73,7 +73,7 @@ class ParallelModel(nn.Module):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters under the model's own names (of tied ones, the first)."""
-        for name, parameter in self.stage.named_originals():
+        for name, parameter in self.stages.named_originals():
             yield (f"{prefix}.{name}" if prefix else name), parameter
         if self._stand_in is not None:
             yield "no_parameters", self._stand_in
@@ -119,7 +119,7 @@ class ParallelModel(nn.Module):
         if not self.training:
             raise UsageError("step() trains, and the model is in evaluation mode; call model.train() first")
         num_micro_batches = self._plan.num_micro_batches
-        parameters = dict(self.stage.named_originals())
+        parameters = dict(self.stages.named_originals())
         label = f"step {self.num_steps}"
         began_s = time.perf_counter()
         with self._watchdog.guard(label):
@@ -127,12 +127,13 @@ class ParallelModel(nn.Module):
             batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
             devices = [self._mesh.device] if self._mesh.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices):
+                self._assembly.stages.refresh_guests()
                 self._assembly.copies.refresh(parameters)
                 earlier = set_aside(parameters)
                 seeds, factor = self._seeds(num_micro_batches), self._loss_scale.factor
                 loss = self._assembly.executor.run(batches, seeds, label, factor)
             self._watchdog.at(f"{label}, gradient averaging")
-            self._assembly.replicas.average_gradients()
+            self._assembly.average_gradients()
             self._assembly.tied.reduce(parameters)
             if self._loss_scale.is_active:
                 self._unscale(parameters)
@@ -151,7 +152,7 @@ class ParallelModel(nn.Module):
         Returns:
             The norm before, the same on every rank and as in one process.
         """
-        parameters = dict(self.stage.named_originals())
+        parameters = dict(self.stages.named_originals())
         with self._watchdog.guard(f"clip_grad_norm_ after step {self.num_steps - 1}"):
             norm = self._norm.total(parameters)
         # Coefficient as in torch.nn.utils.clip_grads_with_norm_.
@@ -164,7 +165,7 @@ class ParallelModel(nn.Module):
         Raises:
             UsageError: the optimiser holds other parameters.
         """
-        parameters = dict(self.stage.named_originals())
+        parameters = dict(self.stages.named_originals())
         with self._watchdog.guard(f"save to {path}"):
             buffers = self._saved_buffers() if self._mesh.here.data == 0 else {}
             save_checkpoint(path, parameters, buffers, optimizer, self.num_steps)
@@ -175,7 +176,7 @@ class ParallelModel(nn.Module):
         Raises:
             UsageError: no such checkpoint, another model's, or an optimiser with other parameters.
         """
-        parameters = dict(self.stage.named_originals())
+        parameters = dict(self.stages.named_originals())
         with self._watchdog.guard(f"load from {path}"):
             self.num_steps = load_checkpoint(path, parameters, self._saved_buffers(), optimizer)
         self._is_updated = True
@@ -205,20 +206,20 @@ class ParallelModel(nn.Module):
 
     def whole_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole parameters one at a time, to be consumed by all ranks alike."""
-        own = dict(self.stage.named_originals())
+        own = dict(self.stages.named_originals())
         return self._whole(own.get)
 
     def whole_gradients(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole gradients one at a time (None where there is none), to be consumed by all ranks alike."""
-        own = dict(self.stage.named_originals())
+        own = dict(self.stages.named_originals())
         return self._whole(lambda name: own[name].grad)
 
     def whole_buffers(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole persistent buffers one at a time, to be consumed by all ranks alike."""
         buffers = self._saved_buffers()
-        stages = self._assembly.buffer_stages
-        names = [name for name in stages if name in self._assembly.persistent]
-        return gather(names, stages, self._assembly.buffer_forms, buffers.get, self._mesh)
+        ranks = self._assembly.buffer_ranks
+        names = [name for name in ranks if name in self._assembly.persistent]
+        return gather(names, ranks, self._assembly.buffer_forms, buffers.get, self._mesh)
 
     def close(self) -> None:
         """Ends the heartbeats of this rank and its process groups; the default group stays."""
@@ -240,31 +241,37 @@ class ParallelModel(nn.Module):
         self._loss_scale.update(is_finite)
 
     def _whole(self, piece: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor | None]]:
-        stages = {name: stages[0] for name, stages in self._assembly.parameter_stages.items()}
-        forms = {name: self.stage.stored(name) for name, _ in self.stage.named_originals()}
-        return gather(list(stages), stages, forms, piece, self._mesh)
+        ranks = self._assembly.parameter_ranks
+        return gather(list(ranks), ranks, self.stages.forms(), piece, self._mesh)
 
     def _saved_buffers(self) -> dict[str, Tensor]:
         forms = self._assembly.buffer_forms
         return {
             name: forms[name].wrap(value, self._mesh.tensor_mesh).detach()
-            for name, value in self.stage.named_state().items()
+            for name, value in self.stages.named_state().items()
             if name in self._assembly.persistent
         }
 
-    def _seeds(self, num_micro_batches: int) -> list[tuple[int, ...]]:
+    def _seeds(self, num_micro_batches: int) -> dict[int, list[tuple[int, ...]]]:
         # By block and by micro-batch of the whole step: where a block runs does not change its random
         # numbers.
         first = self.data_rank * num_micro_batches
-        return [
-            tuple(
-                hash_seed(
-                    self._options.seed, "random operators", self.num_steps, first + index, program.block.index
+        return {
+            stage: [
+                tuple(
+                    hash_seed(
+                        self._options.seed,
+                        "random operators",
+                        self.num_steps,
+                        first + index,
+                        program.block.index,
+                    )
+                    for program in module.programs
                 )
-                for program in self.stage.programs
-            )
-            for index in range(num_micro_batches)
-        ]
+                for index in range(num_micro_batches)
+            ]
+            for stage, module in self.stages.items()
+        }
 
     def _note_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         own = {id(parameter) for parameter in self.parameters()}
@@ -275,7 +282,7 @@ class ParallelModel(nn.Module):
             self._foreign_optimizer = type(optimizer).__name__
 
     def _check_optimizer(self) -> None:
-        has_gradients = any(p.grad is not None for _, p in self.stage.named_originals())
+        has_gradients = any(p.grad is not None for _, p in self.stages.named_originals())
         if self._foreign_optimizer and not self._is_updated and has_gradients:
             raise UsageError(
                 f"{self._foreign_optimizer} was stepped, but holds none of the parallel model's"

@@ -7,7 +7,12 @@ from collections.abc import Callable, Iterable, Mapping
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import (
+    FSDPModule,
+    MixedPrecisionPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
 from torch.distributed.tensor import Shard
 
 from autopar.runtime.mesh import RankMesh
@@ -31,19 +36,43 @@ class Replicas:
         self._stage = stage
         self._mesh = mesh
         self._zero = zero
-        self.is_sharded = zero > 0 and mesh.data > 1 and any(True for _ in stage.parameters())
+        self.is_sharded = mesh.divides(zero) and any(True for _ in stage.parameters())
         if self.is_sharded:
             self._shard(compute_dtype)
 
-    def before_backward(self, is_last: bool) -> None:
-        """Called before the backward pass of each micro-batch."""
-        if not self.is_sharded or self._zero == 3:
+    def before_backward(self, is_last: bool, is_whole: bool = True) -> None:
+        """Called before the backward pass of each micro-batch.
+
+        Args:
+            is_whole: False where the gradients of weights come later, with ``after_weight_gradients``.
+        """
+        if not self.is_sharded:
             return
         assert isinstance(self._stage, FSDPModule)
+        if self._mesh.num_replicas > 1:
+            # Shard groups add up their gradients once; inside a group every micro-batch is reduced.
+            self._stage.set_requires_all_reduce(is_last)
+        if not is_whole:
+            self._stage.set_reshard_after_backward(self._zero == 3)
+            self._stage.set_requires_gradient_sync(False)
+            return
+        if self._zero == 3:
+            return
         self._stage.set_reshard_after_backward(is_last)
         if self._zero == 1:
             # Gradients stay whole until the last micro-batch, which reduces their sum.
             self._stage.set_requires_gradient_sync(is_last)
+
+    def after_weight_gradients(self, is_last: bool) -> None:
+        """Called when the gradients that a split backward pass had put off are there."""
+        if not self.is_sharded:
+            return
+        assert isinstance(self._stage, FSDPModule)
+        self._stage.set_reshard_after_backward(is_last or self._zero == 3)
+        self._stage.set_requires_gradient_sync(is_last or self._zero > 1)
+        # FSDP reduces in the hooks of a backward pass: this one computes nothing.
+        nothing = torch.zeros((), device=self._mesh.device, requires_grad=True)
+        torch.autograd.backward(self._stage.touch(nothing))
 
     def average_gradients(self) -> None:
         """Averages the gradients of replicated parameters over the data ranks; a collective of them."""
@@ -64,7 +93,7 @@ class Replicas:
         stored = {id(p): self._stage.stored(name) for name, p in self._stage.named_originals()}
 
         def placement(parameter: nn.Parameter) -> Shard | None:
-            return _data_shard(stored[id(parameter)], self._mesh.data)
+            return _data_shard(stored[id(parameter)], self._mesh.shard_group)
 
         blocks = self._stage.block_modules_with_parameters()
         for block in blocks:
@@ -79,6 +108,7 @@ class Replicas:
                 # FSDP would give them gradients of zeros, which optimisers take for gradients.
                 ignored_params=set(self._stage.idle.parameters()),
             )
+        register_fsdp_forward_method(self._stage, "touch")
 
 
 def _data_shard(stored: StoredParameter, degree: int) -> Shard | None:

@@ -17,6 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from autopar.capture.model_graph import Block, BlockInput, InputKind
 from autopar.capture.operator_facts import aliased_arguments, mutated_arguments
 from autopar.lower.axis import TensorAxis
+from autopar.lower.keeping import KeepingAxis, keep_results
+from autopar.lower.weight_gradients import WeightGradients
+from autopar.plan.decisions import Recompute
 from autopar.runtime.storage import StoredParameter, local_tensor
 from autopar.runtime.views import own
 
@@ -48,14 +51,16 @@ class BlockProgram:
     Attributes:
         block: with the inputs and outputs by global name.
         module: the lowered graph: placeholders ``axis``, then the block's inputs; returns a tuple.
-        recompute: run the forward again in the backward pass instead of keeping activations.
+        has_split_backward: ``weight_gradients`` is another placeholder, after ``axis``.
+        recompute: what of the forward pass runs again in the backward pass instead of being kept.
         mutated_buffers: names of the buffers that the program changes in place.
     """
 
     block: Block
     module: fx.GraphModule
-    recompute: bool
+    recompute: Recompute
     mutated_buffers: frozenset[str]
+    has_split_backward: bool = False
 
 
 class BlockModule(nn.Module):
@@ -83,6 +88,8 @@ class BlockModule(nn.Module):
         super().__init__()
         # A list hides the program from the module tree, whose parameters must be the original names only.
         self._program = [program]
+        is_selective = program.recompute is Recompute.SELECTIVE
+        self._keeping = [keep_results(program.module)] if is_selective else []
         self._axis = axis
         self._stored = stored
         self._constants = constants
@@ -101,6 +108,7 @@ class BlockModule(nn.Module):
         shared: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         seed: int,
+        weight_gradients: WeightGradients | None = None,
     ) -> tuple[Tensor, ...]:
         """Runs the block.
 
@@ -109,22 +117,28 @@ class BlockModule(nn.Module):
             shared: parameters registered on the stage, as the program wants them.
             buffers: by name.
             seed: of the block's random operators in this micro-batch.
+            weight_gradients: where the backward pass leaves them, if it is split.
 
         Returns:
             The block's outputs in order.
         """
-        if not (self.program.recompute and torch.is_grad_enabled()):
-            return self._run(values, shared, buffers, seed)
+        if self.program.recompute is Recompute.NONE or not torch.is_grad_enabled():
+            return self._run(values, shared, buffers, seed, weight_gradients)
         # Running a second time must neither see nor repeat what the first run did to buffers (BatchNorm
         # statistics).
         before = {name: buffers[name].clone() for name in sorted(self.program.mutated_buffers)}
+        keeping = KeepingAxis(self._axis) if self._keeping else None
         runs = 0
 
         def run(*arguments: Tensor) -> tuple[Tensor, ...]:
             nonlocal runs
             runs += 1
             seen = buffers if runs == 1 else {**buffers, **{k: v.clone() for k, v in before.items()}}
-            return self._run(dict(zip(names, arguments, strict=True)), shared, seen, seed)
+            again = dict(zip(names, arguments, strict=True))
+            if keeping is None:
+                return self._run(again, shared, seen, seed, weight_gradients)
+            with keeping.run():
+                return self._run(again, shared, seen, seed, weight_gradients, keeping)
 
         names = list(values)
         # Randomness is seeded inside: the generator's state need not be saved.
@@ -139,6 +153,8 @@ class BlockModule(nn.Module):
         shared: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         seed: int,
+        weight_gradients: WeightGradients | None,
+        keeping: KeepingAxis | None = None,
     ) -> tuple[Tensor, ...]:
         def argument(entry: BlockInput) -> Tensor:
             if entry.kind is InputKind.PARAMETER:
@@ -151,7 +167,12 @@ class BlockModule(nn.Module):
 
         torch.manual_seed(seed)
         arguments = [argument(entry) for entry in self.program.block.inputs]
-        results: tuple[Tensor, ...] = self.program.module(self._axis, *arguments)
+        extra = (weight_gradients,) if self.program.has_split_backward else ()
+        results: tuple[Tensor, ...]
+        if keeping is None:
+            results = self.program.module(self._axis, *extra, *arguments)
+        else:
+            results = self._keeping[0](keeping, *extra, *arguments)
         return tuple(own(value) for value in results) if self.clones_views else results
 
     def _read(self, name: str) -> Tensor:
@@ -231,7 +252,11 @@ class StageModule(nn.Module):
         return [block for block in self._block_modules() if any(True for _ in block.parameters())]
 
     def forward(
-        self, values: Mapping[str, Tensor], batch: Mapping[str, Tensor], seeds: tuple[int, ...]
+        self,
+        values: Mapping[str, Tensor],
+        batch: Mapping[str, Tensor],
+        seeds: tuple[int, ...],
+        weight_gradients: WeightGradients | None = None,
     ) -> tuple[Tensor, ...]:
         """Runs the blocks on one micro-batch.
 
@@ -239,6 +264,7 @@ class StageModule(nn.Module):
             values: activations from earlier stages by global name.
             batch: entries of the micro-batch by key.
             seeds: one per block.
+            weight_gradients: where the backward pass leaves them, if it is split.
 
         Returns:
             ``outputs``, in order.
@@ -252,11 +278,15 @@ class StageModule(nn.Module):
             taken = reads(block.program.block)
             given = {name: known[name] for name in taken}
             given.update({key: batch[key] for key in batch_reads(block.program.block)})
-            results = block(given, shared, self._buffer_values, seed)
+            results = block(given, shared, self._buffer_values, seed, weight_gradients)
             known.update(zip(block.program.block.outputs, results, strict=True))
             for name in self._dropped_after[index]:
                 del known[name]
         return tuple(known[name] for name in self.outputs)
+
+    def touch(self, value: Tensor) -> Tensor:
+        """Computes nothing: a pass through here lets FSDP's hooks see gradients that were added since."""
+        return value * 1
 
     def _block_modules(self) -> list[BlockModule]:
         return [block for block in self.blocks if isinstance(block, BlockModule)]

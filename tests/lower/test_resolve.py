@@ -149,12 +149,8 @@ def test_error_stands_at_its_line() -> None:
         ({"recompute": lines({"*": "ful"})}, "'ful' is no way to recompute; did you mean 'full'"),
         ({"recompute": lines({"blocks.*": "full"})}, "no line of 'recompute' names block wte"),
         ({"offload": "optimizer"}, "offloading of optimizer to host memory cannot be run yet"),
-        ({"schedule": ScheduleName.ZERO_BUBBLE, "zero": 3}, "zero-bubble with ZeRO 3 loses gradients"),
-        ({"schedule": ScheduleName.ZBV}, "zbv does not add up the gradients of tied weights"),
-        (
-            {"schedule": ScheduleName.INTERLEAVED},
-            "schedule interleaved cannot be run yet; write gpipe or 1f1b",
-        ),
+        ({"schedule": ScheduleName.ZBV}, "'zbv' runs two stages on each rank, not 1"),
+        ({"schedule": ScheduleName.INTERLEAVED}, "'interleaved' runs several stages on each rank, not 1"),
         ({"zero": 4}, "ZeRO level 4 does not exist"),
         ({"tensor": lines({"wte": "vocab"})}, "no line of 'tensor' names wpe.weight and mesh.tensor is 2"),
         ({"tensor": lines({"wte": "colum", "*": "replicate"})}, "'colum' is no placement of a parameter"),
@@ -225,3 +221,24 @@ def test_operator_patterns() -> None:
     assert not names_operator("blocks.*:add#1", "blocks.2:add#0")
     assert not names_operator("blocks.*:add#1", "blocks.2.attn:add#1")
     assert not names_operator("blocks.2", "blocks.2:add#1")
+
+
+def test_a_weight_tied_within_a_rank_is_divided_in_all_its_stages_or_in_none() -> None:
+    stages = (("wte", "wpe"), ("blocks.0",), ("blocks.1",), ("ln_f", "lm_head", "loss"))
+    changes = {
+        "mesh": Mesh(2, 2, 1),
+        "global_batch": 16,
+        "stages": stages,
+        "schedule": ScheduleName.ZBV,
+        "virtual": 2,
+        "tensor": (),
+        "activations": (),
+    }
+    _, graph = load("gpt")
+    assert resolve(gpt_plan(1, **changes, zero=(1, 0, 0, 3)), graph).num_stages == 4
+    fails(
+        gpt_plan(1, **changes, zero=(1, 1, 1, 0)),
+        r"stages 0 and 3 are on one rank and share wte\.weight, but have ZeRO levels 1 and 0",
+    )
+    interleaved = {**changes, "schedule": ScheduleName.INTERLEAVED}
+    assert resolve(gpt_plan(1, **interleaved, zero=(1, 1, 1, 0)), graph).num_stages == 4

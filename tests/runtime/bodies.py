@@ -218,9 +218,9 @@ def same_samples(case):
     # Before averaging, each rank's own loss: the executor of the last stage keeps none, so run one more by
     # hand.
     batches = run.source.example_batch(run.graph.micro_batch)
-    seeds = run.model._seeds(run.plan.num_micro_batches)[0]
+    seeds = run.model._seeds(run.plan.num_micro_batches)[0][0]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        (own,) = run.model.stage({}, batches, seeds)
+        (own,) = run.model.stages.stages[0]({}, batches, seeds)
     dist.all_gather_object(losses, float(own))
     run.model.close()
     return losses
@@ -320,7 +320,7 @@ def fail(case):
             def broken(*_):
                 raise ZeroDivisionError("a mistake in the model")
 
-            run.model.stage.blocks[-1].forward = broken
+            run.model.stages.stages[-1].blocks[-1].forward = broken
     try:
         run.model.step(run.share())
     except Exception as error:

@@ -1,0 +1,240 @@
+"""Products with weights whose backward pass computes the gradient of the input at once and leaves that of the
+weight in a queue. Each stands for one operator of a program; without a queue it is that operator.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from autopar.lower import local_operators
+from autopar.lower.axis import TensorAxis
+
+_aten = torch.ops.aten
+
+
+class WeightGradients:
+    """The second half of one stage's backward pass for one micro-batch, waiting to be run."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[GradientEdge, Callable[[], Tensor]]] = deque()
+        # A function whose other inputs need no gradient (token ids, images) still has a backward pass.
+        self.anchor = torch.empty(0, requires_grad=True)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, weight: GradientEdge, gradient: Callable[[], Tensor]) -> None:
+        """Leaves a gradient for later."""
+        self._waiting.append((weight, gradient))
+
+    def run(self) -> None:
+        """Computes every gradient and adds it to its parameter; frees what it needed one by one."""
+        while self._waiting:
+            weight, gradient = self._waiting.popleft()
+            torch.autograd.backward(weight, gradient())
+
+
+def _edge(weight: Tensor) -> GradientEdge | None:
+    return get_gradient_edge(weight) if torch.is_grad_enabled() and weight.requires_grad else None
+
+
+class _Linear(torch.autograd.Function):
+    """``x @ weight.T + bias`` for x ``(..., in)`` and weight ``(out, in)``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queue: WeightGradients,
+        edge: GradientEdge,
+        anchor: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+    ) -> Tensor:
+        ctx.queue, ctx.edge = queue, edge
+        ctx.save_for_backward(x, weight)
+        return F.linear(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        ctx.queue.put(ctx.edge, lambda: rows.t() @ x.reshape(-1, x.shape[-1]))
+        of_x = gradient @ weight if ctx.needs_input_grad[3] else None
+        return None, None, None, of_x, None, rows.sum(0) if ctx.needs_input_grad[5] else None
+
+
+class _Product(torch.autograd.Function):
+    """``x @ weight`` for x ``(..., in)`` and weight ``(in, out)``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, queue: WeightGradients, edge: GradientEdge, anchor: Tensor, x: Tensor, weight: Tensor
+    ) -> Tensor:
+        ctx.queue, ctx.edge = queue, edge
+        ctx.save_for_backward(x, weight)
+        return x @ weight
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        ctx.queue.put(ctx.edge, lambda: x.reshape(-1, x.shape[-1]).t() @ rows)
+        return None, None, None, gradient @ weight.t() if ctx.needs_input_grad[3] else None, None
+
+
+class _Convolution(torch.autograd.Function):
+    """A convolution of x ``(batch, in, ...)`` with weight ``(out, in / groups, ...)``."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queue: WeightGradients,
+        edge: GradientEdge,
+        anchor: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        options: tuple[Any, ...],
+    ) -> Tensor:
+        ctx.queue, ctx.edge, ctx.options = queue, edge, options
+        ctx.save_for_backward(x, weight)
+        stride, padding, dilation, groups = options
+        none = (0,) * len(stride)
+        result: Tensor = _aten.convolution(x, weight, bias, stride, padding, dilation, False, none, groups)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.options
+        sizes = [weight.shape[0]]
+
+        def part(of_x: bool, of_weight: bool, of_bias: bool) -> list[Tensor | None]:
+            none = [0] * len(stride)
+            wanted = [of_x, of_weight, of_bias]
+            found = _aten.convolution_backward(
+                gradient, x, weight, sizes, stride, padding, dilation, False, none, groups, wanted
+            )
+            return list(found)
+
+        ctx.queue.put(ctx.edge, lambda: part(False, True, False)[1])
+        needs_x, needs_bias = ctx.needs_input_grad[3], ctx.needs_input_grad[5]
+        of_x, _, of_bias = part(needs_x, False, needs_bias) if needs_x or needs_bias else (None,) * 3
+        return None, None, None, of_x, None, of_bias, None
+
+
+class _Embedding(torch.autograd.Function):
+    """Rows of weight ``(rows, hidden)`` by index."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queue: WeightGradients,
+        edge: GradientEdge,
+        anchor: Tensor,
+        weight: Tensor,
+        indices: Tensor,
+        padding: int,
+    ) -> Tensor:
+        ctx.queue, ctx.edge, ctx.num_rows, ctx.padding = queue, edge, weight.shape[0], padding
+        ctx.save_for_backward(indices)
+        result: Tensor = _aten.embedding(weight, indices, padding)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:
+        (indices,) = ctx.saved_tensors
+        num_rows, padding = ctx.num_rows, ctx.padding
+        ctx.queue.put(
+            ctx.edge,
+            lambda: _aten.embedding_dense_backward(gradient, indices, num_rows, padding, False),
+        )
+        return None, None, None, None, None, None
+
+
+def linear(queue: WeightGradients | None, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``aten.linear``."""
+    edge = _edge(weight)
+    if queue is None or edge is None:
+        return F.linear(x, weight, bias)
+    return _Linear.apply(queue, edge, queue.anchor, x, weight.detach(), bias)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def matmul(queue: WeightGradients | None, x: Tensor, weight: Tensor) -> Tensor:
+    """``aten.matmul`` or ``aten.mm`` with a weight ``(in, out)``."""
+    edge = _edge(weight)
+    if queue is None or edge is None:
+        return x @ weight
+    return _Product.apply(queue, edge, queue.anchor, x, weight.detach())  # type: ignore[no-any-return, no-untyped-call]
+
+
+def addmm(queue: WeightGradients | None, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """``aten.addmm``."""
+    if queue is None or _edge(weight) is None:
+        return torch.addmm(bias, x, weight)
+    return matmul(queue, x, weight) + bias
+
+
+def convolution(
+    queue: WeightGradients | None,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    """``aten.conv1d``, ``conv2d`` or ``conv3d``."""
+    num_dims = weight.dim() - 2
+
+    def each(value: Any) -> tuple[int, ...]:
+        values = (value,) if isinstance(value, int) else tuple(value)
+        return values * num_dims if len(values) == 1 else values
+
+    edge = _edge(weight)
+    options = (each(stride), each(padding), each(dilation), groups)
+    if queue is None or edge is None:
+        plain: Tensor = _aten.convolution(x, weight, bias, *options[:3], False, (0,) * num_dims, groups)
+        return plain
+    return _Convolution.apply(queue, edge, queue.anchor, x, weight.detach(), bias, options)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def embedding(
+    queue: WeightGradients | None, weight: Tensor, indices: Tensor, padding_idx: int = -1, *_: bool
+) -> Tensor:
+    """``aten.embedding`` without its rarer options."""
+    edge = _edge(weight)
+    if queue is None or edge is None:
+        plain: Tensor = _aten.embedding(weight, indices, padding_idx)
+        return plain
+    return _Embedding.apply(queue, edge, queue.anchor, weight.detach(), indices, padding_idx)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def embedding_vocab(
+    queue: WeightGradients | None,
+    axis: TensorAxis,
+    weight: Tensor,
+    indices: Tensor,
+    padding_idx: int = -1,
+    *_: bool,
+) -> Tensor:
+    """``local_operators.embedding_vocab`` without its rarer options."""
+
+    def look_up(rows: Tensor, weight: Tensor, padding_idx: int | None, sparse: bool) -> Tensor:
+        return embedding(queue, weight, rows, -1 if padding_idx is None else padding_idx)
+
+    return local_operators.embedding_vocab(axis, weight, indices, padding_idx, look_up=look_up)
