@@ -1,4 +1,4 @@
-"""Whether autograd counts a tensor as a view; torch has no public name for the question."""
+"""What autograd knows of a tensor and torch has no public name for: is it a view, how often written to."""
 
 from __future__ import annotations
 
@@ -13,3 +13,8 @@ def is_view(tensor: Tensor) -> bool:
 def own(tensor: Tensor) -> Tensor:
     """``tensor``, or a copy where it is a view."""
     return tensor.clone() if is_view(tensor) else tensor
+
+
+def version(tensor: Tensor) -> int:
+    """Number of in-place operators so far on the storage of ``tensor``, through it or its views."""
+    return tensor._version

@@ -1,0 +1,97 @@
+"""Activations in host memory: equal gradients, each storage once, parameters left alone, freed in time."""
+
+import torch
+from torch import nn
+
+from autopar.runtime import saved_tensors
+from autopar.runtime.saved_tensors import OffloadedActivations
+
+
+class Counting(saved_tensors._Copier):
+    """Bytes that went down and up, and those that are up now."""
+
+    def __init__(self):
+        self.down_bytes = self.up_bytes = 0
+        self.order = []
+
+    def down(self, saved):
+        self.down_bytes += saved.numel()
+        return super().down(saved)
+
+    def up(self, host):
+        self.up_bytes += host.data.numel()
+        self.order.append(host.data.numel())
+        return super().up(host)
+
+
+def offloading():
+    offload = OffloadedActivations(torch.device("cpu"))
+    offload._copier = Counting()
+    return offload, offload._copier
+
+
+def test_gradients_are_those_of_saved_tensors_that_stay():
+    torch.manual_seed(0)
+    layers = [nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.LayerNorm(6)).double() for _ in range(3)]
+    x = torch.randn(4, 6, dtype=torch.float64, requires_grad=True)
+
+    def run(offload):
+        value = x
+        if offload:
+            offload.begin()
+        for layer in layers:
+            if offload:
+                with offload.of_block(layer.parameters()):
+                    value = layer(value)
+            else:
+                value = layer(value)
+        parameters = [p for layer in layers for p in layer.parameters()]
+        return torch.autograd.grad(value.square().sum(), [x, *parameters])
+
+    expected = run(None)
+    offload, copier = offloading()
+    assert all(torch.equal(a, b) for a, b in zip(run(offload), expected, strict=True))
+    # Of every layer: its input, the result of tanh (saved by two), and the norm's two numbers a row.
+    assert copier.down_bytes == 3 * 8 * (24 + 24 + 4 + 4) == copier.up_bytes
+
+
+def test_views_of_one_storage_travel_once():
+    offload, copier = offloading()
+    x = torch.randn(2, 6, requires_grad=True)
+    offload.begin()
+    with offload.of_block([]):
+        doubled = x * 2
+        a, b = doubled.chunk(2, 1)
+        y = (a * b).sum()
+    y.backward()
+    assert copier.down_bytes == 48
+    expected = 4 * x.detach().roll(3, 1)
+    torch.testing.assert_close(x.grad, expected)
+
+
+def test_what_is_written_to_in_between_is_kept_as_it_was():
+    offload, _ = offloading()
+    x = torch.randn(3, requires_grad=True)
+    offload.begin()
+    with offload.of_block([]):
+        state = torch.ones(3)
+        first = x * state
+        state.mul_(5)
+        second = x * state
+    (first + second).sum().backward()
+    torch.testing.assert_close(x.grad, torch.full((3,), 6.0))
+
+
+def test_the_block_before_comes_up_together_with_the_one_in_need():
+    offload, copier = offloading()
+    values = [torch.randn(1, requires_grad=True)]
+    offload.begin()
+    for size in (2, 3, 5):
+        with offload.of_block([]):
+            values.append(values[-1].expand(size).exp().sum())
+    assert copier.order == []
+    torch.autograd.grad(values[3], values[2], retain_graph=True)
+    assert copier.order == [20, 12]
+    values[3].backward()
+    assert copier.order == [20, 12, 8]
+    assert copier.up_bytes == copier.down_bytes == 40
