@@ -17,6 +17,7 @@ from autopar.capture.model_graph import Block, InputKind
 from autopar.cost.choice import BlockChoice, ParameterShare
 from autopar.cost.collectives import node_transfers_s
 from autopar.cost.flops import forward_flops
+from autopar.cost.measured import correction
 from autopar.cost.memory import BlockMemory, block_memory, input_kinds
 from autopar.cost.operators import node_seconds, operator_name
 from autopar.hardware.cluster import Cluster
@@ -109,15 +110,24 @@ def read_block(block: Block, lowered: LoweredBlock, cluster: Cluster, tensor_str
         backward.add_comm(back_s)
     for seconds in _accumulations_s(lowered, with_gradient, cluster):
         backward.add(seconds, 1)
-    backward_s = backward.bounded_s(cluster)
+    forward_s, backward_s = forward.bounded_s(cluster), backward.bounded_s(cluster)
+    again_s = again.bounded_s(cluster)
+    if measured := cluster.device.blocks.get(block.class_key):
+        factors = correction(block, cluster.device)
+        again_s *= factors.forward
+        forward_s, backward_s = (
+            (measured.forward_s, measured.backward_s)
+            if degree == 1
+            else (forward_s * factors.forward, backward_s * factors.backward)
+        )
     return BlockReading(
-        forward_compute_s=forward.bounded_s(cluster),
+        forward_compute_s=forward_s,
         forward_comm_s=forward.comm_s,
         backward_compute_s=backward_s,
         backward_comm_s=backward.comm_s,
         # Where the host is the limit, its time divides as the device's does.
         backward_weight_s=weight_s * backward_s / backward.compute_s if backward.compute_s else 0.0,
-        selective_s=again.bounded_s(cluster),
+        selective_s=again_s,
         model_flops=model_flops(block),
         memory=block_memory(block, lowered),
     )
@@ -282,7 +292,7 @@ def _accumulations_s(
             continue
         for _ in range(sum(user.name in with_gradient for user in node.users) - 1):
             moved = 3 * value.numel() * value.element_size()
-            yield moved / device.effective_memory_bytes_per_s + device.launch_s
+            yield device.memory_s(moved) + device.launch_s
 
 
 @dataclass(slots=True)

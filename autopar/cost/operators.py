@@ -257,7 +257,8 @@ def _attention(
 def _seconds(product_s: float, num_bytes: int, num_kernels: int, device: Device) -> float:
     if not num_kernels:
         return 0.0
-    return max(product_s, num_bytes / device.effective_memory_bytes_per_s) + num_kernels * device.launch_s
+    moving_s = num_kernels * device.memory_s(num_bytes / num_kernels)
+    return max(product_s, moving_s) + num_kernels * device.launch_s
 
 
 def _specs(value: object) -> tuple[TensorSpec, ...]:

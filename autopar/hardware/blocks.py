@@ -10,7 +10,7 @@ class MeasuredBlock:
     """One block class at one micro-batch, run whole (tensor degree 1, no recompute) on one device.
 
     Attributes:
-        class_key: ``Block.class_key``; holds structure, shapes and micro-batch.
+        class_key: ``Block.class_key``; depends on structure, shapes, dtypes and micro-batch.
         precision: compute dtype, ``bf16``, ``fp16`` or ``fp32``.
         forward_s: median.
         backward_s: median.

@@ -48,7 +48,7 @@ class Device:
         memory_rates: bytes/s that a memory-bound operator reaches by the bytes that it moves; None: the same
             at every size.
         update_bytes_per_s: what the optimiser's update reaches; None: as any memory-bound operator.
-        blocks: measured times of block classes (``autopar profile --model``), by class key and precision.
+        blocks: measured times of block classes (``autopar profile --model``), by class key.
     """
 
     name: str
@@ -76,7 +76,7 @@ class Device:
     step_s: float = 0.0
     memory_rates: SizeTable | None = None
     update_bytes_per_s: float | None = None
-    blocks: Mapping[tuple[str, str], MeasuredBlock] = field(default_factory=dict)
+    blocks: Mapping[str, MeasuredBlock] = field(default_factory=dict)
 
     @property
     def default_precision(self) -> str:

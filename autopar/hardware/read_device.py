@@ -124,19 +124,16 @@ def _overlap(compute: Fields) -> float:
     return compute.optional_number("overlap", "fraction") or 0.0
 
 
-def _blocks(top: Fields) -> dict[tuple[str, str], MeasuredBlock]:
+def _blocks(top: Fields) -> dict[str, MeasuredBlock]:
     section = top.section("blocks", required=False)
-    found: dict[tuple[str, str], MeasuredBlock] = {}
-    for key in section.values:
-        if key in ("source", "conf", "note"):
-            continue
-        block = section.section(key)
+    found: dict[str, MeasuredBlock] = {}
+    for class_key in section.values:
+        block = section.section(class_key)
         block.only("name", "precision", "forward", "backward")
         precision = block.text("precision")
         if precision not in PRECISIONS:
             block.fail("precision", f"precision '{precision}' must be one of {', '.join(PRECISIONS)}")
-        class_key = key.removesuffix(f"-{precision}")
-        found[class_key, precision] = MeasuredBlock(
+        found[class_key] = MeasuredBlock(
             class_key=class_key,
             precision=precision,
             forward_s=block.number("forward", "us"),

@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from autopar.capture.model_graph import Block, InputKind, ModelGraph, TensorSpec
+from autopar.cost.measured import correction
 from autopar.cost.operators import operator_seconds, rule_seconds
 from autopar.hardware.cluster import Cluster
 from autopar.hardware.link import CollectiveKind
@@ -136,6 +137,7 @@ class _Builder:
         self._degree = degree
         self._cluster = cluster
         self._device = cluster.device
+        self._factors = correction(block, cluster.device)
         self._gradients = nodes_with_gradient(block)
         self._pinned = pinned_nodes(block.graph)
         self._fused = frozenset(
@@ -319,7 +321,7 @@ class _Builder:
 
     def _rule_cost(self, node: fx.Node, rule: Rule) -> Cost:
         cost = rule_seconds(node, rule, self._degree, self._gradients, self._device)
-        seconds = cost.forward_s + cost.backward_s
+        seconds = cost.forward_s * self._factors.forward + cost.backward_s * self._factors.backward
         for transfer in transfers_inside(node, rule):
             seconds += self._cluster.collective_s(
                 transfer.kind, transfer.num_bytes, self._degree, self._stride
@@ -374,7 +376,7 @@ class _Builder:
             local = operator_seconds(
                 f"axis.{step.function}", pair[:1], pair[1:], (has_gradient,), self._device
             )
-            seconds += local.forward_s + local.backward_s
+            seconds += local.forward_s * self._factors.forward + local.backward_s * self._factors.backward
             for kind, runs in ((step.forward, True), (step.backward, has_gradient)):
                 if kind is not None and runs:
                     share = self._degree if kind is CollectiveKind.ALL_TO_ALL else 1

@@ -85,19 +85,22 @@ def prepare(job: Job) -> tuple[Plan, ModelSource, ModelGraph, tuple[str, ...]]:
     return plan, source, graph, tuple(notes)
 
 
-def run_ranks(folder: Path, num_ranks: int, timeout_s: float, body: Callable[[int], object]) -> None:
-    """Forks ``num_ranks`` processes in one gloo group, and waits for them.
+def run_ranks(
+    folder: Path, num_ranks: int, timeout_s: float, body: Callable[[int], object], backend: str = "gloo"
+) -> None:
+    """Forks ``num_ranks`` processes in one process group, and waits for them.
 
     Args:
         folder: where a failing rank leaves ``error-<rank>.pickle``.
         timeout_s: of the default process group.
         body: called with the rank.
+        backend: of the group.
     """
     processes: dict[int, int] = {}
     for rank in range(num_ranks):
         process = os.fork()
         if process == 0:
-            os._exit(_run_rank(folder, rank, num_ranks, timeout_s, body))
+            os._exit(_run_rank(folder, rank, num_ranks, timeout_s, body, backend))
         processes[process] = rank
     deadline_s = float("inf")
     while processes and time.monotonic() < deadline_s:
@@ -136,13 +139,18 @@ def failure_of(error: BaseException, rank: int) -> Failure:
 
 
 def _run_rank(
-    folder: Path, rank: int, num_ranks: int, timeout_s: float, body: Callable[[int], object]
+    folder: Path,
+    rank: int,
+    num_ranks: int,
+    timeout_s: float,
+    body: Callable[[int], object],
+    backend: str,
 ) -> int:
     torch.set_num_threads(1)
     try:
         # A file instead of a port: no port can be taken by somebody else in between.
         dist.init_process_group(
-            "gloo",
+            backend,
             init_method=f"file://{folder / 'rendezvous'}",
             rank=rank,
             world_size=num_ranks,

@@ -1,0 +1,114 @@
+"""Collectives and messages by size and group, every group of the machine at work at once as in training."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from autopar.hardware.link import CollectiveKind
+from autopar.profile.spread import Spread
+from autopar.profile.stopwatch import Stopwatch, Task
+from autopar.units import KiB, MiB
+
+_SIZES = (64, 4 * KiB, 32 * KiB, 256 * KiB, 1 * MiB, 4 * MiB, 16 * MiB)
+_QUICK_SIZES = (64, 256 * KiB, 4 * MiB)
+_GPU_SIZES = (*_SIZES, 64 * MiB, 256 * MiB)
+_KINDS = (
+    CollectiveKind.ALL_REDUCE,
+    CollectiveKind.ALL_GATHER,
+    CollectiveKind.REDUCE_SCATTER,
+    CollectiveKind.ALL_TO_ALL,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class CommunicationResult:
+    """Seconds of one call.
+
+    Attributes:
+        collectives: by kind, group size and payload (``CollectiveKind`` says of what).
+        messages: one way, by bytes; empty where there is one rank.
+    """
+
+    collectives: dict[tuple[CollectiveKind, int, int], Spread]
+    messages: dict[int, Spread]
+
+
+def measure_communication(stopwatch: Stopwatch, quick: bool, timeout_s: float) -> CommunicationResult:
+    """Measures groups of 2, 4, 8, ... ranks up to all of them, and messages to the next rank."""
+    num_ranks = dist.get_world_size()
+    if num_ranks < 2:
+        return CommunicationResult({}, {})
+    sizes = _QUICK_SIZES if quick else _GPU_SIZES if stopwatch.device.type == "cuda" else _SIZES
+    tasks: dict[tuple[CollectiveKind, int, int], Task] = {}
+    for size in group_sizes(num_ranks):
+        group = _own_group(size, num_ranks, timeout_s)
+        for kind in _KINDS:
+            for num_bytes in sizes:
+                work = _collective(kind, num_bytes, size, group, stopwatch.device)
+                tasks[kind, size, num_bytes] = Task(f"{kind} of {num_bytes} bytes in groups of {size}", work)
+    messages = {
+        num_bytes: Task(f"message of {num_bytes} bytes", _message(num_bytes, num_ranks, stopwatch.device))
+        for num_bytes in sizes
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch renames collectives from version to version
+        found = stopwatch.run("communication", [*tasks.values(), *messages.values()])
+    return CommunicationResult(
+        {key: found[task.name] for key, task in tasks.items()},
+        {num_bytes: found[task.name] for num_bytes, task in messages.items()},
+    )
+
+
+def group_sizes(num_ranks: int) -> tuple[int, ...]:
+    """Powers of two that divide the ranks, and all of them."""
+    sizes = [2**i for i in range(1, num_ranks.bit_length()) if num_ranks % 2**i == 0]
+    return tuple(sorted({*sizes, num_ranks}))
+
+
+def _own_group(size: int, num_ranks: int, timeout_s: float) -> dist.ProcessGroup:
+    """This rank's of the groups of neighbours; a collective of all ranks."""
+    own: dist.ProcessGroup | None = None
+    for first in range(0, num_ranks, size):
+        group = dist.new_group(list(range(first, first + size)), timeout=timedelta(seconds=timeout_s))
+        if first <= dist.get_rank() < first + size:
+            own = group
+    assert own is not None
+    return own
+
+
+def _collective(
+    kind: CollectiveKind, num_bytes: int, size: int, group: dist.ProcessGroup, device: torch.device
+) -> Callable[[], object]:
+    piece = torch.zeros(max(1, num_bytes // 4 // size), device=device)
+    whole = torch.zeros(piece.numel() * size, device=device)
+    other = torch.zeros_like(whole)
+    calls: dict[CollectiveKind, Callable[[], object]] = {
+        CollectiveKind.ALL_REDUCE: lambda: dist.all_reduce(whole, group=group),
+        CollectiveKind.ALL_GATHER: lambda: dist.all_gather_into_tensor(whole, piece, group=group),
+        CollectiveKind.REDUCE_SCATTER: lambda: dist.reduce_scatter_tensor(piece, whole, group=group),
+        CollectiveKind.ALL_TO_ALL: lambda: dist.all_to_all_single(other, whole, group=group),
+    }
+    return calls[kind]
+
+
+def _message(num_bytes: int, num_ranks: int, device: torch.device) -> Callable[[], object]:
+    """Every rank sends to the next and receives from the one before, all at once."""
+    rank = dist.get_rank()
+    sent = torch.zeros(max(1, num_bytes // 4), device=device)
+    received = torch.zeros_like(sent)
+
+    def exchange() -> None:
+        operations = [
+            dist.P2POp(dist.irecv, received, (rank - 1) % num_ranks),
+            dist.P2POp(dist.isend, sent, (rank + 1) % num_ranks),
+        ]
+        for work in dist.batch_isend_irecv(operations):
+            work.wait()
+
+    return exchange

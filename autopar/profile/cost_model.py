@@ -1,0 +1,342 @@
+"""From what was measured to a cost-model file (``hardware.read_device`` reads it back)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from autopar.hardware.catalog import find_local_device, load_device
+from autopar.hardware.device import Device
+from autopar.hardware.link import CollectiveKind
+from autopar.profile.settings import ProfileResult
+from autopar.profile.spread import Spread
+from autopar.units import GiB
+
+_MEASURED, _BORROWED = "P1", "P2"
+_PEAK_PRECISIONS = ("bf16", "fp16", "fp32")
+_LEAST_OVERHEAD_ELEMENTS = 0.1
+# What a process of the tiny model's step computes: product, bias, mean, and their gradients.
+_TINY_OPERATORS = 4
+
+Document = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Products:
+    """Matrix products of one precision.
+
+    Attributes:
+        rates: FLOP/s by cube edge, without the overhead of short reductions.
+    """
+
+    rates: tuple[tuple[int, float], ...]
+    spread: float
+
+
+def cost_model_text(result: ProfileResult, name: str) -> str:
+    """The file.
+
+    Args:
+        name: of the device, as plans and tables show it.
+    """
+    machine, settings = result.machine, result.settings
+    head = (
+        f"# Cost model of {settings.num_processes} x {machine.processor}, measured by `autopar profile` on"
+        f" {machine.date}.\n"
+        "# Medians of all ranks working at once; link bandwidths are per device, one direction; GB = 1e9"
+        " bytes, GiB = 2**30.\n"
+    )
+    body = yaml.safe_dump(
+        cost_model_document(result, name), sort_keys=False, default_flow_style=None, width=110
+    )
+    return head + str(body)
+
+
+def cost_model_document(result: ProfileResult, name: str) -> Document:
+    """The content of the file."""
+    settings, machine = result.settings, result.machine
+    is_gpu = settings.kind == "cuda"
+    base = (find_local_device(machine.processor) if is_gpu else None) or load_device(
+        "h100-sxm-80gb" if is_gpu else "cpu"
+    )
+    document: Document = {
+        "version": 1,
+        "name": name,
+        "description": _description(result),
+        "kind": "gpu" if is_gpu else "cpu",
+        "sources": {_MEASURED: _source(result), _BORROWED: f"not measured: as in the cost model {base.name}"},
+        "compute": _compute(result, base),
+        "memory": _memory(result),
+        "intra_node": _intra_node(result, base),
+        "network": {
+            "kind": base.network.kind,
+            "bandwidth_per_device": _borrowed(base.network.bytes_per_s / 1e9, "GB/s"),
+            "efficiency": _borrowed(base.network.efficiency, "fraction"),
+            "latency": _borrowed(base.network.latency_s * 1e6, "us"),
+        },
+        "host": _host(result),
+        "default_devices_per_node": _measured(settings.num_processes, "devices"),
+    }
+    if result.blocks:
+        document["blocks"] = {
+            block.class_key: {
+                "name": block.name,
+                "precision": str(block.precision),
+                "forward": _seconds(block.forward),
+                "backward": _seconds(block.backward),
+            }
+            for block in result.blocks
+        }
+    return document
+
+
+def _description(result: ProfileResult) -> str:
+    machine, settings = result.machine, result.settings
+    if settings.kind == "cuda":
+        return f"{machine.processor}, measured"
+    return (
+        f"one of {settings.num_processes} processes on {machine.num_cores} cores of {machine.processor}, gloo"
+    )
+
+
+def _source(result: ProfileResult) -> str:
+    machine, settings = result.machine, result.settings
+    quick = " in little time (--quick)" if settings.quick else ""
+    return (
+        f"autopar profile{quick}, {machine.date}: {machine.processor}, {machine.versions};"
+        f" {settings.num_processes} processes at once, {settings.num_repetitions} repetitions,"
+        f" {result.elapsed_s:.0f} s; load before {result.load:.1f}"
+    )
+
+
+def _compute(result: ProfileResult, base: Device) -> Document:
+    found, settings = result.compute, result.settings
+    is_gpu = settings.kind == "cuda"
+    overhead = _overhead_elements(result)
+    products = {
+        precision: _products(found.products, precision, overhead)
+        for precision in _PEAK_PRECISIONS
+        if any(key[0] == precision for key in found.products)
+    }
+    peaks = {precision: max(rate for _, rate in table.rates) for precision, table in products.items()}
+    if is_gpu and base.path and find_local_device(result.machine.processor) is not None:
+        peaks = {p: max(rate, base.peak_flops_per_s.get(p, 0.0)) for p, rate in peaks.items()}
+    first = next(p for p in _PEAK_PRECISIONS if p in products)
+    half = next((p for p in ("bf16", "fp16") if p in products), None)
+    attention, flops = found.attention
+    attention_rate = flops / 2 / attention.median_s
+    operator_s = (found.operator.median_s + found.operator_backward.median_s) / 2
+    document: Document = {
+        "peak": {
+            p: _measured(peaks[p] / 1e12, "TFLOP/s", "the fastest product" if not is_gpu else "")
+            if p in peaks
+            else {"value": None, "unit": "TFLOP/s", "source": _MEASURED}
+            for p in _PEAK_PRECISIONS
+        },
+        "matmul_efficiency": {
+            **({"half": _efficiency(products[half], peaks[half])} if half else {}),
+            "fp32": _efficiency(products["fp32"], peaks["fp32"]),
+        },
+        "matmul_overhead": _measured(overhead, "elements"),
+        "attention_efficiency": _measured(
+            min(1.0, attention_rate / peaks[first]), "fraction", f"causal, forward; {_width(attention)}"
+        ),
+        # On a CPU the process that dispatches is the one that computes: all of it is added.
+        "launch": _borrowed(base.launch_s * 1e6, "us") if is_gpu else _measured(operator_s * 1e6, "us"),
+        "dispatch": _measured(operator_s * 1e6, "us", _width(found.operator)),
+        **_runtime(result, operator_s),
+    }
+    if not is_gpu:
+        share = max(1.0, settings.num_processes / result.machine.num_cores)
+        document["time_share"] = _measured(share, "devices", f"{result.machine.num_cores} cores")
+        document["overlap"] = {
+            "value": None,
+            "unit": "fraction",
+            "source": _MEASURED,
+            "note": "gloo sends on the cores that compute",
+        }
+    return document
+
+
+def _runtime(result: ProfileResult, operator_s: float) -> Document:
+    """Overheads of the runtime, from steps of a model that computes next to nothing."""
+    few, many = result.overheads.few, result.overheads.many
+    micro_batch_s = max(0.0, many.median_s - few.median_s) / result.overheads.num_more
+    action_s = max(1e-6, micro_batch_s / 2 - _TINY_OPERATORS * operator_s)
+    synchronised_s = 0.0
+    reduced = [
+        spread.median_s
+        for (kind, size, _), spread in sorted(result.communication.collectives.items())
+        if kind is CollectiveKind.ALL_REDUCE and size == result.settings.num_processes
+    ]
+    if reduced:
+        synchronised_s = reduced[0]
+    step_s = max(1e-6, few.median_s - micro_batch_s - synchronised_s)
+    return {
+        "action": _measured(action_s * 1e6, "us", "for each forward and each backward of a stage"),
+        "step": _measured(step_s * 1e6, "us", f"with the mean of the loss over all ranks; {_width(few)}"),
+    }
+
+
+def _overhead_elements(result: ProfileResult) -> float:
+    """Elements o for which ``1 + o / reduction`` explains how much longer the short sums take."""
+    (short, _, few), (long, _, many) = result.compute.short_product, result.compute.long_product
+    ratio = short.median_s / long.median_s
+    if ratio <= 1 or ratio * few >= many:
+        return _LEAST_OVERHEAD_ELEMENTS
+    return max(_LEAST_OVERHEAD_ELEMENTS, (ratio - 1) / (1 / few - ratio / many))
+
+
+def _products(found: Mapping[tuple[str, int], Spread], precision: str, overhead: float) -> Products:
+    measured = sorted(
+        (edge, 2.0 * edge**3 / spread.median_s) for (p, edge), spread in found.items() if p == precision
+    )
+    # Reading the table adds the overhead of the reduction again, at the speed of the largest product.
+    edge, rate = measured[-1]
+    largest = rate * (1 + overhead / edge)
+    rates = []
+    for edge, rate in measured:
+        inverse = 1 / rate - overhead / edge / largest
+        rates.append((edge, min(largest, 1 / inverse) if inverse > 0 else largest))
+    widths = [spread.width for (p, _), spread in found.items() if p == precision]
+    return Products(tuple(rates), sorted(widths)[len(widths) // 2])
+
+
+def _efficiency(products: Products, peak: float) -> Document:
+    return {
+        "size_unit": "cube_edge",
+        "unit": "fraction",
+        "source": _MEASURED,
+        "note": f"10% to 90% of the repetitions lie within {products.spread:.0%}",
+        "points": [[edge, _rounded(min(1.0, rate / peak))] for edge, rate in products.rates],
+    }
+
+
+def _memory(result: ProfileResult) -> Document:
+    machine, compute, settings = result.machine, result.compute, result.settings
+    rates = [(size, size / spread.median_s) for size, spread in sorted(compute.streams.items())]
+    best = max(rate for _, rate in rates)
+    update, num_elements = compute.update
+    capacity = machine.device_memory_bytes or machine.memory_bytes // settings.num_processes
+    widest = max(spread.width for spread in compute.streams.values())
+    return {
+        "capacity": _measured(
+            capacity / GiB, "GiB", "" if machine.device_memory_bytes else "share of a process"
+        ),
+        "framework_reserve": _measured(machine.reserved_bytes / GiB, "GiB"),
+        "bandwidth": _measured(best / 1e9, "GB/s", "the best size below"),
+        "efficiency": _measured(rates[-1][1] / best, "fraction", "of the largest size"),
+        "rates": {
+            "size_unit": "B",
+            "unit": "GB/s",
+            "source": _MEASURED,
+            "note": f"read and written by addition, relu, layer norm, copy; within {widest:.0%}",
+            "points": [[size, _rounded(rate / 1e9)] for size, rate in rates],
+        },
+        "update": _measured(
+            _update_bytes(num_elements) / update.median_s / 1e9, "GB/s", f"AdamW; {_width(update)}"
+        ),
+    }
+
+
+def _update_bytes(num_elements: int) -> int:
+    # As cost.parameter_state counts the traffic of AdamW.
+    from autopar.cost.parameter_state import optimizer_cost
+
+    return num_elements * optimizer_cost("adamw").traffic_bytes
+
+
+def _intra_node(result: ProfileResult, base: Device) -> Document:
+    found = result.communication
+    link = base.intra_node
+    if not found.messages:
+        return {
+            "kind": link.kind,
+            "bandwidth": _borrowed(link.bytes_per_s / 1e9, "GB/s"),
+            "ring_bandwidth": _borrowed(link.ring_bytes_per_s / 1e9, "GB/s"),
+            "latency": _borrowed(link.latency_s * 1e6, "us"),
+        }
+    messages = [(size, spread.median_s) for size, spread in sorted(found.messages.items())]
+    rates = {
+        key: key[0].bus_factor(key[1]) * key[2] / spread.median_s for key, spread in found.collectives.items()
+    }
+    ring = max(rate for (kind, _, _), rate in rates.items() if kind is CollectiveKind.ALL_GATHER)
+    document: Document = {
+        "kind": "gloo over loopback" if result.settings.kind == "cpu" else link.kind,
+        "bandwidth": _measured(max(size / seconds for size, seconds in messages) / 1e9, "GB/s"),
+        "ring_bandwidth": _measured(ring / 1e9, "GB/s"),
+        "latency": _measured(messages[0][1] * 1e6, "us", f"message of {messages[0][0]} bytes"),
+        "shared": False,
+        "messages": {
+            "size_unit": "B",
+            "unit": "GB/s",
+            "source": _MEASURED,
+            "note": "every rank sends to the next at once",
+            "points": [[size, _rounded(size / seconds / 1e9)] for size, seconds in messages],
+        },
+    }
+    for kind in dict.fromkeys(kind for kind, _, _ in rates):
+        document[str(kind)] = [
+            {
+                "group": size,
+                "size_unit": "B",
+                "unit": "GB/s",
+                "source": _MEASURED,
+                "note": f"all groups at once; within {_widest(found.collectives, kind, size):.0%}",
+                "points": [
+                    [num_bytes, _rounded(rates[kind, size, num_bytes] / 1e9)]
+                    for num_bytes in sorted(n for k, s, n in rates if (k, s) == (kind, size))
+                ],
+            }
+            for size in sorted({s for k, s, _ in rates if k is kind})
+        ]
+    return document
+
+
+def _host(result: ProfileResult) -> Document:
+    memory = _measured(result.machine.memory_bytes / GiB, "GiB")
+    if result.host_copy is not None:
+        from autopar.profile.job import HOST_COPY_BYTES
+
+        rate = HOST_COPY_BYTES / result.host_copy.median_s
+        return {"pcie": _measured(rate / 1e9, "GB/s", _width(result.host_copy)), "memory": memory}
+    size, spread = max(result.compute.streams.items())
+    return {
+        "pcie": _measured(size / spread.median_s / 1e9, "GB/s", "memory of the same host"),
+        "memory": memory,
+    }
+
+
+def _widest(
+    collectives: Mapping[tuple[CollectiveKind, int, int], Spread], kind: CollectiveKind, size: int
+) -> float:
+    return _largest(s.width for (k, n, _), s in collectives.items() if (k, n) == (kind, size))
+
+
+def _largest(values: Iterable[float]) -> float:
+    return max(values, default=0.0)
+
+
+def _seconds(spread: Spread) -> Document:
+    return _measured(spread.median_s * 1e6, "us", _width(spread))
+
+
+def _width(spread: Spread) -> str:
+    return f"10% to 90%: {spread.low_s * 1e6:.4g} to {spread.high_s * 1e6:.4g} us"
+
+
+def _measured(value: float, unit: str, note: str = "") -> Document:
+    entry: Document = {"value": _rounded(value), "unit": unit, "source": _MEASURED}
+    return {**entry, "note": note} if note else entry
+
+
+def _borrowed(value: float, unit: str) -> Document:
+    return {"value": _rounded(value), "unit": unit, "source": _BORROWED}
+
+
+def _rounded(value: float) -> float:
+    """Four digits: more were not measured. Plain numbers where YAML 1.1 would take 1e-05 for text."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,139 @@
+"""The process that profiles: captures the models to be timed, then forks one process for each rank.
+
+Run as ``python -m autopar.profile.job FOLDER``. The folder holds ``job.pickle``; what comes back is
+``result.pickle``, or ``error-<rank>.pickle`` of every rank that failed. ``progress-<rank>`` says what a rank
+is at, for whoever watches, and for the message if it never comes back.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from autopar.capture.capture import Capture, capture
+from autopar.capture.target import load_target
+from autopar.errors import UsageError
+from autopar.plan.decisions import Precision
+from autopar.profile.block_times import BlockTimes, BlockToTime, classes_of, measure_blocks
+from autopar.profile.communication import measure_communication
+from autopar.profile.compute import measure_compute
+from autopar.profile.machine import describe_machine
+from autopar.profile.overheads import measure_overheads, tiny_capture
+from autopar.profile.settings import ProfileResult, ProfileSettings
+from autopar.profile.spread import Spread
+from autopar.profile.stopwatch import Stopwatch, Task
+from autopar.units import MiB
+from autopar.verify.job import failure_of, run_ranks, write_failure
+
+HOST_COPY_BYTES = 64 * MiB
+_DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}
+
+
+def blocks_to_time(settings: ProfileSettings) -> tuple[BlockToTime, ...]:
+    """One block of every class of every model, at every micro-batch asked for."""
+    found: dict[tuple[str, Precision], BlockToTime] = {}
+    for model in settings.models:
+        source = load_target(model.target, model.args)
+        precision = model.precision or (Precision.FP32 if settings.kind == "cpu" else Precision.BF16)
+        captured = capture(source, _DTYPES[precision])
+        for micro_batch in model.micro_batches:
+            graph = captured.at(micro_batch)
+            batch = source.example_batch(micro_batch)
+            for block in classes_of(graph):
+                item = BlockToTime(block, graph, batch, precision)
+                found.setdefault((block.class_key, precision), item)
+    return tuple(found.values())
+
+
+def profile_rank(
+    settings: ProfileSettings,
+    tiny: Capture,
+    blocks: tuple[BlockToTime, ...],
+    tell: Callable[[str], None],
+    load: float,
+) -> ProfileResult:
+    """Profiles on this rank; every rank of the default process group calls it, and all get the same."""
+    began_s = time.monotonic()
+    device = torch.device(settings.kind, dist.get_rank()) if settings.kind == "cuda" else torch.device("cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+    # Before anything is allocated: what a process takes by itself.
+    machine = describe_machine(device)
+
+    def stopwatch(num_parts: int = 1) -> Stopwatch:
+        deadline_s = time.monotonic() + settings.wanted_s / num_parts
+        return Stopwatch(device, settings.window_s, settings.num_repetitions, tell, deadline_s)
+
+    compute = measure_compute(stopwatch(), settings.quick)
+    communication = measure_communication(stopwatch(), settings.quick, settings.timeout_s)
+    overheads = measure_overheads(stopwatch(2), tiny, settings.timeout_s)
+    host_copy = _host_copy(stopwatch()) if device.type == "cuda" else None
+    times: list[BlockTimes] = []
+    for item in blocks:
+        times += measure_blocks(stopwatch(max(1, len(blocks) // 2)), [item])
+    return ProfileResult(
+        settings=settings,
+        machine=machine,
+        compute=compute,
+        communication=communication,
+        overheads=overheads,
+        host_copy=host_copy,
+        blocks=tuple(times),
+        elapsed_s=time.monotonic() - began_s,
+        load=load,
+    )
+
+
+def _host_copy(stopwatch: Stopwatch) -> Spread:
+    there = torch.empty(HOST_COPY_BYTES, dtype=torch.uint8, pin_memory=True)
+    here = torch.empty_like(there, device=stopwatch.device)
+    task = Task("copy from the host", lambda: here.copy_(there, non_blocking=True))
+    return stopwatch.run("host link", [task])[task.name]
+
+
+def main(folder: Path) -> int:
+    """Runs the job of a folder."""
+    settings: ProfileSettings = pickle.loads((folder / "job.pickle").read_bytes())
+    torch.set_num_threads(1)
+    load = os.getloadavg()[0]
+
+    def tell_as(rank: int) -> Callable[[str], None]:
+        path = folder / f"progress-{rank}"
+        return lambda text: _note(path, text)
+
+    try:
+        tell_as(-1)("capturing the models")
+        if settings.kind == "cpu" and settings.num_processes < 1:
+            raise UsageError("a profile needs at least one process")
+        tiny, blocks = tiny_capture(), blocks_to_time(settings)
+    except Exception as error:
+        write_failure(folder, failure_of(error, -1))
+        return 1
+
+    def body(rank: int) -> None:
+        result = profile_rank(settings, tiny, blocks, tell_as(rank), load)
+        if rank == 0:
+            (folder / "result.pickle").write_bytes(pickle.dumps(result))
+
+    backend = "nccl" if settings.kind == "cuda" else "gloo"
+    run_ranks(folder, settings.num_processes, settings.timeout_s, body, backend)
+    return 0
+
+
+def _note(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+if __name__ == "__main__":
+    # Under its own name: what is pickled here is read by a process that knows this module by it.
+    from autopar.profile import job as this
+
+    sys.exit(this.main(Path(sys.argv[1])))

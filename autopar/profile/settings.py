@@ -1,0 +1,85 @@
+"""What is to be profiled, and what came of it: what the processes of a profile exchange."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autopar.plan.decisions import Precision, Scalar
+from autopar.profile.block_times import BlockTimes
+from autopar.profile.communication import CommunicationResult
+from autopar.profile.compute import ComputeResult
+from autopar.profile.machine import Machine
+from autopar.profile.overheads import OverheadResult
+from autopar.profile.spread import Spread
+
+
+@dataclass(frozen=True, slots=True)
+class ModelToTime:
+    """A model whose block classes are timed.
+
+    Attributes:
+        target, args: as for ``load_target``.
+        micro_batches: sizes to time.
+        precision: None: that which the device is planned for by default.
+    """
+
+    target: str
+    args: Mapping[str, Scalar]
+    micro_batches: tuple[int, ...]
+    precision: Precision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileSettings:
+    """How to profile.
+
+    Attributes:
+        num_processes: ranks that run at once.
+        kind: ``cpu`` or ``cuda``.
+        quick: fewer sizes and shorter repetitions.
+        models: whose blocks are timed.
+        timeout_s: of the whole run; it is ended, and says where each rank was.
+    """
+
+    num_processes: int
+    kind: str = "cpu"
+    quick: bool = False
+    models: tuple[ModelToTime, ...] = ()
+    timeout_s: float = 600.0
+
+    @property
+    def num_repetitions(self) -> int:
+        """Of every measurement, time permitting."""
+        return 3 if self.quick else 7
+
+    @property
+    def window_s(self) -> float:
+        """Of one repetition."""
+        return 0.02 if self.quick else 0.04
+
+    @property
+    def wanted_s(self) -> float:
+        """After which no further repetitions begin, for each of the parts of a profile."""
+        return 6.0 if self.quick else 35.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileResult:
+    """All that was measured.
+
+    Attributes:
+        host_copy: of 64 MiB from pinned host memory to a GPU; None on a CPU.
+        elapsed_s: in all.
+        load: average number of processes that wanted a core when the profile began (``os.getloadavg``).
+    """
+
+    settings: ProfileSettings
+    machine: Machine
+    compute: ComputeResult
+    communication: CommunicationResult
+    overheads: OverheadResult
+    host_copy: Spread | None
+    blocks: tuple[BlockTimes, ...]
+    elapsed_s: float
+    load: float

@@ -1,0 +1,111 @@
+"""Timing on all ranks at once: what a rank reaches while the others do the same.
+
+Processes that share cores, memory and links slow each other, and in training all are busy together. So every
+rank runs the same calls the same number of times between two barriers, and the time is that of the slowest:
+all the work done, divided by the time in which it was. The measurements take turns, so that a disturbance of
+a moment falls on few repetitions of each.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from autopar.profile.spread import Spread, spread_of
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Something to time.
+
+    Attributes:
+        name: unique among the tasks of a run.
+        work: called again and again; on a GPU it may return before the device has finished.
+    """
+
+    name: str
+    work: Callable[[], object]
+
+
+@dataclass(slots=True)
+class Stopwatch:
+    """Times tasks on this rank; every rank of the default process group runs the same ones.
+
+    Attributes:
+        device: where the work runs.
+        window_s: least duration of one repetition.
+        num_repetitions: of every task.
+        tell: told what is measured, for whoever watches and for the message when it hangs.
+        deadline_s: ``time.monotonic()`` after which no further round of repetitions begins; each task has
+            had one by then.
+    """
+
+    device: torch.device
+    window_s: float
+    num_repetitions: int
+    tell: Callable[[str], None]
+    deadline_s: float = float("inf")
+    _counts: dict[str, int] = field(default_factory=dict)
+
+    def run(self, label: str, tasks: Sequence[Task]) -> dict[str, Spread]:
+        """Seconds of one call of each task, of the slowest rank; the same on every rank."""
+        assert len({task.name for task in tasks}) == len(tasks), "names of tasks must differ"
+        counts = {}
+        for task in tasks:
+            self.tell(f"{label}: {task.name}")
+            counts[task.name] = self._count(task)
+        found: dict[str, list[float]] = {task.name: [] for task in tasks}
+        for repetition in range(self.num_repetitions):
+            if repetition and self._is_late():
+                break
+            for task in tasks:
+                self.tell(f"{label}: {task.name}, repetition {repetition + 1}")
+                found[task.name].append(self._elapsed_s(task, counts[task.name]) / counts[task.name])
+        slowest = torch.tensor([found[task.name] for task in tasks], dtype=torch.float64)
+        self._agree(slowest)
+        return {task.name: spread_of(row.tolist()) for task, row in zip(tasks, slowest, strict=True)}
+
+    def _count(self, task: Task) -> int:
+        """Calls that fill the window, agreed on by all ranks; warms up on the way."""
+        self._elapsed_s(task, 1)
+        calls, elapsed_s = 1, self._together(self._elapsed_s(task, 1))
+        while elapsed_s < self.window_s / 4:
+            calls *= 2 if elapsed_s > self.window_s / 32 else 8
+            elapsed_s = self._together(self._elapsed_s(task, calls))
+        return max(1, round(calls * self.window_s / elapsed_s))
+
+    def _elapsed_s(self, task: Task, calls: int) -> float:
+        self._barrier()
+        began_s = time.perf_counter()
+        for _ in range(calls):
+            task.work()
+        self._finish()
+        return time.perf_counter() - began_s
+
+    def _barrier(self) -> None:
+        self._finish()
+        if dist.get_world_size() > 1:
+            dist.barrier()
+
+    def _finish(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _together(self, value: float) -> float:
+        tensor = torch.tensor([value], dtype=torch.float64)
+        self._agree(tensor)
+        return float(tensor[0])
+
+    def _is_late(self) -> bool:
+        return self._together(float(time.monotonic() > self.deadline_s)) > 0
+
+    def _agree(self, values: torch.Tensor) -> None:
+        """The largest of all ranks' values, in place."""
+        if dist.get_world_size() > 1:
+            shared = values.to(self.device) if self.device.type == "cuda" else values
+            dist.all_reduce(shared, dist.ReduceOp.MAX)
+            values.copy_(shared)
