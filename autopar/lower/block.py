@@ -8,8 +8,8 @@ have ``meta["lowered_from"]``, the name of the node in the block's graph whose v
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,11 +20,10 @@ from autopar.hardware.link import CollectiveKind
 from autopar.lower import collectives, local_operators
 from autopar.lower.axis import FakeAxis
 from autopar.lower.literals import local_literals
-from autopar.sharding.aliasing import pinned_nodes
-from autopar.sharding.gradients import nodes_with_gradient
-from autopar.sharding.placement import REPLICATE, Placement, local_shape
-from autopar.sharding.propagation import BlockSharding, Placed, value_placement, whole_bytes
-from autopar.sharding.redistribution import Collective, conversion
+from autopar.lower.walk import LocalWalk
+from autopar.sharding.placement import Placement, local_shape
+from autopar.sharding.propagation import BlockSharding, whole_bytes
+from autopar.sharding.redistribution import Collective
 from autopar.sharding.rule import Rule
 from autopar.sharding.rules.operator import tensor_arguments
 from autopar.sharding.rules.table import has_rules
@@ -67,83 +66,44 @@ class LoweredBlock:
 def lower_block(block: Block, sharding: BlockSharding) -> LoweredBlock:
     """Lowers ``block``; at degree 1 that is its own graph behind an axis that nothing reads."""
     lowering = _Lowering(block, sharding)
-    for node in block.graph.nodes:
-        if node.op == "placeholder":
-            lowering.add_placeholder(node)
-        elif node.op == "call_function":
-            lowering.add_call(node)
-        elif node.op == "output":
-            lowering.add_output(node)
-        else:
-            raise AssertionError(f"a block's graph holds a {node.op} node: {node.format_node()}")
+    lowering.walk()
     lowering.graph.lint()
     module = fx.GraphModule(torch.nn.Module(), lowering.graph)
     return LoweredBlock(module, sharding, tuple(lowering.fallbacks))
 
 
-@dataclass(slots=True)
-class _Lowering:
+class _Lowering(LocalWalk[fx.Node]):
     """The program under construction."""
 
-    block: Block
-    sharding: BlockSharding
-    graph: fx.Graph = field(default_factory=fx.Graph)
-    values: dict[fx.Node, fx.Node] = field(default_factory=dict)
-    placed: dict[fx.Node, Placed] = field(default_factory=dict)
-    converted: dict[tuple[fx.Node, Placement, bool], fx.Node] = field(default_factory=dict)
-    fallbacks: list[str] = field(default_factory=list)
-    axis: fx.Node = field(init=False)
-    fake_axis: FakeAxis = field(init=False)
-    gradients: frozenset[str] = field(init=False)
-    pinned: frozenset[str] = field(init=False)
-
-    def __post_init__(self) -> None:
+    def __init__(self, block: Block, sharding: BlockSharding) -> None:
+        super().__init__(block, sharding)
+        self.graph = fx.Graph()
+        self.fallbacks: list[str] = []
         self.axis = self.graph.placeholder("axis")
-        self.fake_axis = FakeAxis(self.sharding.degree)
         self.axis.meta["val"] = None
-        self.gradients = nodes_with_gradient(self.block)
-        self.pinned = pinned_nodes(self.block.graph)
+        self.fake_axis = FakeAxis(self.degree)
 
-    def add_placeholder(self, node: fx.Node) -> None:
-        placement = self.sharding.placement_of(node.name)
+    def enter(self, node: fx.Node, placement: Placement) -> fx.Node:
         new = self.graph.placeholder(node.name)
         new.meta.update(node.meta)
         value = node.meta["val"]
-        new.meta["val"] = value.new_empty(local_shape(tuple(value.shape), placement, self.sharding.degree))
-        self.values[node], self.placed[node] = new, placement
-        if node.name in self.pinned and placement != REPLICATE:
-            # Written in place later: from here on, everyone reads the same whole tensor.
-            whole = self.convert(node, REPLICATE, False, node)
-            self.values[node], self.placed[node] = whole, REPLICATE
+        new.meta["val"] = value.new_empty(local_shape(tuple(value.shape), placement, self.degree))
+        return new
 
-    def add_call(self, node: fx.Node) -> None:
-        rule = self.sharding.rules[node.name]
-        arguments = tensor_arguments(node)
-        wanted = iter(rule.inputs)
-        degree = self.sharding.degree
-
-        def local(argument: fx.Node) -> fx.Node:
-            if argument not in self.values:
-                raise AssertionError(f"{node} reads {argument}, which is not in the block")
-            placement = next(wanted)
-            partial = not rule.is_replicated and argument.name in self.gradients and placement == REPLICATE
-            return self.convert(argument, placement, partial, node)
-
-        args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), local)
-        literals = local_literals(node, rule, degree) if degree > 1 else {}
-        args, kwargs = _with_literals(node, list(args), dict(kwargs), literals)
+    def call(self, node: fx.Node, rule: Rule, arguments: Sequence[fx.Node]) -> fx.Node:
+        args, kwargs = local_call(node, rule, self.degree, arguments)
         target: Callable[..., Any] = node.target  # type: ignore[assignment]
         if rule.local is not None:
             replaced = (target,) if rule.local in _WRAPPERS else ()
             target = getattr(local_operators, rule.local)
             args = (self.axis, *replaced, *args)
-        new = self.graph.call_function(target, tuple(args), kwargs)
+        new = self.graph.call_function(target, args, kwargs)
         _copy_meta(node, new)
         new.meta["val"] = node.meta["val"] if rule.is_replicated else self.fake_value(new)
         new.meta["collectives"] = transfers_inside(node, rule)
-        self.values[node], self.placed[node] = new, value_placement(node, rule)
-        if degree > 1 and arguments and self.is_fallback(node):
+        if self.degree > 1 and arguments and self.is_fallback(node):
             self.fallbacks.append(node.meta.get("operator_key", node.name))
+        return new
 
     def is_fallback(self, node: fx.Node) -> bool:
         """Whether the node runs replicated for lack of a rule; single numbers (counters) do not count."""
@@ -152,36 +112,13 @@ class _Lowering:
             return False
         return node.name in self.pinned or not has_rules(node.target)
 
-    def add_output(self, node: fx.Node) -> None:
-        wanted = iter(self.sharding.outputs)
+    def leave(self, node: fx.Node, results: Sequence[fx.Node]) -> None:
+        new = self.graph.output(tuple(results))
+        new.meta["val"] = tuple(result.meta["val"] for result in results)
 
-        def local(value: fx.Node) -> fx.Node:
-            return self.convert(value, next(wanted), False, value)
-
-        results = fx.map_arg(node.args[0], local)
-        new = self.graph.output(results)
-        new.meta["val"] = fx.map_arg(results, lambda n: n.meta["val"])
-
-    def convert(self, value: fx.Node, wanted: Placement, partial: bool, consumer: fx.Node) -> fx.Node:
-        """The value as ``wanted``, through as few new nodes as were not made before."""
-        source = self.placed[value]
-        if isinstance(source, tuple):
-            return self.values[value]  # a tuple is only ever taken apart
-        key = (value, wanted, partial)
-        if key not in self.converted:
-            current = self.values[value]
-            steps = conversion(source, wanted, partial)
-            if len(steps) == 2:
-                whole = self.converted.setdefault(
-                    (value, REPLICATE, False), self.add_conversion(steps[0], current, value, consumer)
-                )
-                current, steps = whole, steps[1:]
-            for step in steps:
-                current = self.add_conversion(step, current, value, consumer)
-            self.converted[key] = current
-        return self.converted[key]
-
-    def add_conversion(self, step: Collective, local: fx.Node, value: fx.Node, consumer: fx.Node) -> fx.Node:
+    def convert(
+        self, step: Collective, after: Placement, local: fx.Node, value: fx.Node, consumer: fx.Node
+    ) -> fx.Node:
         new = self.graph.call_function(
             getattr(collectives, step.function), (self.axis, local, *step.arguments)
         )
@@ -190,13 +127,8 @@ class _Lowering:
         new.meta.pop("operator_key", None)
         new.meta["val"] = self.fake_value(new)
         new.meta["lowered_from"] = value.name
-        size = whole_bytes(value)
-        new.meta["collectives"] = tuple(
-            Transfer(
-                kind, size // self.sharding.degree if kind is CollectiveKind.ALL_TO_ALL else size, backward
-            )
-            for kind, backward in ((step.forward, False), (step.backward, True))
-            if kind is not None and (not backward or value.name in self.gradients)
+        new.meta["collectives"] = conversion_transfers(
+            step, whole_bytes(value), self.degree, has_gradient=value.name in self.gradients
         )
         return new
 
@@ -209,6 +141,27 @@ class _Lowering:
         args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), fake)
         with torch.no_grad():
             return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def local_call(
+    node: fx.Node, rule: Rule, degree: int, arguments: Sequence[Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments of a call with local values in the place of nodes, and with local sizes."""
+    given = iter(arguments)
+    args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda _: next(given))
+    literals = local_literals(node, rule, degree) if degree > 1 else {}
+    return _with_literals(node, list(args), dict(kwargs), literals)
+
+
+def conversion_transfers(
+    step: Collective, num_bytes: int, degree: int, *, has_gradient: bool
+) -> tuple[Transfer, ...]:
+    """Collectives of one step of a conversion of a value of ``num_bytes`` in all."""
+    return tuple(
+        Transfer(kind, num_bytes // degree if kind is CollectiveKind.ALL_TO_ALL else num_bytes, backward)
+        for kind, backward in ((step.forward, False), (step.backward, True))
+        if kind is not None and (not backward or has_gradient)
+    )
 
 
 def _with_literals(
