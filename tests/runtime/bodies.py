@@ -117,6 +117,15 @@ def surface(case):
     return facts
 
 
+def pieces(case):
+    """Elements that this rank holds, and those of the model."""
+    run = Run(case)
+    held = sum(local_tensor(parameter).numel() for parameter in run.model.parameters())
+    whole = sum(parameter.numel() for parameter in run.source.build_model().parameters())
+    run.model.close()
+    return held, whole
+
+
 def exact(case):
     """``init='exact'`` equals the plain construction bit for bit."""
     run = Run(case, init="exact", seed=7)

@@ -12,6 +12,13 @@ PLANS = {
     "tensor-recompute": {"tensor": 2, "lines": GPT_TENSOR, "recompute": "full"},
     "sequence": {"tensor": 2, "lines": GPT_TENSOR, "activations": "sequence"},
     "sequence-recompute": {"tensor": 2, "lines": GPT_TENSOR, "activations": "sequence", "recompute": "full"},
+    "pipeline-selective": {"pipeline": 2, "recompute": "selective"},
+    "sequence-selective": {
+        "tensor": 2,
+        "lines": GPT_TENSOR,
+        "activations": "sequence",
+        "recompute": "selective",
+    },
     "data": {"data": 2, "num_micro_batches": 1},
     "data-zero3": {"data": 2, "num_micro_batches": 1, "zero": 3, "recompute": "full"},
 }
@@ -33,6 +40,11 @@ def assert_same(one, other):
 def test_recompute_repeats_the_masks(found, name):
     again = {"data": "data-zero3"}.get(name, f"{name}-recompute")
     assert_same(check(found[name], 2)[0], check(found[again], 2)[0])
+
+
+@pytest.mark.parametrize("name", ["pipeline", "sequence"])
+def test_selective_recompute_repeats_the_masks(found, name):
+    assert_same(check(found[name], 2)[0], check(found[f"{name}-selective"], 2)[0])
 
 
 @pytest.mark.parametrize("name", ["tensor", "data"])
