@@ -35,6 +35,14 @@ def parse_bytes(text: str | int) -> int:
     return int(float(match[1]) * _UNITS[match[2].upper()])
 
 
+def exact_bytes(num_bytes: int) -> str:
+    """A size in the largest binary unit that leaves no remainder: ``parse_bytes`` of it gives it back."""
+    for name, size in (("TiB", TiB), ("GiB", GiB), ("MiB", MiB), ("KiB", KiB)):
+        if num_bytes and num_bytes % size == 0:
+            return f"{num_bytes // size}{name}"
+    return f"{num_bytes}B"
+
+
 def format_bytes(num_bytes: float) -> str:
     """Bytes for people, in binary units: ``format_bytes(3 * GiB) == '3.00 GiB'``."""
     for name, size in (("TiB", TiB), ("GiB", GiB), ("MiB", MiB), ("KiB", KiB)):

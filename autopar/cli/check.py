@@ -34,7 +34,7 @@ def execute(args: argparse.Namespace) -> Outcome:
     """Checks and costs; a plan that does not fit into memory is infeasible."""
     plan = read_plan(existing_file(args.plan, "PLAN"))
     pins = parse_sets(args.sets)
-    limit_bytes = memory_limit_bytes(args)
+    limit_bytes = memory_limit_bytes(args, plan)
     cluster, choice = choose_cluster(args, plan)
     if choice and not args.quiet:
         tell(choice)
@@ -43,7 +43,7 @@ def execute(args: argparse.Namespace) -> Outcome:
             f"warning: the plan was made for {plan.cluster.num_devices} x {plan.cluster.device}; "
             f"costed for {cluster.num_devices} x {cluster.device.name}"
         )
-    plan = override(replace(plan, cluster=reference_to(cluster)), pins)
+    plan = override(replace(plan, cluster=reference_to(cluster, limit_bytes)), pins)
     source = load_source_of(plan)
 
     from autopar.planner.check import check_plan

@@ -56,22 +56,28 @@ def choose_cluster(
     return cluster, f"device: {cluster.num_devices} x {device.name} ({why})" if why else ""
 
 
-def memory_limit_bytes(args: argparse.Namespace) -> int | None:
-    """``--memory-limit`` in bytes."""
+def memory_limit_bytes(args: argparse.Namespace, plan: Plan | None = None) -> int | None:
+    """``--memory-limit`` in bytes, else the limit that a plan records for its own device."""
     if args.memory_limit is None:
-        return None
+        is_other = args.device is not None or args.cluster is not None
+        return None if is_other or plan is None or plan.cluster is None else plan.cluster.memory_limit_bytes
     try:
         return parse_bytes(args.memory_limit)
     except UsageError as problem:
         raise UsageError(f"--memory-limit: {problem}") from problem
 
 
-def reference_to(cluster: Cluster) -> ClusterReference:
-    """How a plan names a cluster: a device that does not come with autopar by its file."""
+def reference_to(cluster: Cluster, memory_limit_bytes: int | None = None) -> ClusterReference:
+    """How a plan names a cluster: a device that does not come with autopar by its file, links other than its
+    usual ones by the cluster file, and what of the memory may be used where that is not all."""
     device = cluster.device
     is_shipped = Path(device.path).parent == cost_models_folder()
     return ClusterReference(
-        device.name if is_shipped else device.path, cluster.nodes, cluster.devices_per_node
+        device.name if is_shipped else device.path,
+        cluster.nodes,
+        cluster.devices_per_node,
+        cluster.path or None,
+        memory_limit_bytes,
     )
 
 
@@ -81,23 +87,44 @@ def is_replanned(cluster: Cluster, planned: ClusterReference) -> bool:
         name = resolve_device_name(planned.device)
     except UsageError:
         name = planned.device
-    return reference_to(cluster) != replace(planned, device=name)
+    here = reference_to(cluster)
+    # A cluster file with the same devices is the one that the plan names, or one given in its place.
+    return here != replace(planned, device=name, file=here.file, memory_limit_bytes=None)
 
 
 def _like_planned(args: argparse.Namespace, plan: Plan, planned: ClusterReference) -> Cluster:
+    joined: Cluster | None = None
     if args.device is not None:
         device = load_device(args.device)
+    elif planned.file is not None:
+        joined = load_cluster(_cluster_file(plan, planned.file))
+        device = joined.device
     else:
         try:
             device = load_device(planned.device)
         except UsageError as problem:
             raise plan.error("cluster.device", str(problem)) from problem
     if args.gpus is None and args.gpus_per_node is None:
-        return make_cluster(device, planned.nodes, planned.devices_per_node)
+        return joined or make_cluster(device, planned.nodes, planned.devices_per_node)
     per_node = args.gpus_per_node
     if per_node is None and args.gpus % planned.devices_per_node == 0:
         per_node = planned.devices_per_node
-    return cluster_of(device, args.gpus or planned.num_devices, per_node)
+    cluster = cluster_of(device, args.gpus or planned.num_devices, per_node)
+    if joined is None:
+        return cluster
+    return replace(joined, nodes=cluster.nodes, devices_per_node=cluster.devices_per_node)
+
+
+def _cluster_file(plan: Plan, name: str) -> str:
+    """The cluster file that a plan names, from here or from the plan's own folder."""
+    for path in (Path(name), Path(plan.path).parent / name):
+        if path.is_file():
+            return str(path)
+    raise plan.error(
+        "cluster.file",
+        f"the plan was made for the links of the cluster file '{name}', which is not here; give it with "
+        "--cluster FILE, or delete cluster.file to cost the plan with the usual links of the device",
+    )
 
 
 def _default_device(default: str | None) -> tuple[str, str, int]:

@@ -48,8 +48,8 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     if choice and not args.quiet:
         tell(choice)
     origin = constraints.model
-    constraints = merge(replace(constraints, cluster=reference_to(cluster), model=None))
-    limit_bytes = memory_limit_bytes(args)
+    limit_bytes = memory_limit_bytes(args, constraints)
+    constraints = merge(replace(constraints, cluster=reference_to(cluster, limit_bytes), model=None))
     arguments = model_arguments(args.arg)
     if origin is not None and _is_same_target(origin.source, target):
         arguments = {**origin.args, **arguments}  # a plan that is completed stays about its own model
@@ -79,7 +79,7 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     if told is None and not args.quiet:
         for note in result.notes:
             tell(note)
-    plan = replace(result.plan, cluster=reference_to(cluster))
+    plan = replace(result.plan, cluster=reference_to(cluster, limit_bytes))
     assert plan.model is not None
     if origin is not None and origin.fingerprint not in (None, plan.model.fingerprint) and not args.quiet:
         tell("note: the constraints were written for another model than this one; planned for this one")

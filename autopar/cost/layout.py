@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autopar.cost.choice import BlockChoice
-from autopar.plan.decisions import MESH_AXES, Precision, ScheduleName
+from autopar.plan.decisions import MESH_AXES, Precision, ScheduleName, stride
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,10 +71,7 @@ class Layout:
     def stride(self, axis: str) -> int:
         """Distance in ranks between neighbours on an axis."""
         sizes = {"pipeline": self.pipeline, "data": self.data, "tensor": self.tensor}
-        stride = 1
-        for inner in self.order[self.order.index(axis) + 1 :]:
-            stride *= sizes[inner]
-        return stride
+        return stride(sizes, self.order, axis)
 
     @property
     def num_devices(self) -> int:

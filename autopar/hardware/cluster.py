@@ -25,6 +25,7 @@ class Cluster:
     Attributes:
         intra_node: the device's, unless a cluster file overrides it.
         network: likewise.
+        path: of the cluster file that it was read from; empty where a device and counts say it all.
     """
 
     device: Device
@@ -32,6 +33,7 @@ class Cluster:
     devices_per_node: int
     intra_node: IntraNodeLink
     network: NetworkLink
+    path: str = ""
 
     @property
     def num_devices(self) -> int:

@@ -46,6 +46,7 @@ def load_cluster(path: str | Path) -> Cluster:
         devices_per_node=per_node or device.default_devices_per_node,
         intra_node=intra_node,
         network=network,
+        path=str(path),
     )
 
 

@@ -6,9 +6,10 @@ a complete plan leaves nothing to decide. Reading, writing and merging live in t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import prod
 
 from autopar.errors import PlanError
 
@@ -16,6 +17,11 @@ Scalar = str | int | float | bool | None
 
 MESH_AXES = ("pipeline", "data", "tensor")
 """The axes of the mesh in the usual order: the last varies fastest and stays inside a node."""
+
+
+def stride(sizes: Mapping[str, int], order: Sequence[str], axis: str) -> int:
+    """Distance in ranks between neighbours on an axis of a mesh: the product of the axes that vary faster."""
+    return prod(sizes[inner] for inner in order[order.index(axis) + 1 :])
 
 
 class ScheduleName(StrEnum):
@@ -55,11 +61,19 @@ class ModelReference:
 
 @dataclass(frozen=True, slots=True)
 class ClusterReference:
-    """Which devices a plan is for."""
+    """Which devices a plan is for.
+
+    Attributes:
+        device: name of a cost model, or path of its file.
+        file: the cluster file that says how the devices are joined; None: as the cost model says.
+        memory_limit_bytes: of a device, where a plan may not use all that it has.
+    """
 
     device: str
     nodes: int
     devices_per_node: int
+    file: str | None = None
+    memory_limit_bytes: int | None = None
 
     @property
     def num_devices(self) -> int:
@@ -80,6 +94,12 @@ class Mesh:
     data: int | None = None
     tensor: int | None = None
     order: tuple[str, str, str] | None = None
+
+    def stride(self, axis: str) -> int:
+        """Distance in ranks between neighbours on an axis; needs all degrees."""
+        assert self.pipeline and self.data and self.tensor
+        sizes = {"pipeline": self.pipeline, "data": self.data, "tensor": self.tensor}
+        return stride(sizes, self.order or MESH_AXES, axis)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +174,11 @@ class Plan:
         if key in self.sources:
             return PlanError(message, path=self.sources[key])
         return PlanError(message, path=self.path, line=self.lines.get(key) if self.path else None)
+
+    @property
+    def offloaded(self) -> tuple[str, ...]:
+        """What lives in host memory: of ``optimizer``, ``parameters``, ``activations``."""
+        return tuple(word for word in (self.offload or "none").split(",") if word != "none")
 
     @property
     def num_micro_batches(self) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from autopar.plan.decisions import PatternLine, Plan
 from autopar.plan.ranges import compact
+from autopar.units import exact_bytes
 
 
 def to_document(plan: Plan) -> dict[str, Any]:
@@ -16,14 +17,22 @@ def to_document(plan: Plan) -> dict[str, Any]:
             source=plan.model.source, args=dict(plan.model.args) or None, fingerprint=plan.model.fingerprint
         )
     if plan.cluster is not None:
-        document["cluster"] = {
-            "device": plan.cluster.device,
-            "nodes": plan.cluster.nodes,
-            "devices_per_node": plan.cluster.devices_per_node,
-        }
+        limit_bytes = plan.cluster.memory_limit_bytes
+        document["cluster"] = _present(
+            device=plan.cluster.device,
+            nodes=plan.cluster.nodes,
+            devices_per_node=plan.cluster.devices_per_node,
+            file=plan.cluster.file,
+            memory_limit=None if limit_bytes is None else exact_bytes(limit_bytes),
+        )
     sections = {
         "batch": _present(**{"global": plan.global_batch, "micro": plan.micro_batch}),
-        "mesh": _present(pipeline=plan.mesh.pipeline, data=plan.mesh.data, tensor=plan.mesh.tensor),
+        "mesh": _present(
+            pipeline=plan.mesh.pipeline,
+            data=plan.mesh.data,
+            tensor=plan.mesh.tensor,
+            order=None if plan.mesh.order is None else list(plan.mesh.order),
+        ),
         "precision": None if plan.precision is None else str(plan.precision),
         "optimizer": plan.optimizer,
         "pipeline": _present(
@@ -35,6 +44,7 @@ def to_document(plan: Plan) -> dict[str, Any]:
         "activations": _words(plan.activations),
         "operators": _words(plan.operators),
         "zero": list(plan.zero) if isinstance(plan.zero, tuple) else plan.zero,
+        "shard_group": plan.shard_group,
         "recompute": _recompute(plan.recompute),
         "offload": _offload(plan.offload),
     }

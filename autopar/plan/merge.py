@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from autopar.plan.agreement import check_agreement
-from autopar.plan.decisions import Mesh, PatternLine, Plan
+from autopar.plan.decisions import MESH_AXES, Mesh, PatternLine, Plan
 from autopar.plan.patterns import matches
 
 _ATTRIBUTES = {
@@ -20,9 +20,10 @@ _ATTRIBUTES = {
     "pipeline.virtual": "virtual",
     "pipeline.stages": "stages",
     "zero": "zero",
+    "shard_group": "shard_group",
     "offload": "offload",
 }
-_AXES = ("pipeline", "data", "tensor")
+_MESH = (*MESH_AXES, "order")
 _PATTERNS = ("tensor", "activations", "operators", "recompute")
 
 
@@ -59,11 +60,9 @@ def _join(first: Plan, second: Plan, *, strict: bool) -> Plan:
         values[attribute] = _one(
             first, second, key, getattr(first, attribute), getattr(second, attribute), strict
         )
-    degrees = {
-        axis: _one(
-            first, second, f"mesh.{axis}", getattr(first.mesh, axis), getattr(second.mesh, axis), strict
-        )
-        for axis in _AXES
+    mesh = {
+        key: _one(first, second, f"mesh.{key}", getattr(first.mesh, key), getattr(second.mesh, key), strict)
+        for key in _MESH
     }
     base, other = (first, second) if first.lines and first.path else (second, first)
     sources = dict(base.sources)
@@ -84,7 +83,7 @@ def _join(first: Plan, second: Plan, *, strict: bool) -> Plan:
             if not any(matches(earlier.pattern, line.pattern) for earlier in mine)  # it could match nothing
         ]
         values[section] = tuple(lines)
-    return replace(base, **values, mesh=Mesh(**degrees), sources=sources)  # type: ignore[arg-type]
+    return replace(base, **values, mesh=Mesh(**mesh), sources=sources)  # type: ignore[arg-type]
 
 
 def _one(first: Plan, second: Plan, key: str, mine: object, theirs: object, strict: bool) -> object:
@@ -116,7 +115,7 @@ def _check_lines(
 def _keys(plan: Plan) -> list[str]:
     """The dotted keys of everything that a plan decides."""
     keys = [key for key, attribute in _ATTRIBUTES.items() if getattr(plan, attribute) is not None]
-    keys += [f"mesh.{axis}" for axis in _AXES if getattr(plan.mesh, axis) is not None]
+    keys += [f"mesh.{key}" for key in _MESH if getattr(plan.mesh, key) is not None]
     return keys + [f"{section}.{line.pattern}" for section in _PATTERNS for line in getattr(plan, section)]
 
 

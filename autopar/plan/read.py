@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from autopar.errors import PlanError
+from autopar.errors import PlanError, UsageError
 from autopar.hardware.yaml_lines import parse_with_lines
 from autopar.plan.agreement import check_agreement
 from autopar.plan.decisions import (
+    MESH_AXES,
     ClusterReference,
     Mesh,
     ModelReference,
@@ -25,6 +26,7 @@ from autopar.plan.decisions import (
 )
 from autopar.plan.entry import Entry, describe
 from autopar.plan.ranges import expand
+from autopar.units import parse_bytes
 
 VERSION = 1
 MAX_FILE_BYTES = 4 * 2**20
@@ -33,9 +35,9 @@ MAX_FILE_BYTES = 4 * 2**20
 SECTIONS = {
     "version": (),
     "model": ("source", "args", "fingerprint"),
-    "cluster": ("device", "nodes", "devices_per_node"),
+    "cluster": ("device", "nodes", "devices_per_node", "file", "memory_limit"),
     "batch": ("global", "micro"),
-    "mesh": ("pipeline", "data", "tensor"),
+    "mesh": (*MESH_AXES, "order"),
     "precision": (),
     "optimizer": (),
     "pipeline": ("schedule", "virtual", "stages"),
@@ -43,6 +45,7 @@ SECTIONS = {
     "activations": (),
     "operators": (),
     "zero": (),
+    "shard_group": (),
     "recompute": (),
     "offload": (),
     "predicted": (),
@@ -102,6 +105,7 @@ def plan_of_document(document: Any, lines: Mapping[str, int], path: str) -> Plan
             pipeline=_given(mesh, "pipeline", _degree),
             data=_given(mesh, "data", _degree),
             tensor=_given(mesh, "tensor", _degree),
+            order=_given(mesh, "order", _order),
         ),
         precision=_given(top, "precision", lambda entry: Precision(entry.word(Precision))),
         optimizer=_given(top, "optimizer", lambda entry: entry.word(OPTIMIZERS)),
@@ -112,6 +116,7 @@ def plan_of_document(document: Any, lines: Mapping[str, int], path: str) -> Plan
         activations=_patterns(top, "activations", lambda entry: _placement(entry, ACTIVATION_WORDS)),
         operators=_patterns(top, "operators", lambda entry: entry.text('"shard(2), replicate -> shard(2)"')),
         zero=_given(top, "zero", _zero),
+        shard_group=_given(top, "shard_group", _degree),
         recompute=_patterns(top, "recompute", lambda entry: entry.word(Recompute)),
         offload=_given(top, "offload", _offload),
         path=path,
@@ -155,7 +160,31 @@ def _cluster(entry: Entry) -> ClusterReference:
         device=keys["device"].text("h100-sxm-80gb"),
         nodes=keys["nodes"].integer(1) if "nodes" in keys else 1,
         devices_per_node=keys["devices_per_node"].integer(1),
+        file=_given(keys, "file", lambda value: value.text("cluster.yaml")),
+        memory_limit_bytes=_given(keys, "memory_limit", _size),
     )
+
+
+def _size(entry: Entry) -> int:
+    try:
+        return parse_bytes(entry.text("70GiB"))
+    except UsageError as problem:
+        entry.fail(str(problem))
+
+
+def _order(entry: Entry) -> tuple[str, str, str]:
+    """The axes of the mesh: a list, or one text with commas (``--set mesh.order=data,pipeline,tensor``)."""
+    if isinstance(entry.value, str):
+        entry = Entry([word.strip() for word in entry.value.split(",")], entry.key, entry.lines, entry.path)
+    words = [item.word(MESH_AXES) for item in entry.items()]
+    if sorted(words) != sorted(MESH_AXES):
+        missing = [axis for axis in MESH_AXES if axis not in words]
+        problem = f"leaves out {', '.join(missing)}" if missing else "names an axis twice"
+        entry.fail(
+            f"'mesh.order' is [{', '.join(words)}], which {problem}; name every axis once, the one that "
+            f"varies slowest over the ranks first, e.g. [{', '.join(MESH_AXES)}]"
+        )
+    return words[0], words[1], words[2]
 
 
 def _stages(entry: Entry) -> tuple[tuple[str, ...], ...]:

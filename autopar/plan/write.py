@@ -24,17 +24,19 @@ _COMMENTS = {
     "model.fingerprint": "for another model the plan is refused",
     "batch": "samples per step; per forward of one data rank",
     "mesh": "the tensor axis varies fastest: it stays inside a node",
+    "mesh with order": "order: slowest varying axis first; the last stays inside a node",
     "precision": "bf16 | fp16 | fp32; master weights are fp32",
     "optimizer": "adamw | adam | sgd | sgd-momentum: bytes of state",
-    "pipeline.schedule": "gpipe | 1f1b",
-    "pipeline.virtual": "stages a rank holds",
+    "pipeline.schedule": "gpipe | 1f1b | interleaved | zero-bubble | zbv",
+    "pipeline.virtual": "stages a rank holds: interleaved 2 or more, zbv 2",
     "pipeline.stages": "every block exactly once, in order; ranges are inclusive",
     "tensor": "column | row | vocab | replicate; the first match wins",
     "activations": "what flows out of a block: replicate | sequence | batch",
     "operators": "inner operators that are split otherwise than the lines above lead to",
     "zero": "over data, 1 splits optimizer, 2 + gradients, 3 + parameters",
-    "recompute": "none | full",
-    "offload": "none: everything stays on the device",
+    "shard_group": "neighbouring data ranks among which zero splits",
+    "recompute": "none | selective | full",
+    "offload": "none, or some of optimizer, parameters, activations",
     "predicted": "written by autopar, ignored when read",
 }
 
@@ -64,7 +66,8 @@ def write_plan(plan: Plan, predicted: Mapping[str, Any] | None = None) -> str:
 
 def _section(name: str, value: Any, key: str, indent: str) -> list[str]:
     """The lines of one key: on one line where style and width allow, else one line an entry below it."""
-    comment = _COMMENTS.get(key, "")
+    has_order = key == "mesh" and "order" in value
+    comment = _COMMENTS.get("mesh with order" if has_order else key, "")
     head = f"{indent}{_scalar(name)}:"
     if not isinstance(value, dict | list):
         return [_commented(f"{head} {_scalar(value, key)}", comment)]

@@ -16,7 +16,7 @@ from autopar.cost.step import predict
 from autopar.errors import InfeasibleError
 from autopar.hardware.cluster import Cluster
 from autopar.lower.resolve import ResolvedPlan, missing_decisions, resolve
-from autopar.plan.decisions import Plan, Precision, ScheduleName
+from autopar.plan.decisions import MESH_AXES, Plan, Precision, ScheduleName
 from autopar.planner.model_choices import carried_bytes, local_elements, tied_parameters
 from autopar.sharding.placement import REPLICATE
 from autopar.units import format_bytes
@@ -103,6 +103,7 @@ def resolved_layout(resolved: ResolvedPlan, cluster: Cluster, readings: Readings
             overrides=decision.overrides,
             frozen=frozen,
             readings=readings,
+            tensor_stride=mesh.stride("tensor"),
         )
         for decision in resolved.blocks
     ]
@@ -131,6 +132,9 @@ def resolved_layout(resolved: ResolvedPlan, cluster: Cluster, readings: Readings
         stages=tuple(tuple(choices[index] for index in stage) for stage in resolved.stages),
         shared=shared,
         carried_bytes=tuple(carried[stage[-1]] for stage in resolved.stages[:-1]),
+        order=mesh.order or MESH_AXES,
+        shard_group=plan.shard_group or mesh.data,
+        offload=plan.offloaded,
     )
 
 
@@ -138,6 +142,8 @@ def too_large(prediction: Prediction) -> InfeasibleError | None:
     """The error of a plan that does not fit: which stage, and by how much."""
     if prediction.fits:
         return None
+    if prediction.peak_memory_bytes <= prediction.memory_limit_bytes:
+        return _too_large_for_host(prediction)
     totals = [stage.memory.total_bytes for stage in prediction.stages]
     worst = totals.index(max(totals))
     missing = totals[worst] - prediction.memory_limit_bytes
@@ -150,12 +156,26 @@ def too_large(prediction: Prediction) -> InfeasibleError | None:
     )
 
 
+def _too_large_for_host(prediction: Prediction) -> InfeasibleError:
+    totals = [stage.memory.host_bytes for stage in prediction.stages]
+    worst = totals.index(max(totals))
+    missing = totals[worst] - prediction.host_limit_bytes
+    return InfeasibleError(
+        f"host memory of stage {worst}: offload puts {format_bytes(totals[worst])} there for each device, "
+        f"{format_bytes(missing)} more than its share of {format_bytes(prediction.host_limit_bytes)}; "
+        "offload less, raise zero, or use fewer devices per node",
+        binding=f"host memory of stage {worst}",
+        shortfall_bytes=missing,
+    )
+
+
 def _warnings(plan: Plan, cluster: Cluster) -> tuple[str, ...]:
     planned = plan.cluster
     if planned is None:
         return ()
-    here = (cluster.device.name, cluster.nodes, cluster.devices_per_node)
-    if (planned.device, planned.nodes, planned.devices_per_node) == here:
+    device, here = cluster.device, (cluster.device.name, cluster.nodes, cluster.devices_per_node)
+    is_same_device = planned.device in (device.name, device.path)
+    if is_same_device and (planned.nodes, planned.devices_per_node) == here[1:]:
         return ()
     return (
         f"the plan was made for {planned.nodes} x {planned.devices_per_node} {planned.device}; "

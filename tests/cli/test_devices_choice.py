@@ -1,12 +1,14 @@
 import argparse
+from pathlib import Path
 
 import pytest
 
-from autopar.cli.devices_choice import choose_cluster, reference_to
+from autopar.cli.devices_choice import choose_cluster, is_replanned, memory_limit_bytes, reference_to
 from autopar.cli.flags import add_device_flags, model_arguments
 from autopar.errors import PlanError, UsageError
-from autopar.plan.decisions import ClusterReference
+from autopar.plan.decisions import ClusterReference, Plan
 from autopar.plan.read import parse_plan
+from autopar.plan.write import write_plan
 
 
 def parsed(flags: str) -> argparse.Namespace:
@@ -81,3 +83,49 @@ def test_model_arguments_are_yaml_scalars() -> None:
         "star": "*",
         "colon": "a:b",
     }
+
+
+CLUSTER_FILE = """\
+version: 1
+device: a100-sxm-80gb
+nodes: 2
+devices_per_node: 8
+network: {bandwidth_per_device: {value: 1.5, unit: GB/s}}
+"""
+
+
+def test_a_plan_made_for_a_cluster_file_is_checked_with_its_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow.yaml").write_text(CLUSTER_FILE)
+    monkeypatch.chdir(tmp_path)
+    cluster, _ = choose_cluster(parsed("--cluster slow.yaml"))
+    reference = reference_to(cluster, 70 * 2**30)
+    assert reference == ClusterReference("a100-sxm-80gb", 2, 8, "slow.yaml", 70 * 2**30)
+    plan = parse_plan(write_plan(Plan(cluster=reference)), str(tmp_path / "plan.yaml"))
+    again, _ = choose_cluster(parsed(""), plan)
+    assert again.network.bytes_per_s == cluster.network.bytes_per_s == 1.5e9
+    assert plan.cluster is not None and not is_replanned(again, plan.cluster)
+    # More devices are joined by the same links; another device has its own.
+    assert choose_cluster(parsed("--gpus 32"), plan)[0].network.bytes_per_s == 1.5e9
+    assert choose_cluster(parsed("--gpus 32"), plan)[0].nodes == 4
+    assert choose_cluster(parsed("--device h100"), plan)[0].network.bytes_per_s > 1.5e9
+    # From another folder the file is found beside the plan; elsewhere its lack is an error.
+    monkeypatch.chdir("/")
+    assert choose_cluster(parsed(""), plan)[0].network.bytes_per_s == 1.5e9
+    (tmp_path / "slow.yaml").unlink()
+    with pytest.raises(
+        PlanError, match=r"plan.yaml:\d+: .*'slow.yaml', which is not here; give it with --cluster"
+    ):
+        choose_cluster(parsed(""), plan)
+
+
+def test_the_memory_limit_of_a_plan_holds_for_its_own_device() -> None:
+    text = "cluster: {device: a100-sxm-80gb, nodes: 2, devices_per_node: 4, memory_limit: 70GiB}\n"
+    plan = parse_plan(text, "p.yaml")
+    assert memory_limit_bytes(parsed(""), plan) == 70 * 2**30
+    assert memory_limit_bytes(parsed("--memory-limit 60GiB"), plan) == 60 * 2**30
+    assert memory_limit_bytes(parsed("--gpus 16"), plan) == 70 * 2**30
+    assert memory_limit_bytes(parsed("--device t4"), plan) is None
+    cluster, _ = choose_cluster(parsed(""), plan)
+    assert plan.cluster is not None and not is_replanned(cluster, plan.cluster)

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autopar.plan.decisions import (
+    MESH_AXES,
     ClusterReference,
     Mesh,
     ModelReference,
@@ -25,6 +26,8 @@ components = st.from_regex(r"[a-z_]{1,4}[0-9]{0,2}|0|[1-9][0-9]?", fullmatch=Tru
 names = st.lists(components, min_size=1, max_size=3).map(".".join)
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), texts)
 
+VIRTUAL = {ScheduleName.INTERLEAVED: 3, ScheduleName.ZBV: 2}
+
 
 def lines(values: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[PatternLine, ...]]:
     patterns = st.one_of(
@@ -38,13 +41,17 @@ def lines(values: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[PatternLine
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     """Plans that agree with themselves, whole or partial."""
-    mesh = Mesh(*(draw(st.none() | st.integers(1, 4)) for _ in range(3)))
+    order = draw(st.none() | st.permutations(MESH_AXES).map(tuple))
+    mesh = Mesh(*(draw(st.none() | st.integers(1, 4)) for _ in range(3)), order)
+    schedule = draw(st.none() | st.sampled_from(ScheduleName))
+    virtual = draw(st.none() | st.just(VIRTUAL.get(schedule, 1)))
     degrees = [degree for degree in (mesh.pipeline, mesh.data, mesh.tensor) if degree]
     product = 1
     for degree in degrees:
         product *= degree
     blocks = draw(st.lists(names, unique=True, max_size=12))
     num_stages = mesh.pipeline or draw(st.integers(1, 4))
+    num_stages *= virtual or VIRTUAL.get(schedule, 1)
     stages = None
     if len(blocks) >= num_stages:
         size = len(blocks) // num_stages
@@ -59,19 +66,30 @@ def plans(draw: st.DrawFn) -> Plan:
         model=draw(
             st.none() | st.builds(ModelReference, words, st.dictionaries(words, scalars), st.none() | words)
         ),
-        cluster=draw(st.none() | st.builds(ClusterReference, words, st.just(1), st.just(product))),
+        cluster=draw(
+            st.none()
+            | st.builds(
+                ClusterReference,
+                words,
+                st.just(1),
+                st.just(product),
+                st.none() | words,
+                st.none() | st.integers(1, 2**40),
+            )
+        ),
         global_batch=draw(st.none() | st.integers(1, 9).map(lambda n: n * (micro or 1) * (mesh.data or 1))),
         micro_batch=micro,
         mesh=mesh,
         precision=draw(st.none() | st.sampled_from(Precision)),
         optimizer=draw(st.none() | st.sampled_from(OPTIMIZERS)),
-        schedule=draw(st.none() | st.sampled_from(ScheduleName)),
-        virtual=draw(st.none() | st.just(1)),
+        schedule=schedule,
+        virtual=virtual,
         stages=stages,
         tensor=draw(lines(st.sampled_from([*TENSOR_WORDS, "shard(1)", "shard(0, 3)"]))),
         activations=draw(lines(st.sampled_from(["sequence", "replicate", "batch"]))),
         operators=draw(lines(st.just("shard(2), replicate -> shard(2)"))),
         zero=zero,
+        shard_group=draw(st.none() | st.just(mesh.data or 8)),
         recompute=draw(lines(st.sampled_from([str(word) for word in Recompute]))),
         offload=draw(st.none() | st.sampled_from(["none", "optimizer", "optimizer,activations"])),
     )
@@ -130,8 +148,8 @@ mesh: {pipeline: 2, data: 2, tensor: 2}        # the tensor axis varies fastest:
 precision: bf16                                # bf16 | fp16 | fp32; master weights are fp32
 optimizer: adamw                               # adamw | adam | sgd | sgd-momentum: bytes of state
 pipeline:
-  schedule: 1f1b                               # gpipe | 1f1b
-  virtual: 1                                   # stages a rank holds
+  schedule: 1f1b                               # gpipe | 1f1b | interleaved | zero-bubble | zbv
+  virtual: 1                                   # stages a rank holds: interleaved 2 or more, zbv 2
   stages:                                      # every block exactly once, in order; ranges are inclusive
     - [wte, blocks.0-1]
     - [blocks.2-3, ln_f, loss]
@@ -140,6 +158,6 @@ tensor:                                        # column | row | vocab | replicat
   "*": replicate
 activations: {blocks.*: sequence}              # what flows out of a block: replicate | sequence | batch
 zero: 1                                        # over data, 1 splits optimizer, 2 + gradients, 3 + parameters
-recompute: {blocks.0-1: full, "*": none}       # none | full
-offload: none                                  # none: everything stays on the device
+recompute: {blocks.0-1: full, "*": none}       # none | selective | full
+offload: none                                  # none, or some of optimizer, parameters, activations
 """
