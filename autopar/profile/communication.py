@@ -51,9 +51,12 @@ def measure_communication(stopwatch: Stopwatch, quick: bool, timeout_s: float) -
         for kind in _KINDS:
             for num_bytes in sizes:
                 work = _collective(kind, num_bytes, size, group, stopwatch.device)
-                tasks[kind, size, num_bytes] = Task(f"{kind} of {num_bytes} bytes in groups of {size}", work)
+                name = f"{kind} of {num_bytes} bytes in groups of {size}"
+                tasks[kind, size, num_bytes] = Task(name, work, computes=False)
     messages = {
-        num_bytes: Task(f"message of {num_bytes} bytes", _message(num_bytes, num_ranks, stopwatch.device))
+        num_bytes: Task(
+            f"message of {num_bytes} bytes", _message(num_bytes, num_ranks, stopwatch.device), computes=False
+        )
         for num_bytes in sizes
     }
     with warnings.catch_warnings():

@@ -68,9 +68,11 @@ def profile_rank(
     # Before anything is allocated: what a process takes by itself.
     machine = describe_machine(device)
 
+    share = max(1.0, settings.num_processes / machine.num_cores) if device.type == "cpu" else None
+
     def stopwatch(num_parts: int = 1) -> Stopwatch:
         deadline_s = time.monotonic() + settings.wanted_s / num_parts
-        return Stopwatch(device, settings.window_s, settings.num_repetitions, tell, deadline_s)
+        return Stopwatch(device, settings.window_s, settings.num_repetitions, tell, share, deadline_s)
 
     compute = measure_compute(stopwatch(), settings.quick)
     communication = measure_communication(stopwatch(), settings.quick, settings.timeout_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
@@ -51,7 +52,7 @@ def measure_overheads(stopwatch: Stopwatch, captured: Capture, timeout_s: float)
             parameter.grad = None
 
     tasks = [
-        Task(f"step of {n} micro-batches", lambda model=model, batch=batch: step(model, batch))  # type: ignore[misc]
+        Task(f"step of {n} micro-batches", partial(step, model, batch), computes=False)
         for n, model, batch in zip((_FEW, _MANY), models, batches, strict=True)
     ]
     try:

@@ -3,7 +3,8 @@
 Processes that share cores, memory and links slow each other, and in training all are busy together. So every
 rank runs the same calls the same number of times between two barriers, and the time is that of the slowest:
 all the work done, divided by the time in which it was. The measurements take turns, so that a disturbance of
-a moment falls on few repetitions of each.
+a moment falls on few repetitions of each. Work that only computes takes no longer than its processor time,
+times the ranks that take turns on a core: so what other programs take of the cores is not counted.
 """
 
 from __future__ import annotations
@@ -24,11 +25,13 @@ class Task:
 
     Attributes:
         name: unique among the tasks of a run.
+        computes: nothing is waited for: the ranks do not communicate.
         work: called again and again; on a GPU it may return before the device has finished.
     """
 
     name: str
     work: Callable[[], object]
+    computes: bool = True
 
 
 @dataclass(slots=True)
@@ -40,6 +43,7 @@ class Stopwatch:
         window_s: least duration of one repetition.
         num_repetitions: of every task.
         tell: told what is measured, for whoever watches and for the message when it hangs.
+        share: ranks that take turns on a core; None where computing takes no core (on a GPU).
         deadline_s: ``time.monotonic()`` after which no further round of repetitions begins; each task has
             had one by then.
     """
@@ -48,6 +52,7 @@ class Stopwatch:
     window_s: float
     num_repetitions: int
     tell: Callable[[str], None]
+    share: float | None = None
     deadline_s: float = float("inf")
     _counts: dict[str, int] = field(default_factory=dict)
 
@@ -80,11 +85,14 @@ class Stopwatch:
 
     def _elapsed_s(self, task: Task, calls: int) -> float:
         self._barrier()
-        began_s = time.perf_counter()
+        began_s, began_processor_s = time.perf_counter(), time.process_time()
         for _ in range(calls):
             task.work()
         self._finish()
-        return time.perf_counter() - began_s
+        elapsed_s, processor_s = time.perf_counter() - began_s, time.process_time() - began_processor_s
+        if self.share is not None and task.computes:
+            return min(elapsed_s, processor_s * self.share)
+        return elapsed_s
 
     def _barrier(self) -> None:
         self._finish()

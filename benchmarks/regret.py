@@ -1,0 +1,382 @@
+"""How good is the plan that the planner chooses, on a machine where every plan can be measured?
+
+Profiles this machine as a cluster of 4 processes (``autopar profile``), plans three small models for it, then
+trains under every feasible plan of the sweep mesh x micro-batch, each completed by the planner, and compares
+measured with predicted step times: their rank correlation (Spearman), and how much slower the plan chosen is
+than the best measured (regret).
+
+    python benchmarks/regret.py                       # some 15 minutes on 2 quiet cores
+    python benchmarks/regret.py --models gpt --repetitions 3 --json regret.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from regret_ranks import RegretJob, chunks_of, whereabouts
+
+from autopar.capture.capture import Capture, capture
+from autopar.capture.target import ModelSource, load_target
+from autopar.cost.prediction import Prediction
+from autopar.errors import AutoparError
+from autopar.hardware.cluster import Cluster, make_cluster
+from autopar.hardware.read_device import read_device
+from autopar.plan.decisions import Mesh, Plan, Scalar
+from autopar.planner.planner import make_plan
+from autopar.planner.request import PlanRequest
+from autopar.profile.cost_model import cost_model_text
+from autopar.profile.machine import host_memory_bytes, num_cores
+from autopar.profile.run import run_profile
+from autopar.profile.settings import ModelToTime, ProfileSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+# Part of the host's memory that the plans kept at one time may take.
+_MEMORY_SHARE = 0.4
+# Every plan is built by the same processes; building and planning, seconds, on top of the steps.
+_SETUP_S = 400.0
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model to plan and measure.
+
+    Attributes:
+        batch: samples per step.
+    """
+
+    target: str
+    args: Mapping[str, Scalar]
+    batch: int
+
+
+SUBJECTS = {
+    "gpt": Subject(
+        "examples/gpt.py", {"n_layer": 4, "n_embd": 256, "n_head": 4, "seq": 64, "vocab": 2048}, 16
+    ),
+    "resnet": Subject(
+        "examples/resnet.py", {"depth": 18, "width": 32, "image_size": 64, "num_classes": 100}, 32
+    ),
+    "recommender": Subject(
+        "examples/recommender.py", {"num_users": 100_000, "num_items": 50_000, "dim": 32}, 4096
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A plan: predicted and measured.
+
+    Attributes:
+        measured_s: one per round.
+    """
+
+    plan: Plan
+    prediction: Prediction
+    measured_s: tuple[float, ...]
+
+    @property
+    def median_s(self) -> float:
+        """Measured step."""
+        return statistics.median(self.measured_s)
+
+    @property
+    def key(self) -> tuple[int | None, ...]:
+        """Pipeline, data and tensor degree, micro-batch."""
+        mesh = self.plan.mesh
+        return mesh.pipeline, mesh.data, mesh.tensor, self.plan.micro_batch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All plans of a model, and the one that the planner chose."""
+
+    name: str
+    rows: tuple[Row, ...]
+    chosen: Row
+    refused: tuple[str, ...]
+
+    @property
+    def spearman(self) -> float:
+        """Rank correlation of predicted and measured."""
+        predicted = [row.prediction.step_time_s for row in self.rows]
+        return spearman(predicted, [row.median_s for row in self.rows])
+
+    @property
+    def regret(self) -> float:
+        """How much slower the plan chosen is than the best."""
+        return self.chosen.median_s / min(row.median_s for row in self.rows) - 1
+
+    @property
+    def mean_error(self) -> float:
+        """Mean of |predicted / measured - 1|."""
+        return statistics.mean(abs(row.prediction.step_time_s / row.median_s - 1) for row in self.rows)
+
+
+def spearman(one: Sequence[float], other: Sequence[float]) -> float:
+    """Correlation of ranks; equal values share their mean rank."""
+
+    def ranks(values: Sequence[float]) -> list[float]:
+        ordered = sorted(values)
+        return [
+            ordered.index(value) + (ordered.count(value) - 1) / 2 for value in values
+        ]  # fmt: skip
+
+    return statistics.correlation(ranks(one), ranks(other)) if len(one) > 1 else 1.0
+
+
+def micro_batches(batch: int, data: int, most: int) -> list[int]:
+    """Micro-batch sizes that split a data rank's share into a power of two of at most ``most`` pieces."""
+    counts = [2**i for i in range(most.bit_length()) if 2**i <= most]
+    return [batch // data // n for n in counts if batch % (data * n) == 0]
+
+
+def sweep(
+    subject: Subject, source: ModelSource, captured: Capture, cluster: Cluster, most: int
+) -> tuple[list[tuple[Plan, Prediction]], list[str]]:
+    """Every feasible plan with mesh and micro-batch pinned; and why others are not."""
+    found, refused = [], []
+    num = cluster.num_devices
+    degrees = [n for n in range(1, num + 1) if num % n == 0]
+    meshes = [(p, d, num // p // d) for p in degrees for d in degrees if num % (p * d) == 0]
+    for pipeline, data, tensor in meshes:
+        for size in micro_batches(subject.batch, data, most):
+            pins = Plan(mesh=Mesh(pipeline, data, tensor), micro_batch=size)
+            try:
+                plan, prediction = complete(pins, subject, source, captured, cluster)
+            except AutoparError as problem:
+                refused.append(f"{pipeline} x {data} x {tensor}, micro-batch {size}: {str(problem)[:120]}")
+                continue
+            found.append((plan, prediction))
+    return found, refused
+
+
+def complete(
+    pins: Plan, subject: Subject, source: ModelSource, captured: Capture, cluster: Cluster
+) -> tuple[Plan, Prediction]:
+    """The planner's best plan within the pins."""
+    request = PlanRequest(source, cluster, global_batch=subject.batch, constraints=pins, top=1)
+    result = make_plan(request, captured=captured)
+    return result.plan, result.prediction
+
+
+def evaluate(name: str, subject: Subject, cluster: Cluster, options: argparse.Namespace) -> Outcome:
+    """Plans and measures one model."""
+    source = load_target(str(ROOT / subject.target), subject.args)
+    captured = capture(source, torch.float32)
+    began_s = time.monotonic()
+    planned, refused = sweep(subject, source, captured, cluster, options.micro_batches)
+    chosen, chosen_prediction = complete(Plan(), subject, source, captured, cluster)
+    tell(f"{name}: {len(planned)} plans made in {time.monotonic() - began_s:.0f} s")
+    plans = [plan for plan, _ in planned]
+    predictions = [prediction for _, prediction in planned]
+    pinned = {(p.mesh, p.micro_batch): i for i, p in enumerate(plans)}
+    index = pinned.get((chosen.mesh, chosen.micro_batch))
+    if index is None or plans[index] != chosen:  # the pinned sweep may lack its schedule or micro-batch
+        index = len(plans)
+        plans.append(chosen)
+        predictions.append(chosen_prediction)
+    measured = measure(name, subject, plans, predictions, options)
+    rows = tuple(
+        Row(plan, prediction, tuple(measured[i]))
+        for i, (plan, prediction) in enumerate(zip(plans, predictions, strict=True))
+    )
+    return Outcome(name, rows, rows[index], tuple(refused))
+
+
+def measure(
+    name: str,
+    subject: Subject,
+    plans: Sequence[Plan],
+    predictions: Sequence[Prediction],
+    options: argparse.Namespace,
+) -> dict[int, list[float]]:
+    """Seconds of steps of every plan, from a group of processes that is ended if it takes too long."""
+    # What a plan keeps between its steps, on all ranks: masters, gradients, optimiser state; and activations,
+    # which allocators do not give back.
+    kept = [
+        sum(s.memory.total_bytes - s.memory.reserved_bytes for s in p.stages)
+        * (options.processes // len(p.stages))
+        for p in predictions
+    ]
+    job = RegretJob(
+        target=str(ROOT / subject.target),
+        args=subject.args,
+        plans=tuple(plans),
+        chunks=chunks_of(kept, int(_MEMORY_SHARE * host_memory_bytes())),
+        num_rounds=options.repetitions,
+        wanted_s=options.seconds,
+        timeout_s=120.0,
+    )
+    limit_s = 4 * options.seconds + _SETUP_S
+    with tempfile.TemporaryDirectory(prefix="autopar-regret-") as folder_name:
+        folder = Path(folder_name)
+        (folder / "job.pickle").write_bytes(pickle.dumps(job))
+        run_in_time([str(Path(__file__).with_name("regret_ranks.py")), str(folder)], folder, limit_s, name)
+        failures = sorted(folder.glob("error-*.pickle"))
+        if failures:
+            first = pickle.loads(failures[0].read_bytes())
+            raise RuntimeError(f"{name}: {first.message}\n{first.trace}\n{whereabouts(folder)}")
+        measured: dict[int, list[float]] = pickle.loads((folder / "result.pickle").read_bytes())
+        return measured
+
+
+def run_in_time(command: Sequence[str], folder: Path, limit_s: float, name: str) -> None:
+    """Runs a script with all that it starts, tells how far it is, and ends it after ``limit_s``."""
+    environment = dict(os.environ, OMP_NUM_THREADS="1", TORCH_CPP_LOG_LEVEL="ERROR", CUDA_VISIBLE_DEVICES="")
+    process = subprocess.Popen(
+        [sys.executable, *command], env=environment, stdout=sys.stderr, start_new_session=True
+    )
+    told, deadline_s = "", time.monotonic() + limit_s
+    try:
+        while process.poll() is None:
+            time.sleep(0.2)
+            progress = folder / "progress-0"
+            at = progress.read_text().partition(" of ")[0] if progress.exists() else ""
+            if at != told and at.startswith("round"):
+                told = at
+                tell(f"{name}: {at}")
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"{name}: not done after {limit_s:.0f} s; {whereabouts(folder)}")
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def profiled(options: argparse.Namespace) -> str:
+    """Path of the cost model: the one given, or a profile of this machine with the models' blocks."""
+    if options.device is not None:
+        return str(options.device)
+    models = []
+    for name in options.models:
+        subject = SUBJECTS[name]
+        degrees = [n for n in range(1, options.processes + 1) if options.processes % n == 0]
+        sizes = {size for d in degrees for size in micro_batches(subject.batch, d, options.micro_batches)}
+        models.append(ModelToTime(str(ROOT / subject.target), subject.args, tuple(sorted(sizes))))
+    settings = ProfileSettings(options.processes, quick=options.quick, models=tuple(models), timeout_s=900.0)
+    result = run_profile(settings, tell)
+    path = Path(
+        options.keep_profile or Path(tempfile.mkdtemp(prefix="autopar-regret-")) / "this-machine.yaml"
+    )
+    path.write_text(cost_model_text(result, "this-machine"))
+    tell(f"profiled in {result.elapsed_s:.0f} s: {path}")
+    return str(path)
+
+
+def report(outcome: Outcome) -> str:
+    """A table of a model's plans, quickest first."""
+    lines = [
+        f"{outcome.name}: {len(outcome.rows)} plans",
+        "pipeline data tensor micro zero  predicted   measured   10%-90%          pred/meas",
+    ]
+    for row in sorted(outcome.rows, key=lambda row: row.median_s):
+        pipeline, data, tensor, micro = row.key
+        low, high = min(row.measured_s), max(row.measured_s)
+        if len(row.measured_s) > 2:
+            deciles = statistics.quantiles(row.measured_s, n=10, method="inclusive")
+            low, high = deciles[0], deciles[-1]
+        zero = row.plan.zero if isinstance(row.plan.zero, int) else max(row.plan.zero or (0,))
+        predicted_s = row.prediction.step_time_s
+        lines.append(
+            f"{pipeline:8} {data:4} {tensor:6} {micro:5} {zero:4} {predicted_s * 1e3:7.1f} ms"
+            f" {row.median_s * 1e3:7.1f} ms {low * 1e3:7.1f}-{high * 1e3:<7.1f}"
+            f" {predicted_s / row.median_s:8.2f}{'  <- chosen' if row is outcome.chosen else ''}"
+        )
+    lines += [f"not feasible: {text}" for text in outcome.refused]
+    lines.append(
+        f"Spearman {outcome.spearman:.3f} (wanted: at least 0.9); the plan chosen is"
+        f" {outcome.regret:.1%} slower than the best measured (wanted: at most 5%);"
+        f" mean error {outcome.mean_error:.1%}"
+    )
+    return "\n".join(lines)
+
+
+def document(outcomes: Sequence[Outcome], device: str, load: float) -> dict[str, Any]:
+    """What ``--json`` writes."""
+    return {
+        "schema": 1,
+        "device": device,
+        "load_before": load,
+        "models": {
+            outcome.name: {
+                "spearman": outcome.spearman,
+                "regret": outcome.regret,
+                "mean_error": outcome.mean_error,
+                "chosen": outcome.chosen.key,
+                "plans": [
+                    {
+                        "key": row.key,
+                        "predicted_s": row.prediction.step_time_s,
+                        "median_s": row.median_s,
+                        "measured_s": row.measured_s,
+                    }
+                    for row in outcome.rows
+                ],
+            }
+            for outcome in outcomes
+        },
+    }
+
+
+def tell(text: str) -> None:
+    """Progress, to stderr."""
+    print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--models", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
+    parser.add_argument("--repetitions", type=int, default=7, help="rounds, time permitting (default: 7)")
+    parser.add_argument("--seconds", type=float, default=150.0, help="of steps, a model (default: 150)")
+    parser.add_argument("--processes", type=int, default=4)
+    parser.add_argument("--micro-batches", type=int, default=16, help="most of them in a step (default: 16)")
+    parser.add_argument("--device", help="a cost model to plan with (default: profile this machine)")
+    parser.add_argument("--keep-profile", metavar="FILE", help="where the profile goes")
+    parser.add_argument("--quick", action="store_true", help="profile in little time")
+    parser.add_argument("--json", metavar="FILE", help="write all numbers there")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints a table for each model; a model that fails is told and left out."""
+    options = parse(arguments)
+    torch.set_num_threads(1)
+    load = os.getloadavg()[0]
+    if load > 0.5 * num_cores():
+        tell(f"the machine is busy (load {load:.1f} on {num_cores()} cores): measurements will be noisy")
+    device = profiled(options)
+    cluster = make_cluster(read_device(device), 1, options.processes)
+    outcomes = []
+    failed = False
+    for name in options.models:
+        try:
+            outcomes.append(evaluate(name, SUBJECTS[name], cluster, options))
+        except (AutoparError, RuntimeError, TimeoutError) as problem:
+            failed = True
+            tell(f"{name} failed: {problem}")
+            continue
+        print(report(outcomes[-1]), end="\n\n", flush=True)
+        if options.json:  # after each model: a long run that is broken off leaves what it has
+            Path(options.json).write_text(json.dumps(document(outcomes, device, load), indent=1) + "\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

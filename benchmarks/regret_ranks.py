@@ -1,0 +1,179 @@
+"""Measures training steps of plans on gloo processes of this machine; ``regret.py`` starts it.
+
+Run as ``python benchmarks/regret_ranks.py FOLDER``: the folder holds ``job.pickle``, and ``result.pickle``
+comes back. One group of processes builds the plans and keeps them, so that their steps can take turns.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from autopar.capture.capture import Capture, capture
+from autopar.capture.target import ModelSource, load_target
+from autopar.plan.decisions import Plan, Scalar
+from autopar.runtime.options import Options
+from autopar.runtime.parallel import ParallelModel, start
+from autopar.verify.job import failure_of, run_ranks, write_failure
+from autopar.verify.rank import share_of
+
+_LEAST_ROUNDS = 3
+_TURN_S = 0.3
+
+
+@dataclass(frozen=True)
+class RegretJob:
+    """What to measure.
+
+    Attributes:
+        chunks: plans that are kept at the same time, by index in ``plans``; as memory allows.
+        num_rounds: turns of every plan.
+        wanted_s: after which no further round begins.
+        timeout_s: of every wait for another rank.
+    """
+
+    target: str
+    args: Mapping[str, Scalar]
+    plans: tuple[Plan, ...]
+    chunks: tuple[tuple[int, ...], ...]
+    num_rounds: int
+    wanted_s: float
+    timeout_s: float
+
+
+@dataclass
+class _Built:
+    model: ParallelModel
+    optimizer: torch.optim.Optimizer
+    batch: dict[str, Tensor]
+
+    def step(self) -> None:
+        self.model.step(self.batch)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+
+def measure_on_rank(
+    job: RegretJob, source: ModelSource, captured: Capture, progress: Path
+) -> dict[int, list[float]]:
+    """Seconds of a step of every plan, once a round; every rank calls it. A plan that fails ends the run."""
+    found: dict[int, list[float]] = {index: [] for index in range(len(job.plans))}
+    torch.manual_seed(0)
+    whole = source.example_batch(job.plans[0].global_batch or 1)
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what every first step says of itself
+    for chunk in job.chunks:
+        began_s = time.monotonic()
+        built = {}
+        for index in chunk:
+            progress.write_text(f"building plan {index}: {_name(job.plans[index])}")
+            built[index] = _build(job.plans[index], source, captured, whole, job.timeout_s)
+        steps = {index: _num_steps(each) for index, each in built.items()}
+        for round_ in range(job.num_rounds):
+            share_s = job.wanted_s * len(chunk) / len(job.plans)
+            if round_ >= _LEAST_ROUNDS and _agreed(time.monotonic() - began_s) > share_s:
+                break
+            for index, each in built.items():
+                progress.write_text(f"round {round_} of plan {index}: {_name(job.plans[index])}")
+                each.step()  # its weights were out of the caches while others had their turns
+                found[index].append(_elapsed_s(each, steps[index]))
+        for each in built.values():
+            each.model.close()
+        del built
+    return found
+
+
+def _build(
+    plan: Plan, source: ModelSource, captured: Capture, whole: Mapping[str, Tensor], timeout_s: float
+) -> _Built:
+    graph = captured.at(plan.micro_batch or 1)
+    options = Options(device=torch.device("cpu"), timeout_s=timeout_s)
+    model = start(plan, graph, source.build_model, options)
+    batch = share_of(dict(whole), graph.batch_dims, model.data_rank, model.data_world_size)
+    return _Built(model, torch.optim.AdamW(model.parameters(), lr=1e-4), batch)
+
+
+def _num_steps(built: _Built) -> int:
+    """Steps of a turn, agreed on by all ranks; warms up on the way."""
+    built.step()
+    return max(1, min(5, round(_TURN_S / _agreed(_elapsed_s(built, 1)))))
+
+
+def _elapsed_s(built: _Built, num_steps: int) -> float:
+    dist.barrier()
+    began_s = time.perf_counter()
+    for _ in range(num_steps):
+        built.step()
+    dist.barrier()
+    return (time.perf_counter() - began_s) / num_steps
+
+
+def _agreed(value: float) -> float:
+    tensor = torch.tensor([value], dtype=torch.float64)
+    dist.all_reduce(tensor, dist.ReduceOp.MAX)
+    return float(tensor[0])
+
+
+def _name(plan: Plan) -> str:
+    mesh = plan.mesh
+    return f"{mesh.pipeline} x {mesh.data} x {mesh.tensor}, micro-batch {plan.micro_batch}"
+
+
+def whereabouts(folder: Path) -> str:
+    """What every rank was last at."""
+    return "; ".join(
+        f"rank {path.name.removeprefix('progress-')} was at '{path.read_text()}'"
+        for path in sorted(folder.glob("progress-*"))
+    )
+
+
+def main(folder: Path) -> int:
+    """Runs the job of a folder."""
+    job: RegretJob = pickle.loads((folder / "job.pickle").read_bytes())
+    torch.set_num_threads(1)
+    try:
+        source = load_target(job.target, job.args)
+        captured = capture(source, torch.float32)
+        for size in sorted({plan.micro_batch or 1 for plan in job.plans}):
+            captured.at(size)
+    except Exception as error:
+        write_failure(folder, failure_of(error, -1))
+        return 1
+
+    def body(rank: int) -> None:
+        result = measure_on_rank(job, source, captured, folder / f"progress-{rank}")
+        if rank == 0:
+            (folder / "result.pickle").write_bytes(pickle.dumps(result))
+
+    mesh = job.plans[0].mesh
+    num_ranks = (mesh.pipeline or 1) * (mesh.data or 1) * (mesh.tensor or 1)
+    run_ranks(folder, num_ranks, job.timeout_s, body)
+    return 0
+
+
+def chunks_of(state_bytes: Sequence[int], budget_bytes: int) -> tuple[tuple[int, ...], ...]:
+    """Plans in order, as many together as fit into the budget."""
+    chunks: list[list[int]] = []
+    filled = 0
+    for index, size in enumerate(state_bytes):
+        if not chunks or filled + size > budget_bytes:
+            chunks.append([])
+            filled = 0
+        chunks[-1].append(index)
+        filled += size
+    return tuple(tuple(chunk) for chunk in chunks)
+
+
+if __name__ == "__main__":
+    # Under its own name: what is pickled here is read by a process that knows this module by it.
+    import regret_ranks as this
+
+    sys.exit(this.main(Path(sys.argv[1])))
