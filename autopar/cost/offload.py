@@ -1,12 +1,12 @@
 """What moving state and activations to host memory costs, and frees.
 
-* ``optimizer``: the optimiser's state is in pinned host memory. For the update it comes up to the device and
-  goes back, block by block (2 x its bytes over PCIe once a step).
+* ``optimizer``: the parameters that the optimiser changes live in host memory with their gradients and their
+  state. Once a step the synchronised gradients go down, the host's cores update, and the values come up.
 * ``parameters`` (needs ZeRO 3): each rank's shard of masters, gradients and optimiser state is in host memory
   and updated there. The shard comes up before every gather, gradients go down after every scatter
   (``cost.synchronisation``).
-* ``activations``: what blocks save for the backward pass goes down in the forward pass and comes up again in
-  the backward pass, on the stream that computes, so that nothing hides it.
+* ``activations``: what blocks save for the backward pass goes down beside the forward pass and comes up again
+  beside the backward pass, that of a block while the block after it runs backward.
 """
 
 from __future__ import annotations
@@ -15,35 +15,65 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from autopar.cost.choice import BlockChoice
-from autopar.cost.parameter_state import ParameterBytes, optimizer_cost, update_s
+from autopar.cost.parameter_state import (
+    GRADIENT_BYTES,
+    MASTER_BYTES,
+    ParameterBytes,
+    optimizer_cost,
+    update_s,
+)
 from autopar.cost.training import Training
 
 
-def activations_s(blocks: Sequence[BlockChoice], training: Training) -> float:
-    """Seconds that the forward of a micro-batch, and again its backward, spends on moving activations."""
+def activations_s(blocks: Sequence[BlockChoice], training: Training) -> tuple[float, float]:
+    """Seconds by which moving activations holds up the forward and the backward of a micro-batch."""
     if "activations" not in training.offload:
-        return 0.0
-    return training.host_s(sum(block.saved_bytes for block in blocks))
+        return 0.0, 0.0
+    moves = [training.host_s(block.saved_bytes) for block in blocks]
+    overlap = training.cluster.device.overlap
+    # Going down, copies queue up behind each other; coming up, one block is asked for ahead of its turn.
+    down = max(0.0, sum(moves) - overlap * sum(block.forward_s for block in blocks))
+    later = [overlap * block.backward_s for block in blocks[1:]]
+    up = moves[-1] + sum(max(0.0, move - beside) for move, beside in zip(moves[:-1], later, strict=True))
+    return down, up
 
 
-def offloaded_update_s(trainable: int, zero: int, training: Training) -> float:
+def step_update_s(trainable: int, zero: int, training: Training) -> float:
     """Seconds of the update of so many local elements, wherever it runs, with what it moves."""
-    group, optimizer = training.group, training.optimizer
-    if "parameters" in training.offload:
-        host = training.cluster.device.host
-        rate = host.memory_bytes_per_s / training.cluster.devices_per_node
-        return -(-trainable // group) * optimizer_cost(optimizer).traffic_bytes / rate
-    seconds = update_s(trainable, zero, group, training.precision, optimizer, training.cluster.device)
-    if "optimizer" in training.offload:
-        held = -(-trainable // group) if zero >= 1 else trainable
-        seconds += 2 * training.host_s(held * optimizer_cost(optimizer).state_bytes)
+    device, num_elements = training.cluster.device, share(trainable, zero, training)
+    if not has_host_state(training):
+        return update_s(trainable, zero, training.group, training.precision, training.optimizer, device)
+    rate = device.host.memory_bytes_per_s / training.cluster.devices_per_node
+    if device.kind == "cpu":
+        rate = device.update_bytes_per_s or device.effective_memory_bytes_per_s
+    seconds = num_elements * optimizer_cost(training.optimizer).traffic_bytes / rate
+    if "parameters" not in training.offload:
+        seconds += training.host_s(num_elements * (GRADIENT_BYTES + MASTER_BYTES))
     return seconds
 
 
+def share(num_elements: int, zero: int, training: Training) -> int:
+    """Elements that one rank updates."""
+    return -(-num_elements // training.group) if zero >= 1 else num_elements
+
+
+def has_host_state(training: Training) -> bool:
+    """Whether the update runs on the host."""
+    return "optimizer" in training.offload or "parameters" in training.offload
+
+
+def host_state_bytes(trainable: int, frozen: int, zero: int, training: Training) -> int:
+    """Bytes of one rank's masters, gradients and optimiser state in host memory."""
+    if not has_host_state(training):
+        return 0
+    changed = GRADIENT_BYTES + optimizer_cost(training.optimizer).state_bytes
+    return MASTER_BYTES * share(trainable + frozen, zero, training) + changed * share(
+        trainable, zero, training
+    )
+
+
 def on_device(state: ParameterBytes, training: Training) -> ParameterBytes:
-    """What of the parameters' bytes stays on the device; the others are in host memory."""
+    """What of the parameters' bytes stays on the device."""
     if "parameters" in training.offload:
         return ParameterBytes(0, 0, 0)
-    if "optimizer" in training.offload:
-        return replace(state, optimizer=0)
-    return state
+    return replace(state, optimizer=0) if "optimizer" in training.offload else state

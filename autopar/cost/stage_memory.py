@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from autopar.cost.choice import BlockChoice
-from autopar.cost.offload import on_device
+from autopar.cost.offload import has_host_state, host_state_bytes, on_device, share
 from autopar.cost.parameter_state import (
     GRADIENT_BYTES,
     ParameterBytes,
@@ -27,7 +27,8 @@ class StagePieces:
     besides; bytes.
 
     Attributes:
-        state: kept all through the step, wherever it lives.
+        state: kept all through the step on the device.
+        host_state: likewise, in host memory.
         saved: of one micro-batch, from its forward to its backward.
         handed_on: likewise, sent to the next stage.
         running: most that lives inside a block while it runs, beyond what is saved.
@@ -37,6 +38,7 @@ class StagePieces:
     """
 
     state: ParameterBytes
+    host_state: int
     saved: int
     handed_on: int
     running: int
@@ -58,23 +60,20 @@ def stage_pieces(
     trainable, frozen = sum(t for t, _ in owned), sum(f for _, f in owned)
     group, precision = training.group, training.precision
     largest = max(t for t, _ in owned)
-    optimizer = optimizer_cost(training.optimizer)
-    divided = group if zero >= 1 else 1
     running = max(b.transient_bytes for b in blocks) + _gathered_bytes(owned, zero, precision)
     if "activations" in training.offload:
-        # What a block saved is back on the device while its backward runs.
-        running += max(b.saved_bytes for b in blocks)
-    updating = 0
-    if "parameters" not in training.offload:
-        updating = optimizer.temporary_bytes * -(-trainable // divided)
-        if "optimizer" in training.offload:
-            updating += optimizer.state_bytes * -(-largest // divided)
+        # What a block saved is back on the device while its backward runs, and that of the block before it.
+        saved = [b.saved_bytes for b in blocks]
+        running += max((a + b for a, b in pairwise(saved)), default=saved[0])
+    updating = optimizer_cost(training.optimizer).temporary_bytes * share(trainable, zero, training)
+    state = parameter_bytes(trainable, frozen, zero, group, precision, training.optimizer)
     return StagePieces(
-        state=parameter_bytes(trainable, frozen, zero, group, precision, training.optimizer),
+        state=on_device(state, training),
+        host_state=host_state_bytes(trainable, frozen, zero, training),
         saved=sum(b.saved_bytes for b in blocks),
         handed_on=handed_on_bytes,
         running=running,
-        updating=updating,
+        updating=0 if has_host_state(training) else updating,
         # Gradients are flattened into a buffer per block to be reduced; messages are received before and sent
         # after the action that they belong to.
         reduced=largest * GRADIENT_BYTES if training.data > 1 else 0,
@@ -90,7 +89,7 @@ def rank_memory(
     Args:
         in_flight: micro-batches in flight per stage, at each of the moments at which it may be the most.
     """
-    states = [on_device(stage.state, training) for stage in stages]
+    states = [stage.state for stage in stages]
     offloads = "activations" in training.offload
     staying = [stage.handed_on + (0 if offloads else stage.saved) for stage in stages]
     leaving = [stage.saved if offloads else 0 for stage in stages]
@@ -107,8 +106,7 @@ def rank_memory(
         reserved_bytes=training.cluster.device.framework_reserved_bytes
         + max(stage.reduced for stage in stages)
         + sum(stage.messages for stage in stages),
-        host_bytes=sum(stage.state.total for stage in stages)
-        - sum(state.total for state in states)
+        host_bytes=sum(stage.host_state for stage in stages)
         + max(_weighed(counts, leaving) for counts in in_flight),
     )
 

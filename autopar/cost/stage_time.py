@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from autopar.cost.choice import BlockChoice
-from autopar.cost.offload import activations_s, offloaded_update_s
+from autopar.cost.offload import activations_s, step_update_s
 from autopar.cost.synchronisation import DataTraffic, data_traffic, exposed
 from autopar.cost.training import Training
 
@@ -17,8 +17,8 @@ class StageSeconds:
 
     Attributes:
         forward_compute_s: of one micro-batch, as are the next three.
-        forward_comm_s: exposed: collectives on the tensor axis, parameter gathers that stick out, activations
-            on their way to the host.
+        forward_comm_s: exposed: collectives on the tensor axis, parameter gathers and activations on their
+            way to the host that stick out.
         backward_compute_s: with recompute.
         backward_comm_s: exposed, with gradient scatters that stick out.
         sync_s: once a step: gradient synchronisation after the last backward.
@@ -68,19 +68,20 @@ def stage_seconds(
         zero,
         _traffic(owned, training),
         [b.forward_s for b in blocks],
-        # Gradients are complete after the second half of a split backward pass; only it is left to hide them.
-        [b.backward_weight_s if training.splits_backward else b.backward_s for b in blocks],
+        [b.backward_s for b in blocks],
         device.overlap,
+        # Gradients are complete when the second half of a split backward is: nothing is left to hide them.
+        [0.0] * len(blocks) if training.splits_backward else None,
     )
-    moving_s = activations_s(blocks, training)
+    down_s, up_s = activations_s(blocks, training)
     num_backwards = 2 if training.splits_backward else 1
     return StageSeconds(
         forward_compute_s=sum(b.forward_compute_s for b in blocks) + device.action_s,
-        forward_comm_s=sum(b.forward_comm_s for b in blocks) + sticking_out.forward_s + moving_s,
+        forward_comm_s=sum(b.forward_comm_s for b in blocks) + sticking_out.forward_s + down_s,
         backward_compute_s=sum(b.backward_compute_s for b in blocks) + num_backwards * device.action_s,
-        backward_comm_s=sum(b.backward_comm_s for b in blocks) + sticking_out.backward_s + moving_s,
+        backward_comm_s=sum(b.backward_comm_s for b in blocks) + sticking_out.backward_s + up_s,
         sync_s=sticking_out.step_s,
-        update_s=offloaded_update_s(sum(trainable for trainable, _ in owned), zero, training) + device.step_s,
+        update_s=step_update_s(sum(trainable for trainable, _ in owned), zero, training) + device.step_s,
         weight_s=weight_s + device.action_s if training.splits_backward else 0.0,
     )
 

@@ -106,7 +106,7 @@ def _all_seconds(layout: Layout, training: Training) -> list[StageSeconds]:
     known: dict[tuple[object, ...], StageSeconds] = {}
     found = []
     for stage, blocks in enumerate(layout.stages):
-        repeated = layout.repeated_elements(stage)
+        repeated = _repeated_elements(layout, stage, training)
         key = (tuple(map(id, blocks)), layout.zero[stage], repeated)
         if key not in known:
             known[key] = stage_seconds(blocks, training, layout.zero[stage], repeated)
@@ -121,7 +121,7 @@ def _all_pieces(layout: Layout, training: Training) -> list[StagePieces]:
     known: dict[tuple[object, ...], StagePieces] = {}
     found = []
     for stage, blocks in enumerate(layout.stages):
-        repeated = layout.repeated_elements(stage)
+        repeated = _repeated_elements(layout, stage, training)
         messages = sent[stage] + (sent[stage - 1] if stage else 0)
         key = (tuple(map(id, blocks)), layout.zero[stage], repeated, messages, sent[stage])
         if key not in known:
@@ -130,6 +130,26 @@ def _all_pieces(layout: Layout, training: Training) -> list[StagePieces]:
             )
         found.append(known[key])
     return found
+
+
+def _repeated_elements(layout: Layout, stage: int, training: Training) -> tuple[int, ...]:
+    """Per block, elements that an earlier block of the stage holds already, or one of another stage of the
+    rank. Where ZeRO divides parameters, each stage holds its own."""
+    repeated = list(layout.repeated_elements(stage))
+    if layout.virtual == 1 or training.level(layout.zero[stage]) > 0:
+        return tuple(repeated)
+    rank = stage_rank(layout.schedule, stage, layout.pipeline, layout.virtual)
+    first = layout.first_block(stage)
+    for parameter in layout.shared:
+        ranks = [
+            stage_rank(layout.schedule, s, layout.pipeline, layout.virtual)
+            for s in layout.holders(parameter)
+            if s < stage
+        ]
+        here = [b - first for b in parameter.blocks if 0 <= b - first < len(repeated)]
+        if here and rank in ranks:
+            repeated[here[0]] += parameter.num_elements
+    return tuple(repeated)
 
 
 def _message_s(layout: Layout, cluster: Cluster) -> list[float]:

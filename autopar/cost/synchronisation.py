@@ -77,17 +77,21 @@ def exposed(
     forward_s: Sequence[float],
     backward_s: Sequence[float],
     overlap: float = 1.0,
+    last_backward_s: Sequence[float] | None = None,
 ) -> Exposed:
     """What sticks out, for the blocks of a stage in order with their times per micro-batch.
 
     Args:
         overlap: fraction of the communication that can run beside compute (``Device.overlap``).
+        last_backward_s: compute of the step's last backward that gradients can hide behind, where it is not
+            ``backward_s``.
     """
-    hiding = _exposed(zero, traffic, forward_s, backward_s)
+    last_s = backward_s if last_backward_s is None else last_backward_s
+    hiding = _exposed(zero, traffic, forward_s, backward_s, last_s)
     if overlap == 1.0:
         return hiding
     idle = [0.0] * len(traffic)
-    bare = _exposed(zero, traffic, idle, idle)
+    bare = _exposed(zero, traffic, idle, idle, idle)
     return Exposed(
         overlap * hiding.forward_s + (1 - overlap) * bare.forward_s,
         overlap * hiding.backward_s + (1 - overlap) * bare.backward_s,
@@ -96,19 +100,23 @@ def exposed(
 
 
 def _exposed(
-    zero: int, traffic: Sequence[DataTraffic], forward_s: Sequence[float], backward_s: Sequence[float]
+    zero: int,
+    traffic: Sequence[DataTraffic],
+    forward_s: Sequence[float],
+    backward_s: Sequence[float],
+    last_s: Sequence[float],
 ) -> Exposed:
     gathers = [t.gather_s for t in traffic]
     scatters = [t.scatter_s for t in traffic]
     across = [t.across_s for t in traffic]
     if zero == 0:
-        return Exposed(0.0, 0.0, _tail(backward_s, [t.reduce_s for t in traffic]))
+        return Exposed(0.0, 0.0, _tail(last_s, [t.reduce_s for t in traffic]))
     # The first block's gather hides behind the end of the micro-batch before; the first of a step cannot.
     forward = _leftover(forward_s, gathers[1:] + gathers[:1])
     if zero == 1:
-        return Exposed(0.0, 0.0, gathers[0] + forward + _tail(backward_s, scatters, across))
+        return Exposed(0.0, 0.0, gathers[0] + forward + _tail(last_s, scatters, across))
     # Gradients are scattered in every micro-batch; over the groups they are added up in the last alone.
-    once = gathers[0] + scatters[0] + _tail(backward_s, across)
+    once = gathers[0] + scatters[0] + _tail(last_s, across)
     if zero == 2:
         backward = _leftover(backward_s[::-1], [0.0, *scatters[:0:-1]])
         return Exposed(0.0, backward, once + forward)

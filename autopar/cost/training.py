@@ -51,8 +51,8 @@ class Training:
         return self.data // self.group
 
     def level(self, zero: int) -> int:
-        """The ZeRO level that is in force: 0 where a rank has nobody to share with."""
-        return 0 if self.group == 1 else zero
+        """The ZeRO level that is in force: 0 where a rank has neither peers nor its host to share with."""
+        return 0 if self.group == 1 and "parameters" not in self.offload else zero
 
     def host_s(self, num_bytes: float) -> float:
         """Seconds of moving bytes between device and host."""
