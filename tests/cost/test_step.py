@@ -260,7 +260,7 @@ def test_a_rank_holds_the_state_of_all_its_stages(cluster: Cluster) -> None:
 
 
 def test_activations_of_virtual_stages_are_counted_when_they_are_most_together(cluster: Cluster) -> None:
-    # Megatron: 2 (p - r - 1) + (v - 1) p + 1 chunks on rank r; each is one block of 100 bytes, 10**6 handed on.
+    # Megatron: 2 (p - r - 1) + (v - 1) p + 1 chunks on rank r; each saves 100 bytes and hands on 10**6.
     held = [s.memory.activations_bytes for s in played(cluster, ScheduleName.INTERLEAVED, 2).stages]
     assert held[:3] == [(2 * (4 - r - 1) + 4 + 1) * (100 + 10**6) for r in range(3)]
     # ZB-V: at most 2p halves, the memory of the first rank of 1F1B.
@@ -302,8 +302,9 @@ def test_the_axis_inside_the_node_is_the_quick_one(cluster: Cluster) -> None:
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_a_shard_group_inside_the_node_trades_memory_for_time(cluster: Cluster, zero: int) -> None:
     big = block(parameters=(ParameterShare("w", "replicate", 400_000_000, True),))
+    slow = replace(cluster, network=replace(cluster.network, bytes_per_s=2e9))
     results = {
-        group: predict(layout(((big, big),), data=16, zero=(zero,), shard_group=group), cluster, 80 * GiB)
+        group: predict(layout(((big, big),), data=16, zero=(zero,), shard_group=group), slow, 80 * GiB)
         for group in (0, 16, 8, 4)
     }
     assert results[0] == results[16]
@@ -390,9 +391,8 @@ def test_the_host_is_a_limit_too(cluster: Cluster) -> None:
     assert away.host_limit_bytes == cluster.device.host.memory_bytes // 8
     assert away.peak_memory_bytes <= away.memory_limit_bytes
     assert away.fits
-    small = replace(
-        cluster, device=replace(cluster.device, host=replace(cluster.device.host, memory_bytes=GiB))
-    )
+    host = replace(cluster.device.host, memory_bytes=GiB)
+    small = replace(cluster, device=replace(cluster.device, host=host))
     assert not predict(layout(((big,) * 5,), offload=("optimizer",)), small, 80 * GiB).fits
 
 
