@@ -10,7 +10,7 @@ from autopar.errors import UsageError, closest_match
 from autopar.lower.placements import resolve_placements
 from autopar.lower.stages import output_words, recompute_words, resolve_stages
 from autopar.lower.supported import check_supported
-from autopar.plan.decisions import Plan, Recompute
+from autopar.plan.decisions import Plan, Recompute, ScheduleName
 from autopar.plan.patterns import matches
 from autopar.sharding.boundary import boundary_placements
 from autopar.sharding.placement import Placement
@@ -65,6 +65,8 @@ class ResolvedPlan:
 def missing_decisions(plan: Plan) -> tuple[str, ...]:
     """Keys that a complete plan has and this one leaves to the solver, in the order of the file."""
     is_sharded = plan.mesh.tensor != 1
+    # Most schedules run one stage on each rank, so that a plan need not say it.
+    is_virtual = plan.schedule in (ScheduleName.INTERLEAVED, ScheduleName.ZBV)
     given = {
         "batch.global": plan.global_batch is not None,
         "batch.micro": plan.micro_batch is not None,
@@ -73,6 +75,7 @@ def missing_decisions(plan: Plan) -> tuple[str, ...]:
         "mesh.tensor": plan.mesh.tensor is not None,
         "precision": plan.precision is not None,
         "pipeline.schedule": plan.schedule is not None,
+        "pipeline.virtual": plan.virtual is not None or not is_virtual,
         "pipeline.stages": plan.stages is not None,
         "tensor": bool(plan.tensor) or not is_sharded,
         "activations": bool(plan.activations) or not is_sharded,

@@ -66,9 +66,9 @@ def stage_rank(name: ScheduleName, stage: int, pipeline: int, virtual: int = 1) 
 
 def rank_stages(name: ScheduleName, rank: int, pipeline: int, virtual: int = 1) -> tuple[int, ...]:
     """The stages that a rank holds, ascending."""
-    return tuple(
-        stage for stage in range(pipeline * virtual) if stage_rank(name, stage, pipeline, virtual) == rank
-    )
+    if name is ScheduleName.ZBV:
+        return rank, 2 * pipeline - 1 - rank
+    return tuple(range(rank, pipeline * virtual, pipeline))
 
 
 @lru_cache(maxsize=16)
