@@ -24,10 +24,6 @@ def check_supported(plan: Plan, graph: ModelGraph) -> None:
         except UsageError as problem:
             raise plan.error("pipeline.schedule", str(problem)) from None
         _check_ties(plan, graph, plan.schedule)
-    if plan.offload not in (None, "none"):
-        raise plan.error(
-            "offload", f"offloading of {plan.offload} to host memory cannot be run yet; write offload: none"
-        )
 
 
 def _check_ties(plan: Plan, graph: ModelGraph, schedule: ScheduleName) -> None:

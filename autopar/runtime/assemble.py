@@ -27,6 +27,7 @@ from autopar.runtime.gradients import TiedGradients
 from autopar.runtime.holdings import Holdings, find_holdings
 from autopar.runtime.initialise import InitialState
 from autopar.runtime.links import Links
+from autopar.runtime.masters import HostMasters
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.options import Options
 from autopar.runtime.rank_stages import RankStages
@@ -46,6 +47,7 @@ class Assembly:
         executor: plays their actions.
         replicas: data parallelism of each stage.
         copies: of the parameters in the compute dtype, where that differs and they are not sharded.
+        masters: parameters in host memory in the place of those that compute, if the optimiser is offloaded.
         tied: parameters that other ranks of the pipeline axis hold too.
         sharded: names of this rank's parameters of which the data ranks hold different pieces.
         parameter_ranks: canonical name of every parameter of the model -> the first rank on the pipeline axis
@@ -60,6 +62,7 @@ class Assembly:
     executor: Executor
     replicas: tuple[Replicas, ...]
     copies: ComputeCopies
+    masters: HostMasters | None
     tied: TiedGradients
     sharded: frozenset[str]
     parameter_ranks: Mapping[str, int]
@@ -118,9 +121,12 @@ class _Builder:
             compute_copies=self.copies.tensors,
         )
         compute_dtype = self.options.compute_dtype(resolved.plan)
-        replicas = Replicas(module, mesh, self.zero(index), compute_dtype)
+        offloads_parameters = "parameters" in resolved.plan.offloaded
+        replicas = Replicas(module, mesh, self.zero(index), compute_dtype, offloads_parameters)
         if replicas.is_sharded:
-            module.to_empty(device=mesh.device)
+            module.to_empty(device=torch.device("cpu") if offloads_parameters else mesh.device)
+        if "activations" in resolved.plan.offloaded:
+            module.offload_activations(mesh.device)
         return HeldStage(
             index=index,
             module=module,
@@ -216,6 +222,7 @@ def assemble(
         executor=executor,
         replicas=tuple(stage.replicas for stage in held),
         copies=builder.copies,
+        masters=_masters(plan, parameters),
         tied=_tied_gradients(resolved, holdings, owners, mesh),
         sharded=frozenset(parameters) - whole,
         parameter_ranks={name: found[0] for name, found in owners.items()},
@@ -224,6 +231,13 @@ def assemble(
         persistent=initial.persistent,
         aliases={name: spec.aliases for name, spec in holdings.specs.items()},
     )
+
+
+def _masters(plan: Plan, parameters: Mapping[str, nn.Parameter]) -> HostMasters | None:
+    # Offloaded parameters are updated on the host anyway.
+    if "optimizer" not in plan.offloaded or "parameters" in plan.offloaded:
+        return None
+    return HostMasters(parameters.items())
 
 
 def zero_levels(plan: Plan, num_stages: int) -> tuple[int, ...]:

@@ -26,6 +26,7 @@ class TiedGradients:
 
     def __init__(self, mesh: RankMesh, owners: Mapping[str, tuple[int, ...]], mixed: Collection[str]) -> None:
         here = mesh.here
+        self._device = mesh.device
         self._mixed = frozenset(mixed)
         groups: dict[tuple[int, ...], dist.ProcessGroup] = {}
         for holders in dict.fromkeys(owners.values()):
@@ -59,7 +60,11 @@ class TiedGradients:
             gradient = parameter.grad
             if name in self._mixed:
                 gradient = _whole_on_data(gradient)
-            dist.all_reduce(local_tensor(gradient), group=group)
+            local = local_tensor(gradient)
+            summand = local.to(self._device)
+            dist.all_reduce(summand, group=group)
+            if summand is not local:  # offloaded
+                local.copy_(summand)
             if isinstance(gradient, DTensor) and isinstance(parameter.grad, DTensor):
                 parameter.grad = gradient.redistribute(placements=parameter.grad.placements)
 
@@ -106,7 +111,7 @@ class GradientNorm:
         precise = torch.float64 if self._mesh.device.type == "cpu" else torch.float32
         squares = torch.zeros((), dtype=precise, device=self._mesh.device)
         for copies, gradients in by_copies.items():
-            squares += nn.utils.get_total_norm(gradients).to(precise) ** 2 / copies
+            squares += nn.utils.get_total_norm(gradients).to(squares) ** 2 / copies
         if self._mesh.size > 1:
             dist.all_reduce(squares, group=self._mesh.world_group)
         return squares.sqrt()
@@ -136,4 +141,4 @@ def scale_gradients(parameters: Sequence[nn.Parameter], factor: Tensor) -> None:
     for parameter in parameters:
         if parameter.grad is not None:
             gradient = local_tensor(parameter.grad)
-            gradient.mul_(factor.to(gradient.dtype))
+            gradient.mul_(factor.to(gradient))

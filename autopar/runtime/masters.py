@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from autopar.runtime.storage import local_tensor
+from autopar.runtime.storage import local_tensor, rewrap
 
 
 class HostMasters:
@@ -24,14 +24,14 @@ class HostMasters:
         computing: parameters on the device, by name.
 
     Attributes:
-        parameters: their masters, by name; the same pieces of the same tensors.
+        parameters: masters of those that train, by name; the same pieces of the same tensors.
     """
 
     def __init__(self, computing: Iterable[tuple[str, nn.Parameter]]) -> None:
-        self._computing = dict(computing)
+        self._computing = {name: parameter for name, parameter in computing if parameter.requires_grad}
         self._meshes: dict[DeviceMesh, DeviceMesh] = {}
         self.parameters: Mapping[str, nn.Parameter] = {
-            name: nn.Parameter(self._to_host(parameter.detach()), requires_grad=parameter.requires_grad)
+            name: nn.Parameter(self._to_host(parameter.detach()))
             for name, parameter in self._computing.items()
         }
         self._await_copies()
@@ -57,36 +57,13 @@ class HostMasters:
                 source = local_tensor(self.parameters[name].detach())
                 local_tensor(parameter.detach()).copy_(source, non_blocking=True)
 
-    def on_device(self, name: str, tensor: Tensor) -> Tensor:
-        """A master, or something of its form, with this rank's piece on the device: for collectives."""
-        like = self._computing[name]
-        local = local_tensor(tensor.detach()).to(local_tensor(like).device)
-        if not isinstance(like, DTensor):
-            return local
-        return DTensor.from_local(
-            local,
-            like.device_mesh,
-            like.placements,
-            run_check=False,
-            shape=like.shape,
-            stride=like.stride(),
-        )
-
     def _to_host(self, tensor: Tensor) -> Tensor:
         """A copy of this rank's piece in host memory, complete when the device has come to this point."""
         local = local_tensor(tensor)
-        host = torch.empty_like(local, device="cpu", pin_memory=local.is_cuda)
+        host = torch.empty_like(local, device="cpu", pin_memory=local.device.type != "cpu")
         host.copy_(local, non_blocking=True)
-        if not isinstance(tensor, DTensor):
-            return host
-        return DTensor.from_local(
-            host,
-            self._on_host(tensor.device_mesh),
-            tensor.placements,
-            run_check=False,
-            shape=tensor.shape,
-            stride=tensor.stride(),
-        )
+        mesh = self._on_host(tensor.device_mesh) if isinstance(tensor, DTensor) else None
+        return rewrap(tensor, host, mesh)
 
     def _await_copies(self) -> None:
         for device in {local_tensor(parameter).device for parameter in self._computing.values()}:

@@ -30,11 +30,12 @@ class RankMesh:
         pipeline, data, tensor: degrees.
         order: the axes from the one that varies slowest over the ranks to the one that varies fastest.
         shard_group: neighbouring ranks of the data axis among which ZeRO divides; divides ``data``.
+        shards_alone: whether FSDP manages parameters in a shard group of one rank, too.
         rank: global rank.
         device: where this rank computes.
         stage_mesh: device mesh of the ranks that hold the same stages, with the axes ``replica`` (across
-            shard groups), ``data`` (inside one) and ``tensor`` as far as they have more than one rank; None
-            where none has.
+            shard groups), ``data`` (inside one) and ``tensor`` as far as they have more than one rank
+            (``data`` also where a rank shards alone); None where none has.
         tensor_group, data_group, pipeline_group: lines of this rank; None where the degree is 1.
         backward_group: the pipeline line again: activations and gradients travel in separate groups, so that
             a send in one direction never waits for a receive in the other.
@@ -47,6 +48,7 @@ class RankMesh:
     tensor: int
     order: tuple[str, str, str]
     shard_group: int
+    shards_alone: bool
     rank: int
     device: torch.device
     stage_mesh: DeviceMesh | None
@@ -79,8 +81,8 @@ class RankMesh:
         return self.data // self.shard_group
 
     def divides(self, zero: int) -> bool:
-        """Whether ZeRO of this level leaves ranks with different pieces."""
-        return zero > 0 and self.shard_group > 1
+        """Whether ZeRO of this level has FSDP manage the parameters, and ranks hold different pieces."""
+        return zero > 0 and (self.shard_group > 1 or self.shards_alone)
 
     def rank_at(self, pipeline: int, data: int, tensor: int) -> int:
         """Global rank at given coordinates."""
@@ -95,7 +97,7 @@ class RankMesh:
     @property
     def data_mesh(self) -> DeviceMesh | None:
         """Mesh along which FSDP divides: the shard group, before it the replicas; None without."""
-        if self.stage_mesh is None or self.shard_group == 1:
+        if self.stage_mesh is None or not self.divides(1):
             return None
         return self.stage_mesh["replica", "data"] if self.num_replicas > 1 else self.stage_mesh["data"]
 
@@ -128,12 +130,14 @@ def make_mesh(
     timeout: timedelta,
     order: tuple[str, str, str] | None = None,
     shard_group: int | None = None,
+    shards_alone: bool = False,
 ) -> RankMesh:
     """Builds the mesh and its groups; a collective of all ranks of the default process group.
 
     Args:
         order: the axes, slowest first; default ``MESH_AXES``.
         shard_group: ranks among which ZeRO divides; default: the data axis.
+        shards_alone: let FSDP manage parameters also where a shard group has one rank.
     """
     order, shard_group = order or MESH_AXES, shard_group or data
     degrees = {"pipeline": pipeline, "data": data, "tensor": tensor}
@@ -142,13 +146,15 @@ def make_mesh(
     grid = ranks.permute([order.index(axis) for axis in MESH_AXES])
     grid = grid.reshape(pipeline, data // shard_group, shard_group, tensor)
 
-    def line(*axes: int) -> dist.ProcessGroup | None:
+    def line(*axes: int, least: int = 2) -> dist.ProcessGroup | None:
         lines = grid.movedim(axes, tuple(range(-len(axes), 0))).flatten(-len(axes))
-        return own_group(lines.flatten(0, -2).tolist(), timeout) if lines.shape[-1] > 1 else None
+        return own_group(lines.flatten(0, -2).tolist(), timeout) if lines.shape[-1] >= least else None
 
-    tensor_group = line(3)
-    groups = {"replica": line(1), "data": line(2), "tensor": tensor_group}
+    groups = {"replica": line(1), "data": line(2, least=1 if shards_alone else 2), "tensor": line(3)}
     axes = {name: group for name, group in groups.items() if group is not None}
+    data_group = groups["data"] if shard_group == data else groups["replica"]
+    if 1 < shard_group < data:
+        data_group = line(1, 2)
     rank = dist.get_rank()
     stage_mesh = None
     if axes:
@@ -156,7 +162,7 @@ def make_mesh(
         stage_mesh = DeviceMesh.from_group(
             list(axes.values()),
             device.type,
-            mesh=stage.reshape([size for size in stage.shape if size > 1]),
+            mesh=stage.reshape([dist.get_world_size(group) for group in axes.values()]),
             mesh_dim_names=tuple(axes),
         )
     world = own_group([list(range(grid.numel()))], timeout)
@@ -167,11 +173,12 @@ def make_mesh(
         tensor=tensor,
         order=order,
         shard_group=shard_group,
+        shards_alone=shards_alone,
         rank=rank,
         device=device,
         stage_mesh=stage_mesh,
-        tensor_group=tensor_group,
-        data_group=line(1, 2) if 1 < shard_group < data else groups["data"] or groups["replica"],
+        tensor_group=groups["tensor"],
+        data_group=data_group,
         pipeline_group=line(0),
         backward_group=line(0),
         world_group=world,

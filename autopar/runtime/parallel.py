@@ -93,7 +93,14 @@ def start(
             initial = InitialState(build_model, options.seed, options.init)
             timeout = timedelta(seconds=options.timeout_s)
             rank_mesh = make_mesh(
-                mesh.pipeline, mesh.data, mesh.tensor, device, timeout, mesh.order, plan.shard_group
+                mesh.pipeline,
+                mesh.data,
+                mesh.tensor,
+                device,
+                timeout,
+                order=mesh.order,
+                shard_group=plan.shard_group,
+                shards_alone="parameters" in plan.offloaded,
             )
             assembly = assemble(resolved, initial, rank_mesh, options, watchdog)
     except BaseException:

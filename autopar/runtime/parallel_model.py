@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autopar.capture.model_graph import ModelGraph
@@ -25,6 +26,7 @@ from autopar.runtime.initialise import hash_seed
 from autopar.runtime.loss_scale import LossScale, all_finite
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.options import Options
+from autopar.runtime.storage import on_device
 from autopar.runtime.watchdog import Watchdog
 
 
@@ -73,7 +75,7 @@ class ParallelModel(nn.Module):
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters under the model's own names (of tied ones, the first)."""
-        for name, parameter in self.stages.named_originals():
+        for name, parameter in self._trained().items():
             yield (f"{prefix}.{name}" if prefix else name), parameter
         if self._stand_in is not None:
             yield "no_parameters", self._stand_in
@@ -127,8 +129,7 @@ class ParallelModel(nn.Module):
             batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
             devices = [self._mesh.device] if self._mesh.device.type == "cuda" else []
             with torch.random.fork_rng(devices=devices):
-                self._assembly.stages.refresh_guests()
-                self._assembly.copies.refresh(parameters)
+                self._take_over_updates()
                 earlier = set_aside(parameters)
                 seeds, factor = self._seeds(num_micro_batches), self._loss_scale.factor
                 loss = self._assembly.executor.run(batches, seeds, label, factor)
@@ -138,6 +139,8 @@ class ParallelModel(nn.Module):
             if self._loss_scale.is_active:
                 self._unscale(parameters)
             add_back(parameters, earlier)
+            if self._assembly.masters is not None:
+                self._assembly.masters.take_gradients()
             total = mean_loss(loss, self._mesh)
         if self.num_steps == 0:
             report_first_step(self._plan, self._mesh, time.perf_counter() - began_s)
@@ -152,7 +155,7 @@ class ParallelModel(nn.Module):
         Returns:
             The norm before, the same on every rank and as in one process.
         """
-        parameters = dict(self.stages.named_originals())
+        parameters = self._trained()
         with self._watchdog.guard(f"clip_grad_norm_ after step {self.num_steps - 1}"):
             norm = self._norm.total(parameters)
         # Coefficient as in torch.nn.utils.clip_grads_with_norm_.
@@ -165,7 +168,7 @@ class ParallelModel(nn.Module):
         Raises:
             UsageError: the optimiser holds other parameters.
         """
-        parameters = dict(self.stages.named_originals())
+        parameters = self._trained()
         with self._watchdog.guard(f"save to {path}"):
             buffers = self._saved_buffers() if self._mesh.here.data == 0 else {}
             save_checkpoint(path, parameters, buffers, optimizer, self.num_steps)
@@ -176,7 +179,7 @@ class ParallelModel(nn.Module):
         Raises:
             UsageError: no such checkpoint, another model's, or an optimiser with other parameters.
         """
-        parameters = dict(self.stages.named_originals())
+        parameters = self._trained()
         with self._watchdog.guard(f"load from {path}"):
             self.num_steps = load_checkpoint(path, parameters, self._saved_buffers(), optimizer)
         self._is_updated = True
@@ -206,12 +209,11 @@ class ParallelModel(nn.Module):
 
     def whole_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole parameters one at a time, to be consumed by all ranks alike."""
-        own = dict(self.stages.named_originals())
-        return self._whole(own.get)
+        return self._whole(self._trained().get)
 
     def whole_gradients(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole gradients one at a time (None where there is none), to be consumed by all ranks alike."""
-        own = dict(self.stages.named_originals())
+        own = self._trained()
         return self._whole(lambda name: own[name].grad)
 
     def whole_buffers(self) -> Iterator[tuple[str, Tensor | None]]:
@@ -228,6 +230,19 @@ class ParallelModel(nn.Module):
         self._assembly.close()
         self._mesh.close()
 
+    def _trained(self) -> dict[str, nn.Parameter]:
+        """This rank's parameters as the optimiser changes them."""
+        parameters = dict(self.stages.named_originals())
+        masters = self._assembly.masters
+        return parameters if masters is None else {**parameters, **masters.parameters}
+
+    def _take_over_updates(self) -> None:
+        """Lets the stages compute with what the optimiser has made of the parameters."""
+        if self._assembly.masters is not None:
+            self._assembly.masters.give_values()
+        self.stages.refresh_guests()
+        self._assembly.copies.refresh(dict(self.stages.named_originals()))
+
     def _unscale(self, parameters: Mapping[str, nn.Parameter]) -> None:
         gradients = [p.grad for p in parameters.values() if p.grad is not None]
         is_finite = all_finite(gradients, self._mesh)
@@ -241,8 +256,15 @@ class ParallelModel(nn.Module):
         self._loss_scale.update(is_finite)
 
     def _whole(self, piece: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor | None]]:
-        ranks = self._assembly.parameter_ranks
-        return gather(list(ranks), ranks, self.stages.forms(), piece, self._mesh)
+        ranks, computing = self._assembly.parameter_ranks, dict(self.stages.named_originals())
+
+        def reachable(name: str) -> Tensor | None:
+            found = piece(name)
+            like = computing.get(name)
+            mesh = like.device_mesh if isinstance(like, DTensor) else None
+            return None if found is None else on_device(found.detach(), self._mesh.device, mesh)
+
+        return gather(list(ranks), ranks, self.stages.forms(), reachable, self._mesh)
 
     def _saved_buffers(self) -> dict[str, Tensor]:
         forms = self._assembly.buffer_forms
@@ -282,7 +304,7 @@ class ParallelModel(nn.Module):
             self._foreign_optimizer = type(optimizer).__name__
 
     def _check_optimizer(self) -> None:
-        has_gradients = any(p.grad is not None for _, p in self.stages.named_originals())
+        has_gradients = any(p.grad is not None for p in self._trained().values())
         if self._foreign_optimizer and not self._is_updated and has_gradients:
             raise UsageError(
                 f"{self._foreign_optimizer} was stepped, but holds none of the parallel model's"

@@ -8,8 +8,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
     FSDPModule,
     MixedPrecisionPolicy,
+    OffloadPolicy,
     fully_shard,
     register_fsdp_forward_method,
 )
@@ -30,12 +32,21 @@ class Replicas:
         stage: whose parameters are replicated or sharded; sharded in place when ``zero`` is at least 1.
         zero: ZeRO level.
         compute_dtype: of the programs; parameters and gradients keep their own.
+        offload_parameters: whether this rank's pieces, and the gradients of them, live in host memory.
     """
 
-    def __init__(self, stage: StageModule, mesh: RankMesh, zero: int, compute_dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        stage: StageModule,
+        mesh: RankMesh,
+        zero: int,
+        compute_dtype: torch.dtype,
+        offload_parameters: bool = False,
+    ) -> None:
         self._stage = stage
         self._mesh = mesh
         self._zero = zero
+        self._offload_parameters = offload_parameters
         self.is_sharded = mesh.divides(zero) and any(True for _ in stage.parameters())
         if self.is_sharded:
             self._shard(compute_dtype)
@@ -68,9 +79,19 @@ class Replicas:
         if not self.is_sharded:
             return
         assert isinstance(self._stage, FSDPModule)
-        self._stage.set_reshard_after_backward(is_last or self._zero == 3)
-        self._stage.set_requires_gradient_sync(is_last or self._zero > 1)
-        # FSDP reduces in the hooks of a backward pass: this one computes nothing.
+        if self._mesh.num_replicas > 1:
+            self._stage.set_requires_all_reduce(is_last)
+        # First only added up, in the dtype of those that the first half left: FSDP reduces one dtype at a
+        # time.
+        self._empty_pass(reduces=False)
+        if is_last or self._zero > 1:
+            self._stage.set_reshard_after_backward(is_last or self._zero == 3)
+            self._empty_pass(reduces=True)
+
+    def _empty_pass(self, reduces: bool) -> None:
+        # FSDP takes gradients over in the hooks of a backward pass: this one computes nothing.
+        assert isinstance(self._stage, FSDPModule)
+        self._stage.set_requires_gradient_sync(reduces)
         nothing = torch.zeros((), device=self._mesh.device, requires_grad=True)
         torch.autograd.backward(self._stage.touch(nothing))
 
@@ -95,6 +116,8 @@ class Replicas:
         def placement(parameter: nn.Parameter) -> Shard | None:
             return _data_shard(stored[id(parameter)], self._mesh.shard_group)
 
+        is_pinned = self._mesh.device.type != "cpu"
+        offload = CPUOffloadPolicy(pin_memory=is_pinned) if self._offload_parameters else OffloadPolicy()
         blocks = self._stage.block_modules_with_parameters()
         for block in blocks:
             block.clones_views = True
@@ -104,6 +127,7 @@ class Replicas:
                 mesh=self._mesh.data_mesh,
                 reshard_after_forward=self._zero == 3,
                 mp_policy=policy,
+                offload_policy=offload,
                 shard_placement_fn=placement,
                 # FSDP would give them gradients of zeros, which optimisers take for gradients.
                 ignored_params=set(self._stage.idle.parameters()),

@@ -1,14 +1,14 @@
 """Offloading of activations: what a block saves for its backward pass waits in host memory.
 
-The storages that autograd saves are copied down while the block computes and come up again, all of a block's
-at its first use in the backward pass; those of the block before are asked for at the same time. On a GPU both
-ways run on streams of their own, from and to pinned memory.
+What autograd saves is copied down while the block computes and comes up again, all of a block's at its first
+use in the backward pass; that of the block before is asked for at the same time. On a GPU both ways run on
+streams of their own, from and to pinned memory.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -46,12 +46,12 @@ class OffloadedActivations:
         block.end_forward()
 
 
-class _SavedStorage:
-    """One storage in host memory, and on the device again once it was asked for."""
+class _SavedExtent:
+    """Elements in host memory, and on the device again once they were asked for."""
 
-    def __init__(self, block: _SavedBlock, saved: Tensor) -> None:
+    def __init__(self, block: _SavedBlock, elements: Tensor) -> None:
         self.block = block
-        self.host = block.copier.down(saved)
+        self.host = block.copier.down(elements)
         self.on_device: _Copy | None = None
 
     def bring_up(self) -> None:
@@ -60,22 +60,22 @@ class _SavedStorage:
             self.on_device = self.block.copier.up(self.host)
 
 
+@dataclass(frozen=True)
 class _SavedTensor:
-    """A view of a saved storage."""
+    """A saved tensor: the view of ``shape`` and ``stride`` of some elements, expanded to ``size``."""
 
-    def __init__(self, storage: _SavedStorage, tensor: Tensor) -> None:
-        self.storage = storage
-        self.device, self.dtype = tensor.device, tensor.dtype
-        self.place = tensor.storage_offset(), tensor.size(), tensor.stride()
+    extent: _SavedExtent
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    size: tuple[int, ...]
 
     def load(self) -> Tensor:
         """The tensor on the device."""
-        self.storage.block.bring_up()
-        found = self.storage.on_device
+        self.extent.block.bring_up()
+        found = self.extent.on_device
         assert found is not None
-        self.storage.block.copier.await_up(found)
-        empty = torch.empty(0, dtype=self.dtype, device=self.device)
-        return empty.set_(found.data.untyped_storage(), *self.place)
+        self.extent.block.copier.await_up(found)
+        return found.data.as_strided(self.shape, self.stride).expand(self.size)
 
 
 class _SavedBlock:
@@ -83,29 +83,42 @@ class _SavedBlock:
 
     def __init__(self, copier: _Copier, kept: Iterable[Tensor], previous: _SavedBlock | None) -> None:
         self.copier = copier
-        self._kept = {_address(tensor) for tensor in kept}
+        self._kept = {tensor.untyped_storage().data_ptr() for tensor in kept}
         self._previous = previous
-        # Weak: each storage is let go when autograd is done with it.
-        self._storages: list[weakref.ref[_SavedStorage]] = []
-        self._by_address: dict[tuple[int, int], _SavedStorage] = {}
-        # Tensors are held until the block has run, so that no two storages of it have the same address.
+        # Weak: each extent is let go when autograd is done with it.
+        self._extents: list[weakref.ref[_SavedExtent]] = []
+        self._by_key: dict[Hashable, _SavedExtent] = {}
+        # Tensors are held until the block has run, so that no two of them have the same address.
         self._held: list[Tensor] = []
 
     def pack(self, tensor: Tensor) -> _SavedTensor | Tensor:
         """What autograd keeps instead of ``tensor``."""
-        if not tensor.numel() or _address(tensor) in self._kept:
+        address = tensor.untyped_storage().data_ptr()
+        if not tensor.numel() or address in self._kept:
             return tensor
-        key = _address(tensor), version(tensor)  # what is written to in between is another value
-        if key not in self._by_address:
-            whole = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(tensor.untyped_storage())
-            self._held.append(whole)
-            storage = self._by_address[key] = _SavedStorage(self, whole)
-            self._storages.append(weakref.ref(storage))
-        return _SavedTensor(self._by_address[key], tensor)
+        saved = tensor.detach()
+        for dim, step in enumerate(saved.stride()):
+            if step == 0:
+                saved = saved.narrow(dim, 0, 1)
+        shape, stride = tuple(saved.shape), saved.stride()
+        # Views of the same elements travel once: of a dense tensor, all that cover the same range.
+        place: tuple[Hashable, ...] = (saved.numel(),)
+        if is_dense(shape, stride):
+            elements = saved.as_strided((saved.numel(),), (1,))
+        else:
+            place, elements = (shape, stride), saved.contiguous()
+            stride = elements.stride()
+        # What was written to in between is another value.
+        key = (address, version(tensor), saved.storage_offset(), saved.dtype, *place)
+        if key not in self._by_key:
+            self._held += [saved, elements]
+            extent = self._by_key[key] = _SavedExtent(self, elements)
+            self._extents.append(weakref.ref(extent))
+        return _SavedTensor(self._by_key[key], shape, stride, tuple(tensor.shape))
 
     def end_forward(self) -> None:
         """Lets the device's copies go."""
-        self._by_address.clear()
+        self._by_key.clear()
         self._held.clear()
 
     def bring_up(self) -> None:
@@ -116,16 +129,26 @@ class _SavedBlock:
             self._previous = None
 
     def _copy_up(self) -> None:
-        for reference in self._storages:
-            storage = reference()
-            if storage is not None:
-                storage.bring_up()
-        self._storages.clear()
+        for reference in self._extents:
+            extent = reference()
+            if extent is not None:
+                extent.bring_up()
+        self._extents.clear()
+
+
+def is_dense(shape: Sequence[int], stride: Sequence[int]) -> bool:
+    """Whether the elements of a tensor fill a range of memory without gaps or overlap, in whatever order."""
+    expected = 1
+    for step, size in sorted(zip(stride, shape, strict=True)):
+        if size > 1 and step != expected:
+            return False
+        expected *= size
+    return True
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """Bytes in host memory or on the device, there once the event has happened."""
+    """Elements in host memory or on the device, there once the event has happened."""
 
     data: Tensor
     event: torch.cuda.Event | None = None
@@ -182,7 +205,3 @@ class _StreamCopier(_Copier):
 
 def _unpack(saved: _SavedTensor | Tensor) -> Tensor:
     return saved.load() if isinstance(saved, _SavedTensor) else saved
-
-
-def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()

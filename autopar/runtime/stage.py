@@ -8,6 +8,7 @@ stage, and passed in.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +21,7 @@ from autopar.lower.axis import TensorAxis
 from autopar.lower.keeping import KeepingAxis, keep_results
 from autopar.lower.weight_gradients import WeightGradients
 from autopar.plan.decisions import Recompute
+from autopar.runtime.saved_tensors import OffloadedActivations
 from autopar.runtime.storage import StoredParameter, local_tensor
 from autopar.runtime.views import own
 
@@ -75,6 +77,7 @@ class BlockModule(nn.Module):
     Attributes:
         clones_views: return copies of outputs that are views. FSDP hangs its hooks on the outputs, and an
             in-place operator of the next block on a view would lose them.
+        offloaded: takes what the block saves for its backward pass to host memory, if anything does.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class BlockModule(nn.Module):
         self._compute_copies = compute_copies
         self.weights = _Holder()
         self.clones_views = False
+        self.offloaded: OffloadedActivations | None = None
 
     @property
     def program(self) -> BlockProgram:
@@ -142,9 +146,10 @@ class BlockModule(nn.Module):
 
         names = list(values)
         # Randomness is seeded inside: the generator's state need not be saved.
-        result: tuple[Tensor, ...] = checkpoint(
-            run, *values.values(), use_reentrant=False, preserve_rng_state=False
-        )
+        with self._saving([values[key] for key in batch_reads(self.program.block)]):
+            result: tuple[Tensor, ...] = checkpoint(
+                run, *values.values(), use_reentrant=False, preserve_rng_state=False
+            )
         return result
 
     def _run(
@@ -169,11 +174,21 @@ class BlockModule(nn.Module):
         arguments = [argument(entry) for entry in self.program.block.inputs]
         extra = (weight_gradients,) if self.program.has_split_backward else ()
         results: tuple[Tensor, ...]
-        if keeping is None:
-            results = self.program.module(self._axis, *extra, *arguments)
-        else:
+        if keeping is not None:
             results = self._keeping[0](keeping, *extra, *arguments)
+        elif self.program.recompute is Recompute.NONE:
+            inputs = zip(self.program.block.inputs, arguments, strict=True)
+            with self._saving(value for entry, value in inputs if entry.kind is not InputKind.ACTIVATION):
+                results = self.program.module(self._axis, *extra, *arguments)
+        else:
+            results = self.program.module(self._axis, *extra, *arguments)
         return tuple(own(value) for value in results) if self.clones_views else results
+
+    def _saving(self, kept: Iterable[Tensor]) -> AbstractContextManager[None]:
+        """Around what saves tensors for the backward pass; ``kept`` stay where they are."""
+        if self.offloaded is None or not torch.is_grad_enabled():
+            return nullcontext()
+        return self.offloaded.of_block(kept)
 
     def _read(self, name: str) -> Tensor:
         return read_parameter(self.weights, name, self._stored[name], self._compute_copies)
@@ -216,6 +231,7 @@ class StageModule(nn.Module):
         self._buffer_values = dict(buffers)
         self._compute_copies = compute_copies
         self.outputs = outputs
+        self._offloaded: OffloadedActivations | None = None
         self.weights = _Holder()
         self.idle = _Holder()  # parameters that no block reads: they belong to the model and its checkpoints
         self.blocks = nn.ModuleList(
@@ -247,6 +263,12 @@ class StageModule(nn.Module):
         """Buffers under their original names."""
         return self._buffer_values
 
+    def offload_activations(self, device: torch.device) -> None:
+        """From now on, what blocks save for their backward passes waits in host memory."""
+        self._offloaded = OffloadedActivations(device)
+        for block in self._block_modules():
+            block.offloaded = self._offloaded
+
     def block_modules_with_parameters(self) -> list[BlockModule]:
         """Blocks that own parameters: what data parallelism wraps."""
         return [block for block in self._block_modules() if any(True for _ in block.parameters())]
@@ -274,6 +296,8 @@ class StageModule(nn.Module):
             for name in self._shared
         }
         known = dict(values)
+        if self._offloaded is not None:
+            self._offloaded.begin()
         for index, (block, seed) in enumerate(zip(self._block_modules(), seeds, strict=True)):
             taken = reads(block.program.block)
             given = {name: known[name] for name in taken}

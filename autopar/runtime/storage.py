@@ -133,6 +133,32 @@ def local_tensor(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def on_device(tensor: Tensor, device: torch.device, mesh: DeviceMesh | None = None) -> Tensor:
+    """The same piece of the same tensor in the memory of ``device``, where collectives can reach it.
+
+    Args:
+        mesh: of the result, where it is a DTensor; default: that of ``tensor``.
+    """
+    local = local_tensor(tensor)
+    if local.device.type == device.type:
+        return tensor
+    return rewrap(tensor, local.to(device), mesh)
+
+
+def rewrap(tensor: Tensor, local: Tensor, mesh: DeviceMesh | None = None) -> Tensor:
+    """Another piece in place of this rank's own: a DTensor where ``tensor`` is one."""
+    if not isinstance(tensor, DTensor):
+        return local
+    return DTensor.from_local(
+        local,
+        mesh or tensor.device_mesh,
+        tensor.placements,
+        run_check=False,
+        shape=tensor.shape,
+        stride=tensor.stride(),
+    )
+
+
 def whole_tensor(tensor: Tensor) -> Tensor:
     """The whole tensor of a sharded one; a collective of all ranks that hold pieces."""
     if not isinstance(tensor, DTensor):

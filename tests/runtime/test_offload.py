@@ -1,0 +1,74 @@
+"""What lives in host memory: the optimiser's parameters and state, shards, activations; equal to one process."""
+
+import pytest
+
+from tests.runtime.plans import GPT_TENSOR
+from tests.runtime.test_products import assert_equal
+from tests.runtime.world import Case, check, run_cases
+
+TENSOR = {"tensor": 2, "lines": GPT_TENSOR, "activations": "sequence"}
+PLANS = {
+    "optimizer-pipeline": {"pipeline": 2, "offload": "optimizer"},
+    "optimizer-zero0": {"data": 2, "offload": "optimizer"},
+    "optimizer-zero3": {"data": 2, "zero": 3, "offload": "optimizer"},
+    "optimizer-tensor": {**TENSOR, "offload": "optimizer"},
+    "parameters": {"data": 2, "zero": 3, "offload": "parameters"},
+    "parameters-alone": {"pipeline": 2, "zero": 3, "offload": "parameters"},
+    "parameters-tensor": {**TENSOR, "zero": 3, "offload": "parameters"},
+    "activations-pipeline": {"pipeline": 2, "offload": "activations", "num_micro_batches": 3},
+    "activations-zero3": {"data": 2, "zero": 3, "offload": "activations"},
+    "activations-tensor": {**TENSOR, "offload": "activations"},
+    "activations-full": {"pipeline": 2, "offload": "activations", "recompute": "full"},
+    "activations-selective": {**TENSOR, "offload": "activations", "recompute": "selective"},
+    "activations-zero-bubble": {"pipeline": 2, "offload": "activations", "schedule": "zero-bubble"},
+    "everything": {"data": 2, "zero": 3, "offload": "optimizer,parameters,activations"},
+}
+STEPPED = [name for name in PLANS if not name.startswith("activations")]
+HALF = ("optimizer-zero0", "optimizer-zero3", "parameters", "activations-zero3")
+CASES = [
+    *(Case(name, "verify", options={**options, "num_steps": 1}) for name, options in PLANS.items()),
+    *(Case(f"clip-{name}", "clip", options=PLANS[name]) for name in STEPPED),
+    *(Case(f"surface-{name}", "surface", options=PLANS[name]) for name in STEPPED),
+    *(
+        Case(f"half-{name}", "half", dtype="bfloat16", options={**PLANS[name], "precision": "bf16"})
+        for name in HALF
+    ),
+    Case(
+        "batchnorm-lstm",
+        "verify",
+        model="perception",
+        options={"pipeline": 2, "offload": "activations,optimizer"},
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def two():
+    return run_cases(2, CASES)
+
+
+@pytest.mark.parametrize("name", [*PLANS, "batchnorm-lstm"])
+def test_two_ranks_equal_one_process(two, name):
+    assert_equal(two[name], 2)
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_updates_and_clipping_equal_one_process(two, name):
+    for result in check(two[f"clip-{name}"], 2):
+        assert result["norm"] < 1e-12
+        assert result["parameters"] < 1e-9
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_gradients_add_up_and_the_state_is_whole(two, name):
+    for result in check(two[f"surface-{name}"], 2):
+        assert result["accumulated"] < 1e-12
+        assert result["state"] == 0.0
+
+
+@pytest.mark.parametrize("name", HALF)
+def test_bf16_keeps_what_the_optimiser_sees_in_float32(two, name):
+    for result in check(two[f"half-{name}"], 2):
+        assert result["dtypes"] == ["torch.float32"]
+        assert result["loss"] < 0.01 and result["gradient"] < 0.02
+        assert result["falls"] > 0
