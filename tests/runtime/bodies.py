@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
@@ -373,3 +374,18 @@ def plain_memory(case):
 
 def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def events(case):
+    """Actions as the runtime began them, of every rank."""
+    run = Run(case)
+    seen = []
+
+    def observe(action):
+        seen.append(str(action))
+        return nullcontext()
+
+    run.model._assembly.executor.observer = observe
+    run.model.step(run.share())
+    run.model.close()
+    return {"pipeline": run.model._mesh.here.pipeline, "events": seen}

@@ -10,12 +10,16 @@ PLANS = {
     "data-tensor-zero3": {"data": 2, "tensor": 2, "zero": 3, "lines": GPT_TENSOR},
     "pipeline-data-zero0": {"pipeline": 2, "data": 2},
     "tensor4": {"tensor": 4, "lines": GPT_TENSOR, "num_micro_batches": 4},
+    "zbv-zero1": {"schedule": "zbv", "virtual": 2, "pipeline": 2, "data": 2, "zero": 1},
+    "interleaved": {"schedule": "interleaved", "virtual": 2, "pipeline": 4, "num_micro_batches": 4},
 }
 WAYS = [
     ("pipeline4", "data-tensor-zero3"),
     ("data-tensor-zero3", "pipeline-data-zero0"),
     ("pipeline-data-zero0", "tensor4"),
     ("tensor4", "pipeline4"),
+    ("zbv-zero1", "interleaved"),
+    ("interleaved", "zbv-zero1"),
 ]
 
 
