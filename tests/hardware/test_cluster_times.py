@@ -10,7 +10,7 @@ import pytest
 from autopar.errors import UsageError
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, cluster_of, make_cluster
-from autopar.hardware.link import CollectiveKind
+from autopar.hardware.link import CollectiveKind, NetworkLink
 from autopar.hardware.tables import SizeTable
 
 KINDS = tuple(CollectiveKind)
@@ -46,6 +46,34 @@ def test_large_all_reduce_over_nodes_reaches_the_rings_of_all_cards() -> None:
     seconds = cluster.collective_s(CollectiveKind.ALL_REDUCE, num_bytes, 32)
     assert 2 * 31 / 32 * num_bytes / seconds == pytest.approx(382e9, rel=0.03)
     assert cluster.collective_s(CollectiveKind.ALL_REDUCE, MiB, 32) == pytest.approx(378e-6, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_bytes", "measured", "within"),
+    [
+        ("h200-sxm-141gb", 4096 * MiB, 364.9e9, 0.02),
+        ("a100-sxm-80gb", 4096 * MiB, 192e9, 0.02),
+        ("h100-sxm-80gb", 16384 * MiB, 380e9, 0.06),
+        ("b200-sxm-180gb", 1024 * MiB, 361.9e9, 0.03),
+        # Between the latency and the plateau NCCL changes protocols; the model is up to a third too quick.
+        ("b200-sxm-180gb", 128 * MiB, 197.9e9, 0.33),
+        ("b200-sxm-180gb", 32 * MiB, 91.2e9, 0.4),
+    ],
+)
+def test_bus_bandwidth_over_four_nodes(name: str, num_bytes: int, measured: float, within: float) -> None:
+    cluster = make_cluster(load_device(name), 4)
+    seconds = cluster.collective_s(CollectiveKind.ALL_REDUCE, num_bytes, 32)
+    assert 2 * 31 / 32 * num_bytes / seconds == pytest.approx(measured, rel=within)
+
+
+def test_groups_share_the_cards_of_a_node_as_galvatron_measured() -> None:
+    # Two nodes of 8 (Galvatron's profile): 44.7 GB/s for all 16, 20.8, 16.2 and 8.1 for groups of 8, 4 and 2
+    # with as many side by side, which is the same cards divided.
+    link = NetworkLink("shared", 44.7e9 / 8, 1.0, 20e-6)
+    cluster = replace(make_cluster(load_device("a100-sxm-80gb"), 2), network=link)
+    for size, measured in [(16, 44.7e9), (8, 20.8e9), (4, 16.2e9), (2, 8.1e9)]:
+        seconds = cluster.collective_s(CollectiveKind.ALL_REDUCE, 1024 * MiB, size, 16 // size)
+        assert 2 * (size - 1) / size * 1024 * MiB / seconds == pytest.approx(measured, rel=0.35)
 
 
 def test_a_strided_group_sees_its_own_card(a100: Cluster) -> None:
