@@ -148,7 +148,11 @@ def test_error_stands_at_its_line() -> None:
         ),
         ({"recompute": lines({"*": "ful"})}, "'ful' is no way to recompute; did you mean 'full'"),
         ({"recompute": lines({"blocks.*": "full"})}, "no line of 'recompute' names block wte"),
-        ({"offload": "optimizer"}, "offloading of optimizer to host memory cannot be run yet"),
+        ({"offload": "parameters"}, "offload of parameters needs zero: 3, but zero is 0"),
+        (
+            {"mesh": Mesh(1, 4, 2), "global_batch": 16, "shard_group": 3},
+            r"shard_group 3 does not divide mesh\.data 4; .* write shard_group: 4",
+        ),
         ({"schedule": ScheduleName.ZBV, "virtual": 1}, "'zbv' runs two stages on each rank, not 1"),
         ({"schedule": ScheduleName.ZBV}, "leaves pipeline.virtual to the solver"),
         (

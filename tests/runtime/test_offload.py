@@ -1,4 +1,4 @@
-"""What lives in host memory: the optimiser's parameters and state, shards, activations; equal to one process."""
+"""What lives in host memory: what the optimiser changes, shards, activations; equal to one process."""
 
 import pytest
 
