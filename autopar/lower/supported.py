@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autopar.capture.model_graph import InputKind, ModelGraph
 from autopar.errors import UsageError
+from autopar.plan.agreement import check_agreement
 from autopar.plan.decisions import Plan, ScheduleName
 from autopar.schedule.actions import check_schedule, stage_rank
 
@@ -24,6 +25,7 @@ def check_supported(plan: Plan, graph: ModelGraph) -> None:
         except UsageError as problem:
             raise plan.error("pipeline.schedule", str(problem)) from None
         _check_ties(plan, graph, plan.schedule)
+    check_agreement(plan)  # plans that were not read from a file have not been checked for it
 
 
 def _check_ties(plan: Plan, graph: ModelGraph, schedule: ScheduleName) -> None:
