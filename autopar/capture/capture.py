@@ -47,9 +47,12 @@ class Capture:
         dtype: compute dtype of parameters and floating batch entries.
     """
 
-    def __init__(self, source: ModelSource, dtype: torch.dtype, dynamic: _Prepared | None) -> None:
+    def __init__(
+        self, source: ModelSource, dtype: torch.dtype, dynamic: _Prepared | None, share_layers: bool = True
+    ) -> None:
         self.source = source
         self.dtype = dtype
+        self._share_layers = share_layers
         self._dynamic = dynamic
         self._graphs: dict[int, ModelGraph] = {}
         self._fingerprint = dynamic.fingerprint if dynamic else ""
@@ -76,35 +79,38 @@ class Capture:
     def _build(self, size: int) -> ModelGraph:
         if self._dynamic is not None and self._dynamic.holds_for(size):
             return _model_graph(self._dynamic, size, self.source.batch_dims, self._fingerprint)
-        prepared = _prepare(export_model(self.source, self.dtype, size), size, self.source.batch_dims)
+        prepared = _prepare(
+            export_model(self.source, self.dtype, size, self._share_layers), size, self.source.batch_dims
+        )
         if (
             not self._fingerprint
         ):  # of the same size always, so that it does not depend on which is asked for first
-            reference = export_model(self.source, self.dtype, TRACED_SIZE)
+            reference = export_model(self.source, self.dtype, TRACED_SIZE, self._share_layers)
             self._fingerprint = _prepare(reference, TRACED_SIZE, self.source.batch_dims).fingerprint
         return _model_graph(prepared, size, self.source.batch_dims, self._fingerprint)
 
 
-def capture(source: ModelSource, dtype: torch.dtype = torch.float32) -> Capture:
+def capture(source: ModelSource, dtype: torch.dtype = torch.float32, share_layers: bool = True) -> Capture:
     """Captures a model in training mode, in the given compute dtype, without allocating its parameters.
 
     It is exported once with a dynamic batch. Where the model insists on a fixed size, each size is exported.
+    Equal layers are traced once (see ``sharing``); ``share_layers=False`` traces each, for comparison.
 
     Raises:
         CaptureError: the model cannot be traced; the message names the user's line and a remedy.
         UsageError: the user's functions fail or do not fit together.
     """
     try:
-        exported = export_model(source, dtype, None)
+        exported = export_model(source, dtype, None, share_layers)
     except CaptureError as dynamic_failure:
-        static = Capture(source, dtype, None)
+        static = Capture(source, dtype, None, share_layers)
         try:
             static.at(TRACED_SIZE)
         except CaptureError as static_failure:
             raise static_failure from dynamic_failure
         return static
     if not exported.symbols:
-        return Capture(source, dtype, None)
+        return Capture(source, dtype, None, share_layers)
     return Capture(source, dtype, _prepare(exported, TRACED_SIZE, source.batch_dims))
 
 

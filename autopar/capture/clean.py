@@ -19,6 +19,7 @@ import torch
 from torch import fx
 from torch.fx.node import Argument
 
+from autopar.capture.expand import expand_repeats
 from autopar.capture.model_graph import InputKind
 from autopar.capture.operator_facts import aliased_arguments, argument_value, has_effect, is_cast
 from autopar.capture.user_code import user_line
@@ -49,11 +50,15 @@ def clean(module: fx.GraphModule, kinds: Mapping[str, InputKind]) -> fx.Graph:
 
     Raises:
         CaptureError: the model switches autocast on for itself.
+        ExpansionError: repeated calls cannot be expanded.
     """
     graph = module.graph
     for node in graph.nodes:
         node.meta["no_grad"] = False
+        for source in node.all_input_nodes:  # the exporter forgets readers of what ends a region
+            source.users.setdefault(node)
     _inline_regions(module, kinds)
+    expand_repeats(graph)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue
@@ -144,7 +149,7 @@ def _inline(module: fx.GraphModule, region: fx.Node, kinds: Mapping[str, InputKi
     results: Any = ()
     with graph.inserting_before(region):
         for placeholder, value in zip(placeholders, inputs, strict=True):
-            environment[placeholder] = _detached(graph, value, kinds) if no_grad else value
+            environment[placeholder] = _detached(graph, value, kinds, inner) if no_grad else value
         for node in inner.nodes:
             if node.op == "output":
                 results = fx.map_arg(node.args[0], lambda n: environment[n])
@@ -161,15 +166,19 @@ def _inline(module: fx.GraphModule, region: fx.Node, kinds: Mapping[str, InputKi
     graph.erase_node(region)
 
 
-def _detached(graph: fx.Graph, value: Any, kinds: Mapping[str, InputKind]) -> Any:
-    """A node that hands ``value`` over without gradient; what carries none (integers, buffers) as it is."""
+def _detached(graph: fx.Graph, value: Any, kinds: Mapping[str, InputKind], inner: fx.Graph) -> Any:
+    """A node that hands ``value`` over without gradient; what carries none (integers, buffers) as it is.
+
+    It belongs where the first operator of ``inner`` does, the region.
+    """
     if not isinstance(value, fx.Node) or not isinstance(value.meta.get("val"), torch.Tensor):
         return value
     without_gradient = value.op == "placeholder" and kinds[value.name] is not InputKind.PARAMETER
     if without_gradient or not value.meta["val"].is_floating_point():
         return value
     node = graph.call_function(aten.detach.default, (value,))
-    node.meta.update(value.meta, no_grad=True)
+    first = next((n for n in inner.nodes if n.op == "call_function"), value)
+    node.meta.update({**value.meta, **first.meta, "val": value.meta["val"], "no_grad": True})
     return node
 
 

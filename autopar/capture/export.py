@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
 
@@ -19,11 +18,13 @@ from torch.export.graph_signature import InputKind as SignatureKind
 
 from autopar.capture.capture_errors import READS_VALUE, explain_export_failure
 from autopar.capture.clean import clean
+from autopar.capture.expand import ExpansionError
 from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
 from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
+from autopar.capture.node_origin import module_of, source_line_of
 from autopar.capture.precise_buffers import keep_precise
+from autopar.capture.sharing import share_equal_layers
 from autopar.capture.target import ModelSource
-from autopar.capture.user_code import user_line
 from autopar.capture.wrapper import MODULE_PREFIX, wrap_model
 from autopar.errors import AutoparError, CaptureError
 
@@ -66,8 +67,12 @@ class ExportedModel:
         return loss
 
 
-def export_model(source: ModelSource, dtype: torch.dtype, size: int | None) -> ExportedModel:
+def export_model(
+    source: ModelSource, dtype: torch.dtype, size: int | None, share_layers: bool = True
+) -> ExportedModel:
     """Exports ``source`` in training mode, with a dynamic batch where ``size`` is None, else for that size.
+
+    With ``share_layers``, equal layers are traced once (see ``sharing``); the result is the same.
 
     Raises:
         CaptureError: the model cannot be traced; the message names the user's line.
@@ -78,8 +83,9 @@ def export_model(source: ModelSource, dtype: torch.dtype, size: int | None) -> E
     batch = fake_batch(source.example_batch(size or TRACED_SIZE), mode, dtype)
     wrapper = wrap_model(model, source.loss, tuple(batch)).train()
     dynamic = {name: {source.batch_dims.get(name, 0): Dim.DYNAMIC} for name in batch}
+    sharing = share_equal_layers(wrapper) if share_layers else nullcontext()
     try:
-        with mode, _quiet():
+        with mode, _quiet(), sharing:
             program = torch.export.export(
                 wrapper, (), batch, strict=False, dynamic_shapes=None if size else dynamic
             )
@@ -87,7 +93,10 @@ def export_model(source: ModelSource, dtype: torch.dtype, size: int | None) -> E
         raise
     except Exception as error:
         raise explain_export_failure(error) from error
-    return _describe(program, model)
+    try:
+        return _describe(program, model)
+    except ExpansionError:
+        return export_model(source, dtype, size, share_layers=False)
 
 
 @contextmanager
@@ -185,30 +194,39 @@ def _constant(value: object, name: str) -> torch.Tensor:
 
 
 def _annotate(graph: fx.Graph) -> None:
-    """Sets module, source line and operator key of every node; drops the rest of the exporter's meta data."""
+    """Names operators in their order; sets their meta data and drops what the exporter wrote besides.
+
+    The names do not depend on what tracing and cleaning left out.
+    """
     ordinals: dict[tuple[str, str], int] = {}
+    names = {node.name for node in graph.nodes if node.op == "placeholder"}
+    counts: dict[str, int] = {}
     for node in graph.nodes:
-        module = _module_name(node)
         meta = {
             "val": node.meta.get("val"),
-            "module": module,
-            "source_line": user_line(node.meta.get("stack_trace") or ""),
+            "module": module_of(node),
+            "source_line": source_line_of(node),
             "operator_key": "",
             "no_grad": node.meta.get("no_grad", False),
         }
-        if node.op == "call_function" and isinstance(meta["val"], torch.Tensor | list | tuple):
+        if node.op == "call_function":
             name = getattr(node.target, "__name__", str(node.target)).partition(".")[0]
-            ordinal = ordinals.get((module, name), 0)
-            ordinals[module, name] = ordinal + 1
-            meta["operator_key"] = f"{module}:{name}#{ordinal}"
+            if isinstance(meta["val"], torch.Tensor | list | tuple):
+                ordinal = ordinals.get((meta["module"], name), 0)
+                ordinals[meta["module"], name] = ordinal + 1
+                meta["operator_key"] = f"{meta['module']}:{name}#{ordinal}"
+            node.name = _unused(name, counts, names)
         node.meta = meta
 
 
-def _module_name(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    path = next((entry[0] for entry in reversed(list(stack.values()))), "")
-    path = re.sub(r"@\d+", "", path)
-    return path.removeprefix(MODULE_PREFIX) if path.startswith(MODULE_PREFIX) else ""
+def _unused(name: str, counts: dict[str, int], names: set[str]) -> str:
+    while True:
+        number = counts.get(name, 0)
+        counts[name] = number + 1
+        candidate = f"{name}_{number}" if number else name
+        if candidate not in names:
+            names.add(candidate)
+            return candidate
 
 
 def _range(program: ExportedProgram, symbols: frozenset[sympy.Symbol]) -> tuple[int, int | None]:

@@ -1,0 +1,636 @@
+"""Equal layers are traced once: the graph is that of the full trace, and layers that differ are noticed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from autopar.capture import sharing
+from autopar.capture.target import ModelSource, source_from_functions
+from tests.capture.models import SMALL, small_source
+from tests.capture.same_graph import assert_same_graph, capture_both_ways
+
+
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the classes of the layers that were traced in full, though others may equal them."""
+    names: list[str] = []
+    watch = sharing._Sharing._watch
+
+    def recorded(self: Any, group: Any, described: Any, *rest: Any) -> Any:
+        names.append(type(described.root).__name__)
+        return watch(self, group, described, *rest)
+
+    monkeypatch.setattr(sharing._Sharing, "_watch", recorded)
+    return names
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_example_models(name: str) -> None:
+    assert_same_graph(*capture_both_ways(small_source(name)))
+
+
+@pytest.mark.parametrize(
+    ("name", "layer"),
+    [
+        ("gpt", "Block"),
+        ("hf-gpt2", "GPT2Block"),
+        ("hf-llama", "LlamaDecoderLayer"),
+        ("hf-bert", "BertLayer"),
+        ("hf-vit", "ViTLayer"),
+        ("hf-mixtral", "MixtralDecoderLayer"),
+    ],
+)
+def test_uniform_layers_are_traced_once(name: str, layer: str, traced: list[str]) -> None:
+    from autopar.capture.capture import capture
+
+    capture(small_source(name))
+    assert traced.count(layer) == 1
+
+
+class Layer(nn.Module):
+    """A layer whose number of traces is counted."""
+
+    def __init__(self, index: int = 0) -> None:
+        super().__init__()
+        self.index = index
+        self.linear = nn.Linear(8, 8)
+        self.norm = nn.LayerNorm(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.linear(x)).relu()
+
+
+class Stack(nn.Module):
+    """Layers in a row between an embedding and a mean."""
+
+    def __init__(self, make: Callable[[int], nn.Module], num_layers: int = 4) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 8)
+        self.layers = nn.ModuleList(make(index) for index in range(num_layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        for layer in self.layers:
+            x = layer(x)
+        return x.square().mean()
+
+
+def source(build: Callable[[], nn.Module]) -> ModelSource:
+    return source_from_functions(build, lambda n: {"x": torch.randn(n, 6, 8)})
+
+
+def stack(make: Callable[[int], nn.Module]) -> ModelSource:
+    return source(lambda: Stack(make))
+
+
+def count(model: ModelSource, traced: list[str], layer: str = "Layer") -> int:
+    """Traces of ``layer`` in the shared capture, which must equal the full one."""
+    assert_same_graph(*capture_both_ways(model))
+    return traced.count(layer)
+
+
+def test_equal_layers(traced: list[str]) -> None:
+    assert count(stack(Layer), traced) == 1
+
+
+def test_attribute_that_is_not_read_may_differ(traced: list[str]) -> None:
+    assert count(stack(lambda index: Layer(index * 10)), traced) == 1
+
+
+def test_window_by_the_index_in_forward(traced: list[str]) -> None:
+    class ByIndex(Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            x = super().forward(x)
+            return x.roll(1, 1) if self.index % 2 else x
+
+    assert count(stack(ByIndex), traced, "ByIndex") == 4  # the index is read, and no two are equal
+
+
+def test_window_by_an_attribute(traced: list[str]) -> None:
+    class Windowed(Layer):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.window = 2 if index % 2 else 4
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x)[:, -self.window :].sum(1, keepdim=True) + x
+
+    assert count(stack(Windowed), traced, "Windowed") == 2
+
+
+def test_window_from_a_list_of_the_config(traced: list[str]) -> None:
+    class Config:
+        windows = (1, 2, 1, 3)
+
+    class Configured(Layer):
+        def __init__(self, index: int, config: Config) -> None:
+            super().__init__(index)
+            self.config = config
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).roll(self.config.windows[self.index], 1)
+
+    config = Config()
+    assert count(stack(lambda index: Configured(index, config)), traced, "Configured") == 4
+
+
+def test_window_as_an_argument(traced: list[str]) -> None:
+    class Shifted(Layer):
+        def forward(self, x: Tensor, window: int) -> Tensor:
+            return super().forward(x).roll(window, 1)
+
+    class Passing(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            for index, layer in enumerate(self.layers):
+                x = layer(x, window=index % 2)
+            return x.mean()
+
+    assert count(source(lambda: Passing(Shifted)), traced, "Shifted") == 2
+
+
+def test_constant_tensors(traced: list[str]) -> None:
+    class Scaled(Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * torch.tensor([1.0 + self.index])
+
+    assert count(stack(Scaled), traced, "Scaled") == 4
+
+
+def test_buffers_of_different_values_are_inputs(traced: list[str]) -> None:
+    class Scaled(Layer):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.full((8,), float(index)))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.scale
+
+    assert count(stack(Scaled), traced, "Scaled") == 1
+
+
+def test_buffers_of_different_shapes(traced: list[str]) -> None:
+    class Scaled(Layer):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.register_buffer("scale", torch.ones(8 if index % 2 else 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.scale
+
+    assert count(stack(Scaled), traced, "Scaled") == 2
+
+
+def test_buffers_that_layers_change(traced: list[str]) -> None:
+    def make(index: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(0, 1), nn.BatchNorm1d(8), nn.Unflatten(0, (-1, 6)), Layer())
+
+    assert count(stack(make), traced, "Sequential") == 1
+
+
+def test_tied_weights(traced: list[str]) -> None:
+    class Tied(Stack):
+        def __init__(self) -> None:
+            super().__init__(Layer)
+            self.layers[1].linear.weight = self.embed.weight
+            self.layers[3].linear.weight = self.layers[2].linear.weight
+
+    assert count(source(Tied), traced) == 1
+
+
+def test_weights_tied_inside_one_layer(traced: list[str]) -> None:
+    class Twice(nn.Module):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+            if index == 2:
+                self.b.weight = self.a.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.b(x) if self.a.weight is self.b.weight else self.b(self.a(x))
+
+    assert count(stack(Twice), traced, "Twice") == 2
+
+
+def test_module_called_twice(traced: list[str]) -> None:
+    class Again(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            for layer in [*self.layers, *self.layers]:
+                x = layer(x)
+            return x.mean()
+
+    assert count(source(lambda: Again(Layer)), traced) == 1
+
+
+def test_submodule_shared_by_all_layers(traced: list[str]) -> None:
+    activation, shared = nn.GELU(), nn.Linear(8, 8)
+
+    class Sharing(Layer):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.activation, self.shared = activation, shared
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.shared(self.activation(x)))
+
+    assert count(stack(Sharing), traced, "Sharing") == 1
+
+
+def test_hooks_inside_and_on_layers(traced: list[str]) -> None:
+    class Hooked(Stack):
+        def __init__(self) -> None:
+            super().__init__(Layer)
+            self.layers[1].norm.register_forward_hook(lambda module, args, output: output * 2.0)
+            self.layers[2].register_forward_hook(lambda module, args, output: output * 3.0)
+            self.layers[3].register_forward_pre_hook(lambda module, args: (args[0].sin(),))
+
+    assert count(source(Hooked), traced) == 1  # layer 1 has no equal
+
+
+def test_forward_of_one_instance(traced: list[str]) -> None:
+    class Patched(Stack):
+        def __init__(self) -> None:
+            super().__init__(Layer)
+            layer = self.layers[2]
+            layer.forward = lambda x: layer.linear(x).sin()
+
+    assert count(source(Patched), traced) == 1
+
+
+def test_frozen_layers(traced: list[str]) -> None:
+    def make(index: int) -> nn.Module:
+        return Layer().requires_grad_(index > 1)
+
+    assert count(stack(make), traced) == 2
+
+
+class Dropping(Layer):
+    def __init__(self, p: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(p)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.dropout(super().forward(x))
+
+
+def test_dropout_of_one_layer_differs(traced: list[str]) -> None:
+    assert count(stack(lambda index: Dropping(0.5 if index == 2 else 0.1)), traced, "Dropping") == 2
+
+
+def test_layer_in_evaluation(traced: list[str]) -> None:
+    class Frozen(Stack):
+        def train(self, mode: bool = True) -> "Frozen":
+            super().train(mode)
+            self.layers[1].eval()
+            return self
+
+    assert count(source(lambda: Frozen(lambda index: Dropping(0.1))), traced, "Dropping") == 1
+
+
+def test_stochastic_depth_by_layer(traced: list[str]) -> None:
+    class Scaled(Layer):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.keep = 1.0 - 0.1 * index
+
+        def forward(self, x: Tensor) -> Tensor:
+            mask = torch.rand(x.shape[0], 1, 1, dtype=x.dtype).add(self.keep).floor()
+            return x + super().forward(x) * mask / self.keep
+
+    assert count(stack(Scaled), traced, "Scaled") == 4
+
+
+LOG: list[int] = []
+WINDOWS = {"step": 0}
+COUNT = 0
+
+
+def forget() -> None:
+    global COUNT
+    COUNT = 0
+    LOG.clear()
+    WINDOWS["step"] = 0
+
+
+class AppendsToGlobal(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        LOG.append(1)
+        return super().forward(x) * len(LOG)
+
+
+class CountsGlobally(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        global COUNT
+        COUNT += 1
+        return super().forward(x) * COUNT
+
+
+class CountsInClass(Layer):
+    count = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        type(self).count += 1
+        return super().forward(x) * self.count
+
+
+class CountsInDefault(Layer):
+    def forward(self, x: Tensor, seen: list[int] = []) -> Tensor:  # noqa: B006
+        seen.append(1)
+        return super().forward(x) * len(seen)
+
+
+class WritesAttribute(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        self.last_size = x.shape[-1]
+        return super().forward(x)
+
+
+class WritesItsDict(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        self.__dict__["seen"] = self.__dict__.get("seen", 0) + 1
+        return super().forward(x) * self.__dict__["seen"]
+
+
+class ReadsItsDict(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (1 + vars(self)["index"])
+
+
+@pytest.mark.parametrize(
+    "layer", [AppendsToGlobal, CountsGlobally, CountsInClass, CountsInDefault, WritesItsDict, ReadsItsDict]
+)
+def test_state_outside_of_the_arguments(layer: type[Layer], traced: list[str]) -> None:
+    def build() -> nn.Module:
+        forget()
+        CountsInClass.count = 0
+        CountsInDefault.forward.__defaults__[0].clear()  # type: ignore[index]
+        return Stack(layer)
+
+    assert count(source(build), traced, layer.__name__) == 4
+
+
+def test_attribute_writes(traced: list[str]) -> None:
+    assert count(stack(WritesAttribute), traced, "WritesAttribute") == 4
+
+
+def test_list_shared_by_the_layers(traced: list[str]) -> None:
+    class Appending(Layer):
+        def __init__(self, log: list[int]) -> None:
+            super().__init__()
+            self.log = log
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.log.append(1)
+            return super().forward(x) * len(self.log)
+
+    def build() -> nn.Module:
+        log: list[int] = []
+        return Stack(lambda index: Appending(log))
+
+    assert count(source(build), traced, "Appending") == 4
+
+
+def test_iterator_shared_by_the_layers(traced: list[str]) -> None:
+    class Drawing(Layer):
+        def __init__(self, numbers: Any) -> None:
+            super().__init__()
+            self.numbers = numbers
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * next(self.numbers)
+
+    def build() -> nn.Module:
+        numbers = iter(range(100))
+        return Stack(lambda index: Drawing(numbers))
+
+    assert count(source(build), traced, "Drawing") == 4
+
+
+def test_list_handed_from_layer_to_layer(traced: list[str]) -> None:
+    class Collecting(Layer):
+        def forward(self, x: Tensor, seen: list[Tensor]) -> Tensor:
+            seen.append(x)
+            return super().forward(x) + seen[0]
+
+    class Passing(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            seen: list[Tensor] = []
+            for layer in self.layers:
+                x = layer(x, seen)
+            return x.mean()
+
+    assert count(source(lambda: Passing(Collecting)), traced, "Collecting") == 4
+
+
+class ReadsGlobal(Layer):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x).roll(WINDOWS["step"] % 2, 1)
+
+
+class SetsGlobal(Stack):
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+            WINDOWS["step"] += 1
+        WINDOWS["step"] = 0
+        return x.mean()
+
+
+def test_global_set_by_the_parent(traced: list[str]) -> None:
+    forget()
+    assert count(source(lambda: SetsGlobal(ReadsGlobal)), traced, "ReadsGlobal") == 4
+
+
+def test_closure_set_by_the_parent(traced: list[str]) -> None:
+    step = 0
+
+    class Closed(Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).roll(step, 1)
+
+    class Setting(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            nonlocal step
+            x = self.embed(x)
+            for index, layer in enumerate(self.layers):
+                step = index % 2
+                x = layer(x)
+            step = 0
+            return x.mean()
+
+    assert count(source(lambda: Setting(Closed)), traced, "Closed") == 2
+
+
+def test_parent_read_by_the_layers(traced: list[str]) -> None:
+    class Asking(Layer):
+        def __init__(self, parent: list[nn.Module]) -> None:
+            super().__init__()
+            self.parent = parent
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).roll(self.parent[0].step, 1)  # type: ignore[arg-type]
+
+    class Asked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.step = 0
+            self.embed = nn.Linear(8, 8)
+            self.layers = nn.ModuleList(Asking([self]) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            for index, layer in enumerate(self.layers):
+                self.step = index % 2
+                x = layer(x)
+            self.step = 0
+            return x.mean()
+
+    assert count(source(Asked), traced, "Asking") == 2
+
+
+def test_python_random_numbers(traced: list[str]) -> None:
+    import random
+
+    class Random(Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * random.random()
+
+    from autopar.capture.capture import capture
+
+    capture(stack(Random))
+    assert traced.count("Random") == 4
+
+
+def test_functions_made_for_each_layer(traced: list[str]) -> None:
+    class Calling(Layer):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.function = lambda x: x * (index + 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.function(super().forward(x))
+
+    assert count(stack(Calling), traced, "Calling") == 4
+
+
+def test_property_of_the_index(traced: list[str]) -> None:
+    class Computing(Layer):
+        @property
+        def factor(self) -> float:
+            return 1.0 + self.index
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * self.factor
+
+    assert count(stack(Computing), traced, "Computing") == 4
+
+
+def test_table_with_the_layers_as_keys(traced: list[str]) -> None:
+    windows: dict[nn.Module, int] = {}
+
+    class Looking(Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).roll(windows[self.norm], 1)
+
+    class Filled(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            windows.update((layer.norm, index) for index, layer in enumerate(self.layers))
+            return super().forward(x)
+
+    assert count(source(lambda: Filled(Looking)), traced, "Looking") == 4
+
+
+def test_no_grad_around_and_inside(traced: list[str]) -> None:
+    class Teacher(Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                target = super().forward(x)
+            return super().forward(x) - target
+
+    class Partly(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x = self.layers[1](self.layers[0](self.embed(x)))
+            x = self.embed(x)
+            return self.layers[3](self.layers[2](x)).mean()
+
+    assert count(source(lambda: Partly(Teacher)), traced, "Teacher") == 2  # with gradients, and without
+
+
+def test_results_of_many_kinds(traced: list[str]) -> None:
+    class Many(Layer):
+        def forward(self, x: Tensor, mask: Tensor, bias: Tensor | None = None) -> Any:
+            y = super().forward(x)
+            mask = mask & (y.detach() > 0)
+            return {"x": y, "passed": x, "rest": (mask, y, bias, 3, x.shape[0], torch.zeros(8), None)}
+
+    class Reading(Stack):
+        def forward(self, x: Tensor) -> Tensor:
+            mask = x > 0
+            for layer in self.layers:
+                out = layer(x, mask, bias=x)
+                mask, y, bias, three, size, zeros, _ = out["rest"]
+                x = out["x"] * y + bias / three + zeros + out["passed"] / size
+            return (x * mask).mean()
+
+    assert count(source(lambda: Reading(Many)), traced, "Many") <= 2
+
+
+def test_in_place_on_the_argument(traced: list[str]) -> None:
+    class InPlace(Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).add_(1.0)
+
+    class Overwriting(Layer):
+        def forward(self, x: Tensor) -> Tensor:
+            x.mul_(2.0)
+            return super().forward(x)
+
+    assert count(stack(InPlace), traced, "InPlace") == 1
+    assert count(stack(Overwriting), traced, "Overwriting") == 4
+
+
+def test_layers_of_torch_keep_the_line_that_calls_them(traced: list[str]) -> None:
+    class Unrolled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Linear(8, 8)
+            self.a, self.b, self.c = (
+                nn.TransformerEncoderLayer(8, 2, 16, batch_first=True) for _ in range(3)
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(self.embed(x))
+            x = self.b(x)
+            return self.c(x).mean()
+
+    assert count(source(Unrolled), traced, "TransformerEncoderLayer") == 1
+
+
+def test_layers_inside_a_layer_traced_in_full(traced: list[str]) -> None:
+    class Outer(nn.Module):
+        def __init__(self, index: int) -> None:
+            super().__init__()
+            self.index = index
+            self.inner = nn.ModuleList(Layer() for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.inner:
+                x = layer(x)
+            return x * self.index
+
+    model = source(lambda: Stack(Outer, num_layers=8))
+    assert count(model, traced, "Outer") == 4  # then they are no longer tried, and the layers inside are
+    assert traced.count("Layer") == 1
+
+
+def test_classes_are_left_as_they_were() -> None:
+    from autopar.capture.capture import capture
+
+    before = dict(vars(Layer)), dict(vars(nn.Module)), dict(vars(nn.TransformerEncoderLayer))
+    capture(stack(Layer))
+    assert before == (dict(vars(Layer)), dict(vars(nn.Module)), dict(vars(nn.TransformerEncoderLayer)))
