@@ -8,8 +8,10 @@ from typing import Any
 from autopar.cost.prediction import Prediction, StageMemory
 from autopar.units import format_bytes, format_seconds
 
-MEMORY_PURPOSES = tuple(field.name.removesuffix("_bytes") for field in fields(StageMemory))
-"""What memory is held for, in the order in which it is shown."""
+MEMORY_PURPOSES = tuple(
+    field.name.removesuffix("_bytes") for field in fields(StageMemory) if field.name != "host_bytes"
+)
+"""What memory of the device is held for, in the order in which it is shown."""
 
 
 def prediction_document(prediction: Prediction) -> dict[str, Any]:
@@ -28,6 +30,7 @@ def prediction_document(prediction: Prediction) -> dict[str, Any]:
                 "memory": {
                     **{f"{purpose}_bytes": memory_of(stage.memory, purpose) for purpose in MEMORY_PURPOSES},
                     "total_bytes": stage.memory.total_bytes,
+                    "host_bytes": stage.memory.host_bytes,
                 },
             }
             for stage in prediction.stages
@@ -55,6 +58,9 @@ def predicted_section(
     section["peak_memory"] = (
         f"{format_bytes(prediction.peak_memory_bytes)} of {format_bytes(prediction.memory_limit_bytes)}"
     )
+    if prediction.peak_host_bytes:
+        limit = format_bytes(prediction.host_limit_bytes)
+        section["host_memory"] = f"{format_bytes(prediction.peak_host_bytes)} of {limit} a device"
     section["stages"] = [
         {
             "compute": format_seconds(stage.compute_s),

@@ -12,9 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from autopar.cost.prediction import Prediction, StagePrediction
-from autopar.plan.decisions import Mesh, Plan
+from autopar.plan.decisions import MESH_AXES, Mesh, Plan, ScheduleName
 from autopar.plan.ranges import compact
 from autopar.report.predicted import MEMORY_PURPOSES, format_percent, memory_of, status_text
+from autopar.schedule.actions import rank_stages
 from autopar.units import GiB, MiB, format_bytes, format_seconds
 
 _BAR_CELLS = 20
@@ -71,7 +72,7 @@ def headline(
     decided = (
         f"pipeline {mesh.pipeline} x data {mesh.data} x tensor {mesh.tensor}; "
         f"{micro_batches} of {plan.micro_batch}; ZeRO {_levels(plan.zero)}; "
-        f"{plan.precision}"
+        f"{plan.precision}{_unusual(plan)}"
     )
     speed = (
         f"step time {format_seconds(prediction.step_time_s)}, {prediction.samples_per_s:.4g} samples/s, "
@@ -85,14 +86,30 @@ def headline(
     ]
 
 
+def _unusual(plan: Plan) -> str:
+    """What most plans do not have: another schedule than 1F1B, virtual stages, groups, order, offload."""
+    mesh, said = plan.mesh, []
+    if plan.schedule not in (None, ScheduleName.ONE_F_ONE_B) and mesh.pipeline != 1:
+        said.append(str(plan.schedule))
+    if plan.virtual and plan.virtual > 1:
+        said.append(f"{plan.virtual} stages a rank")
+    if plan.shard_group and plan.shard_group != mesh.data:
+        said.append(f"shard groups of {plan.shard_group}")
+    if mesh.order and mesh.order != MESH_AXES:
+        said.append(f"ranks vary {' > '.join(mesh.order)}")
+    if plan.offloaded:
+        said.append(f"{' and '.join(plan.offloaded)} offloaded")
+    return "".join(f"; {text}" for text in said)
+
+
 def stage_table(plan: Plan, prediction: Prediction) -> Table:
-    """One row a stage: its blocks, where a step's time goes, and its memory against the limit."""
+    """One row a rank of the pipeline: the blocks of its stages, where a step's time goes, and its memory
+    against the limit."""
     table = _table("stage", "blocks", ">compute", ">comm", ">idle", ">memory", "of the limit")
     for index, stage in enumerate(prediction.stages):
-        blocks = compact(plan.stages[index]) if plan.stages and index < len(plan.stages) else ()
         table.add_row(
             str(index),
-            _shortened(blocks),
+            " | ".join(_shortened(compact(blocks)) for blocks in _stages_of(plan, index)),
             *(format_seconds(s) if s else "0" for s in (stage.compute_s, stage.comm_s, stage.idle_s)),
             format_bytes(stage.memory.total_bytes),
             memory_bar(stage, prediction.memory_limit_bytes),
@@ -100,16 +117,27 @@ def stage_table(plan: Plan, prediction: Prediction) -> Table:
     return table
 
 
+def _stages_of(plan: Plan, rank: int) -> list[tuple[str, ...]]:
+    """The blocks of every stage that a rank of the pipeline holds."""
+    if not plan.stages or not plan.mesh.pipeline or len(plan.stages) % plan.mesh.pipeline:
+        return []
+    schedule, virtual = plan.schedule or ScheduleName.ONE_F_ONE_B, len(plan.stages) // plan.mesh.pipeline
+    return [plan.stages[stage] for stage in rank_stages(schedule, rank, plan.mesh.pipeline, virtual)]
+
+
 def memory_table(stages: Sequence[StagePrediction]) -> Table:
     """One row a stage: memory by purpose, all in the unit that suits the largest."""
     unit = max((stage.memory.total_bytes for stage in stages), default=0)
     name, size = ("GiB", GiB) if unit >= GiB else ("MiB", MiB)
-    table = _table("stage", *(f">{purpose}" for purpose in MEMORY_PURPOSES), f">total {name}")
+    is_offloaded = any(stage.memory.host_bytes for stage in stages)
+    host = [">on the host"] if is_offloaded else []
+    table = _table("stage", *(f">{purpose}" for purpose in MEMORY_PURPOSES), f">total {name}", *host)
     for index, stage in enumerate(stages):
         sizes = [memory_of(stage.memory, purpose) for purpose in MEMORY_PURPOSES]
-        table.add_row(
-            str(index), *(f"{num_bytes / size:.2f}" for num_bytes in [*sizes, stage.memory.total_bytes])
-        )
+        sizes.append(stage.memory.total_bytes)
+        if is_offloaded:
+            sizes.append(stage.memory.host_bytes)
+        table.add_row(str(index), *(f"{num_bytes / size:.2f}" for num_bytes in sizes))
     return table
 
 

@@ -1,9 +1,9 @@
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
 from autopar.cost.prediction import Prediction, StageMemory, StagePrediction
-from autopar.plan.decisions import Mesh, Plan, Precision
+from autopar.plan.decisions import Mesh, Plan, Precision, ScheduleName
 from autopar.report.predicted import predicted_section, prediction_document, status_text
 from autopar.report.text import alternatives_table, headline, memory_bar, memory_table, render, stage_table
 from autopar.units import GiB
@@ -109,6 +109,7 @@ def test_prediction_document_has_the_documented_keys() -> None:
         "transient_bytes",
         "reserved_bytes",
         "total_bytes",
+        "host_bytes",
     ]
     assert memory["total_bytes"] == sum(memory.values()) - memory["total_bytes"] == 10 * GiB
 
@@ -119,3 +120,38 @@ def test_predicted_section_is_for_people() -> None:
     assert section["peak_memory"] == "19.00 GiB of 20.00 GiB"
     assert section["stages"][1]["memory"] == "19.00 GiB"
     assert status_text("feasible", None) == "feasible"
+
+
+def test_a_rank_with_two_stages_shows_the_blocks_of_both() -> None:
+    stages = (("wte",), ("blocks.0", "blocks.1"), ("blocks.2",), ("ln_f", "loss"))
+    plan = replace(PLAN, stages=stages, schedule=ScheduleName.ZBV, virtual=2)
+    lines = shown(stage_table(plan, PREDICTION)).splitlines()
+    assert "wte | ln_f, loss" in lines[2] and "blocks.0-1 | blocks.2" in lines[3]
+    interleaved = replace(plan, schedule=ScheduleName.INTERLEAVED)
+    assert "wte | blocks.2" in shown(stage_table(interleaved, PREDICTION)).splitlines()[2]
+
+
+def test_headline_names_what_most_plans_do_not_have() -> None:
+    plan = replace(
+        PLAN,
+        schedule=ScheduleName.INTERLEAVED,
+        virtual=3,
+        shard_group=1,
+        mesh=replace(PLAN.mesh, order=("data", "pipeline", "tensor")),
+        offload="optimizer,activations",
+    )
+    assert headline(plan, PREDICTION, "feasible", None, None)[1].plain.endswith(
+        "; bf16; interleaved; 3 stages a rank; shard groups of 1; ranks vary data > pipeline > tensor; "
+        "optimizer and activations offloaded"
+    )
+
+
+def test_host_memory_is_shown_where_something_is_offloaded() -> None:
+    assert "host" not in shown(memory_table(PREDICTION.stages))
+    away = replace(PREDICTION.stages[0], memory=replace(PREDICTION.stages[0].memory, host_bytes=3 * GiB))
+    table = shown(memory_table((away,)))
+    assert "on the host" in table and table.splitlines()[2].split()[-2:] == ["10.00", "3.00"]
+    prediction = replace(PREDICTION, stages=(away,), peak_host_bytes=3 * GiB, host_limit_bytes=128 * GiB)
+    section = predicted_section(prediction, "feasible", None, None)
+    assert section["host_memory"] == "3.00 GiB of 128.00 GiB a device"
+    assert prediction_document(prediction)["stages"][0]["memory"]["host_bytes"] == 3 * GiB
