@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from autopar.capture.model_graph import InputKind
 from autopar.lower.axis import FakeAxis, ProcessGroupAxis, TensorAxis
 from autopar.lower.block import lower_block
+from autopar.lower.device import to_device
 from autopar.lower.resolve import BlockDecision, ResolvedPlan
 from autopar.lower.split_backward import split_backward
 from autopar.plan.decisions import Plan, ScheduleName
@@ -138,7 +139,7 @@ class _Builder:
 
     def program(self, decision: BlockDecision) -> BlockProgram:
         block = decision.block
-        graph = lower_block(block, decision.sharding).graph
+        graph = to_device(lower_block(block, decision.sharding).graph, self.mesh.device)
         if self.is_split:
             weights = {x.placeholder for x in block.inputs if x.kind is InputKind.PARAMETER}
             graph = split_backward(graph, weights)
@@ -210,7 +211,7 @@ def assemble(
     }
     executor = Executor(
         stages=held,
-        schedule=schedule_actions(schedule, resolved.num_stages, plan.num_micro_batches, virtual),
+        schedule_of=lambda num: schedule_actions(schedule, resolved.num_stages, num, virtual),
         num_stages=resolved.num_stages,
         rank_of=rank_of,
         rank=here,
