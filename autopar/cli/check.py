@@ -52,6 +52,8 @@ def execute(args: argparse.Namespace) -> Outcome:
     if not args.quiet:
         for warning in found.warnings:
             tell(f"warning: {warning}")
+        for note in found.notes:
+            tell(f"note: {note}")
     prediction = found.prediction
     costed = Costed(plan, prediction, "feasible" if prediction.fits else "infeasible")
     result = to_json(costed, args.plan) if args.json else to_summary(costed)

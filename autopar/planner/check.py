@@ -11,6 +11,7 @@ from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource
 from autopar.cost.blocks import Readings, block_choice
 from autopar.cost.layout import Layout, SharedParameter
+from autopar.cost.measured import measured_note
 from autopar.cost.prediction import Prediction
 from autopar.cost.step import predict
 from autopar.errors import InfeasibleError
@@ -37,11 +38,13 @@ class CheckResult:
     Attributes:
         warnings: what people should know, e.g. that the devices are others than planned for.
         infeasible: names the fullest stage and what it misses, where the plan does not fit; else None.
+        notes: what the prediction rests on, where that is more than the cost model's usual numbers.
     """
 
     prediction: Prediction
     warnings: tuple[str, ...]
     infeasible: InfeasibleError | None
+    notes: tuple[str, ...] = ()
 
 
 def check_plan(
@@ -75,7 +78,9 @@ def check_plan(
     graph = captured.at(plan.micro_batch)
     limit_bytes = memory_limit_bytes or cluster.device.memory_bytes
     prediction = predict_plan(plan, graph, cluster, limit_bytes, Readings(cluster))
-    return CheckResult(prediction, _warnings(plan, cluster), too_large(prediction))
+    note = measured_note(graph, cluster.device)
+    notes = (note,) if note else ()
+    return CheckResult(prediction, _warnings(plan, cluster), too_large(prediction), notes)
 
 
 def predict_plan(

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from autopar.capture.capture import Capture, capture
 from autopar.cost.blocks import Readings
+from autopar.cost.measured import measured_note
 from autopar.cost.prediction import Prediction
 from autopar.errors import PlanError, UsageError
 from autopar.hardware.cluster import Cluster
@@ -95,8 +96,16 @@ def make_plan(
             num_candidates=found.num_candidates,
             num_solved=found.num_solved,
         ),
-        notes=notes,
+        notes=(*notes, *filter(None, [_measured(plan, captured, request.cluster, tell)])),
     )
+
+
+def _measured(plan: Plan, captured: Capture, cluster: Cluster, tell: Progress) -> str:
+    assert plan.micro_batch is not None
+    note = measured_note(captured.at(plan.micro_batch), cluster.device)
+    if note:
+        tell(note)
+    return note
 
 
 def settle(request: PlanRequest) -> tuple[Plan, tuple[str, ...]]:

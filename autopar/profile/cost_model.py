@@ -200,7 +200,8 @@ def _products(found: Mapping[tuple[str, int], Spread], precision: str, overhead:
     rates = []
     for edge, rate in measured:
         inverse = 1 / rate - overhead / edge / largest
-        rates.append((edge, min(largest, 1 / inverse) if inverse > 0 else largest))
+        # What is left may exceed the largest product's rate; twice as much would be an error of measurement.
+        rates.append((edge, min(2 * largest, 1 / inverse) if inverse > 0 else 2 * largest))
     widths = [spread.width for (p, _), spread in found.items() if p == precision]
     return Products(tuple(rates), sorted(widths)[len(widths) // 2])
 

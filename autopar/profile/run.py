@@ -67,7 +67,7 @@ def _job(folder: Path, settings: ProfileSettings) -> Iterator[subprocess.Popen[b
     process = subprocess.Popen(
         [sys.executable, "-m", "autopar.profile.job", str(folder)],
         env=environment,
-        stdout=sys.stderr,
+        stdout=2,  # stdout is for results
         start_new_session=True,  # so that all ranks can be ended together
     )
     try:

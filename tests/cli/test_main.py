@@ -28,6 +28,8 @@ OPTIONS = {
     "verify": "TARGET --arg --batch --cluster --device --gpus --gpus-per-node --help --json --memory-limit "
     "--optimizer --precision --quiet --seed --set --steps --time-limit --timeout --tolerance --top "
     "--verbose --with",
+    "profile": "--arg --device --help --json --micro --model --name --output --precision --processes --quick "
+    "--quiet --timeout --verbose",
     "devices": "--help --json",
 }
 
@@ -68,7 +70,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("", r"autopar: name a verb \(plan, check, verify, devices\)$"),
+        ("", r"autopar: name a verb \(plan, check, verify, profile, devices\)$"),
         (
             "pln x.py",
             r"^autopar: there is no verb 'pln'; did you mean 'plan'\? \(verbs: plan, check, verify, d",
