@@ -73,7 +73,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         ("", r"autopar: name a verb \(plan, check, verify, profile, devices\)$"),
         (
             "pln x.py",
-            r"^autopar: there is no verb 'pln'; did you mean 'plan'\? \(verbs: plan, check, verify, d",
+            r"^autopar: there is no verb 'pln'; did you mean 'plan'\? \(verbs: plan, check, verify, p",
         ),
         ("plan", r"^autopar: the following arguments are required: MODEL \(see `autopar plan --help`\)$"),
         (
