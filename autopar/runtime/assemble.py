@@ -8,23 +8,24 @@ parameter at a time.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from autopar.capture.model_graph import InputKind
+from autopar.capture.model_graph import Block, InputKind
 from autopar.lower.axis import FakeAxis, ProcessGroupAxis, TensorAxis
 from autopar.lower.block import lower_block
 from autopar.lower.device import to_device
+from autopar.lower.late_gradients import late_parameters, without_sums
 from autopar.lower.resolve import BlockDecision, ResolvedPlan
 from autopar.lower.split_backward import split_backward
 from autopar.plan.decisions import Plan, ScheduleName
 from autopar.runtime.crossings import Crossing, boundary_crossings
 from autopar.runtime.executor import Executor, HeldStage
 from autopar.runtime.fill import fill
-from autopar.runtime.gradients import TiedGradients
+from autopar.runtime.gradients import TiedGradients, add_up_late_gradients
 from autopar.runtime.holdings import Holdings, find_holdings
 from autopar.runtime.initialise import InitialState
 from autopar.runtime.links import Links
@@ -50,6 +51,7 @@ class Assembly:
         copies: of the parameters in the compute dtype, where that differs and they are not sharded.
         masters: parameters in host memory in the place of those that compute, if the optimiser is offloaded.
         tied: parameters that other ranks of the pipeline axis hold too.
+        late: names of the parameters of whose gradients each tensor rank has a summand.
         sharded: names of this rank's parameters of which the data ranks hold different pieces.
         parameter_ranks: canonical name of every parameter of the model -> the first rank on the pipeline axis
             that holds it.
@@ -65,6 +67,7 @@ class Assembly:
     copies: ComputeCopies
     masters: HostMasters | None
     tied: TiedGradients
+    late: frozenset[str]
     sharded: frozenset[str]
     parameter_ranks: Mapping[str, int]
     buffer_forms: Mapping[str, StoredParameter]
@@ -72,11 +75,15 @@ class Assembly:
     persistent: frozenset[str]
     aliases: Mapping[str, tuple[str, ...]]
 
-    def average_gradients(self) -> None:
-        """Averages over the data ranks what the backward passes have left; a collective of them."""
+    def synchronise_gradients(self, mesh: RankMesh) -> None:
+        """Completes the gradients that the backward passes have left; a collective of all ranks."""
         for replicas in self.replicas:
             replicas.average_gradients()
         self.stages.collect_gradients()
+        parameters = dict(self.stages.named_originals())
+        if mesh.tensor_group is not None:
+            add_up_late_gradients([parameters[name] for name in sorted(self.late)], mesh)
+        self.tied.reduce(parameters)
 
     def close(self) -> None:
         """Ends the process groups of the stages."""
@@ -95,6 +102,8 @@ class _Builder:
     crossings: tuple[tuple[Crossing, ...], ...]
     axis: TensorAxis
     copies: ComputeCopies
+    lowered: dict[int, fx.GraphModule] = field(default_factory=dict)
+    late: frozenset[str] = frozenset()
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
     buffers: dict[str, Tensor] = field(default_factory=dict)
     buffer_forms: dict[str, StoredParameter] = field(default_factory=dict)
@@ -105,6 +114,21 @@ class _Builder:
 
     def zero(self, index: int) -> int:
         return zero_levels(self.resolved.plan, self.resolved.num_stages)[index]
+
+    def lower(self, indices: Collection[int]) -> None:
+        """Lowers the blocks of this rank's stages; finds gradients that all of them leave as summands."""
+        late: set[str] = set()
+        at_once: set[str] = set()
+        for decision in self.resolved.blocks:
+            if decision.stage in indices:
+                block = decision.block
+                program = lower_block(block, decision.sharding).graph
+                self.lowered[block.index] = to_device(program, self.mesh.device)
+                names = _parameter_placeholders(block)
+                found = {names[placeholder] for placeholder in late_parameters(program, names)}
+                late |= found
+                at_once |= set(names.values()) - found
+        self.late = frozenset(late - at_once)
 
     def build(self, index: int) -> HeldStage:
         resolved, mesh = self.resolved, self.mesh
@@ -139,10 +163,11 @@ class _Builder:
 
     def program(self, decision: BlockDecision) -> BlockProgram:
         block = decision.block
-        graph = to_device(lower_block(block, decision.sharding).graph, self.mesh.device)
+        names = _parameter_placeholders(block)
+        late = {placeholder for placeholder, name in names.items() if name in self.late}
+        graph = without_sums(self.lowered[block.index], late)
         if self.is_split:
-            weights = {x.placeholder for x in block.inputs if x.kind is InputKind.PARAMETER}
-            graph = split_backward(graph, weights)
+            graph = split_backward(graph, names)
         return BlockProgram(
             block=block,
             module=graph,
@@ -196,7 +221,9 @@ def assemble(
         axis=ProcessGroupAxis(mesh.tensor_group) if mesh.tensor_group is not None else FakeAxis(1),
         copies=ComputeCopies(options.compute_dtype(plan)),
     )
-    held = [builder.build(index) for index in rank_stages(schedule, here, mesh.pipeline, virtual)]
+    indices = rank_stages(schedule, here, mesh.pipeline, virtual)
+    builder.lower(indices)
+    held = [builder.build(index) for index in indices]
     stages = RankStages({stage.index: stage.module for stage in held})
     parameters = dict(stages.named_originals())
     fill(parameters, stages.forms(), builder.buffers, builder.buffer_forms, initial, mesh)
@@ -225,6 +252,7 @@ def assemble(
         copies=builder.copies,
         masters=_masters(plan, parameters),
         tied=_tied_gradients(resolved, holdings, owners, mesh),
+        late=builder.late,
         sharded=frozenset(parameters) - whole,
         parameter_ranks={name: found[0] for name, found in owners.items()},
         buffer_forms=builder.buffer_forms,
@@ -239,6 +267,10 @@ def _masters(plan: Plan, parameters: Mapping[str, nn.Parameter]) -> HostMasters 
     if "optimizer" not in plan.offloaded or "parameters" in plan.offloaded:
         return None
     return HostMasters(parameters.items())
+
+
+def _parameter_placeholders(block: Block) -> dict[str, str]:
+    return {x.placeholder: x.source for x in block.inputs if x.kind is InputKind.PARAMETER}
 
 
 def zero_levels(plan: Plan, num_stages: int) -> tuple[int, ...]:

@@ -12,9 +12,16 @@ from autopar.errors import UsageError, closest_match
 
 
 def split_batch(
-    batch: Mapping[str, Tensor], graph: ModelGraph, num_micro_batches: int, device: torch.device
+    batch: Mapping[str, Tensor],
+    graph: ModelGraph,
+    num_micro_batches: int,
+    device: torch.device,
+    caller: str = "step()",
 ) -> list[dict[str, Tensor]]:
     """Cuts this data rank's share of a step into micro-batches on its device.
+
+    Args:
+        caller: for messages.
 
     Raises:
         UsageError: an entry is missing, unknown, or of another shape or dtype than the model was captured
@@ -26,27 +33,27 @@ def split_batch(
     for key in batch:
         if key not in graph.batch:
             raise UsageError(
-                f"step(): the batch holds '{key}', which the model does not"
+                f"{caller}: the batch holds '{key}', which the model does not"
                 f" read{closest_match(key, graph.batch)};"
                 f" it wants: {expected}"
             )
     pieces: list[dict[str, Tensor]] = [{} for _ in range(num_micro_batches)]
     for key, spec in graph.batch.items():
         if key not in batch:
-            raise UsageError(f"step(): the batch lacks '{key}'; it must hold: {expected}")
+            raise UsageError(f"{caller}: the batch lacks '{key}'; it must hold: {expected}")
         value = batch[key]
         if not isinstance(value, Tensor):
             raise UsageError(
-                f"step(): batch['{key}'] is a {type(value).__name__}, not a tensor; wanted: {expected}"
+                f"{caller}: batch['{key}'] is a {type(value).__name__}, not a tensor; wanted: {expected}"
             )
         if tuple(value.shape) != _shape(key, spec, graph, num_micro_batches):
             raise UsageError(
-                f"step(): batch['{key}'] has shape {tuple(value.shape)}; this data rank's share of a step is"
-                f" {num_micro_batches} micro-batches of {graph.micro_batch} samples: {expected}"
+                f"{caller}: batch['{key}'] has shape {tuple(value.shape)}; this data rank's share of a step"
+                f" is {num_micro_batches} micro-batches of {graph.micro_batch} samples: {expected}"
             )
         if value.dtype != spec.dtype and not (value.is_floating_point() and spec.dtype.is_floating_point):
             raise UsageError(
-                f"step(): batch['{key}'] is {value.dtype}; the model was captured with {spec.dtype}"
+                f"{caller}: batch['{key}'] is {value.dtype}; the model was captured with {spec.dtype}"
             )
         moved = value.to(device=device, dtype=spec.dtype)
         parts = moved.chunk(num_micro_batches, graph.batch_dims.get(key, 0))
@@ -59,3 +66,23 @@ def _shape(key: str, spec: TensorSpec, graph: ModelGraph, num_micro_batches: int
     shape = list(spec.shape)
     shape[graph.batch_dims.get(key, 0)] *= num_micro_batches
     return tuple(shape)
+
+
+def count_micro_batches(batch: Mapping[str, Tensor], graph: ModelGraph, caller: str) -> int:
+    """Number of micro-batches that a batch of any size makes.
+
+    Raises:
+        UsageError: it holds none of the model's entries, or is no multiple of the micro-batch.
+    """
+    for key, value in batch.items():
+        if key not in graph.batch or not isinstance(value, Tensor):
+            continue
+        dim = graph.batch_dims.get(key, 0)
+        num_samples = value.shape[dim] if dim < value.dim() else 0
+        if not num_samples or num_samples % graph.batch[key].shape[dim]:
+            raise UsageError(
+                f"{caller}: batch['{key}'] has shape {tuple(value.shape)}; dim {dim} must be a multiple of"
+                f" the plan's micro-batch {graph.batch[key].shape[dim]}: drop or pad the last samples"
+            )
+        return num_samples // graph.batch[key].shape[dim]
+    raise UsageError(f"{caller}: the batch holds none of the model's entries {', '.join(graph.batch)}")

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from autopar.lower.weight_gradients import WeightGradients
 from autopar.runtime.crossings import Crossing
-from autopar.runtime.links import Links
+from autopar.runtime.links import Links, Traffic
 from autopar.runtime.mesh import RankMesh
-from autopar.runtime.messages import Schedule, needed, produced, traffic
+from autopar.runtime.messages import Message, Schedule, needed, produced, traffic
 from autopar.runtime.replicas import Replicas
 from autopar.runtime.stage import StageModule, batch_reads, reads
 from autopar.runtime.watchdog import Watchdog
@@ -78,6 +78,23 @@ class _InFlight:
     weight_gradients: WeightGradients | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Script:
+    """What one rank does in a pass over a schedule.
+
+    Attributes:
+        actions: in order.
+        awaited: the message that each of them waits for.
+        traffic: all messages between ranks.
+        split: stages whose backward pass comes in two halves.
+    """
+
+    actions: tuple[Action, ...]
+    awaited: tuple[Message | None, ...]
+    traffic: Traffic
+    split: frozenset[int]
+
+
 @dataclass
 class _Step:
     batches: Sequence[Mapping[str, Tensor]]
@@ -86,6 +103,7 @@ class _Step:
     in_flight: dict[tuple[int, int], _InFlight] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
     num_finished: dict[int, int] = field(default_factory=dict)
+    split: frozenset[int] = frozenset()
 
 
 class Executor:
@@ -93,9 +111,10 @@ class Executor:
 
     Args:
         stages: of this rank.
-        schedule: the actions of every rank on the pipeline axis, in order.
+        schedule_of: number of micro-batches -> the actions of every rank on the pipeline axis, in order.
         num_stages: of the whole pipeline.
         rank_of: stage -> rank on the pipeline axis.
+        rank: this rank's position there.
         links: to the ranks with the neighbouring stages.
 
     Attributes:
@@ -105,7 +124,7 @@ class Executor:
     def __init__(
         self,
         stages: Iterable[HeldStage],
-        schedule: Schedule,
+        schedule_of: Callable[[int], Schedule],
         num_stages: int,
         rank_of: Callable[[int], int],
         rank: int,
@@ -114,14 +133,14 @@ class Executor:
     ) -> None:
         self._stages = {stage.index: stage for stage in stages}
         self._num_stages = num_stages
-        self._actions = tuple(schedule[rank])
-        self._traffic = traffic(schedule, num_stages, rank_of)
+        self._schedule_of = schedule_of
+        self._rank_of = rank_of
+        self._rank = rank
         self._links = links
+        self._scripts: dict[tuple[int, bool], _Script] = {}
         self._watchdog = watchdog
         self._used = {stage.index: stage.used for stage in self._stages.values()}
         self._batch_keys = {stage.index: stage.batch_keys for stage in self._stages.values()}
-        kinds = {(action.stage, action.kind) for action in self._actions}
-        self._is_split = {index for index, kind in kinds if kind is ActionKind.WEIGHT_BACKWARD}
         self.observer: Observer = lambda _: nullcontext()
 
     def run(
@@ -144,13 +163,45 @@ class Executor:
             Mean loss of the micro-batches on the rank of the last stage, else None.
         """
         step = _Step(batches, seeds, loss_scale / len(batches))
-        self._links.begin(self._traffic)
-        awaited = [needed(action, self._num_stages) for action in self._actions]
-        following = iter([message for message in awaited if message is not None])
+        return self._play(step, self._script(len(batches), is_training=True), label)
+
+    def evaluate(self, batches: Sequence[Mapping[str, Tensor]], label: str) -> Tensor | None:
+        """The forward passes alone, without gradients.
+
+        Returns:
+            Mean loss of the micro-batches on the rank of the last stage, else None.
+        """
+        seeds = {
+            index: [(0,) * len(stage.module.programs)] * len(batches) for index, stage in self._stages.items()
+        }
+        with torch.no_grad():
+            return self._play(
+                _Step(batches, seeds, 0.0), self._script(len(batches), is_training=False), label
+            )
+
+    def _script(self, num_micro_batches: int, is_training: bool) -> _Script:
+        key = num_micro_batches, is_training
+        if key not in self._scripts:
+            schedule = self._schedule_of(num_micro_batches)
+            if not is_training:
+                schedule = [[x for x in own if x.kind is ActionKind.FORWARD] for own in schedule]
+            actions = tuple(schedule[self._rank])
+            self._scripts[key] = _Script(
+                actions=actions,
+                awaited=tuple(needed(action, self._num_stages) for action in actions),
+                traffic=traffic(schedule, self._num_stages, self._rank_of),
+                split=frozenset(x.stage for x in actions if x.kind is ActionKind.WEIGHT_BACKWARD),
+            )
+        return self._scripts[key]
+
+    def _play(self, step: _Step, script: _Script, label: str) -> Tensor | None:
+        step.split = script.split
+        self._links.begin(script.traffic)
+        following = iter([message for message in script.awaited if message is not None])
         coming = next(following, None)
         if coming is not None:
             self._links.ask(coming)
-        for action, message in zip(self._actions, awaited, strict=True):
+        for action, message in zip(script.actions, script.awaited, strict=True):
             self._watchdog.at(
                 f"{label}, {_WORDS[action.kind]} of micro-batch {action.micro_batch} on stage {action.stage}"
             )
@@ -185,18 +236,20 @@ class Executor:
     ) -> list[Tensor]:
         known = {crossing.name: value for crossing, value in zip(stage.received, arrived, strict=True)}
         inputs = {name: known[name] for name in self._used[stage.index]}
+        is_training = torch.is_grad_enabled()
         for value in inputs.values():
-            value.requires_grad_(value.is_floating_point())
+            value.requires_grad_(is_training and value.is_floating_point())
         keys = self._batch_keys[stage.index]
         batch = {key: value for key, value in step.batches[micro_batch].items() if key in keys}
-        later = WeightGradients() if stage.index in self._is_split else None
+        later = WeightGradients() if stage.index in step.split else None
         results = stage.module(inputs, batch, step.seeds[stage.index][micro_batch], later)
         outputs = dict(zip(stage.module.outputs, results, strict=True))
         if stage.loss is not None:
             loss = outputs[stage.loss]
             step.losses.append(loss.detach().to(torch.promote_types(loss.dtype, torch.float32)))
         known.update(outputs)
-        step.in_flight[stage.index, micro_batch] = _InFlight(inputs, outputs, later)
+        if is_training:
+            step.in_flight[stage.index, micro_batch] = _InFlight(inputs, outputs, later)
         return [known[crossing.name].detach() for crossing in stage.sent]
 
     def _backward(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from autopar.capture.model_graph import ModelGraph
 from autopar.errors import UsageError
 from autopar.plan.decisions import Plan
 from autopar.runtime.assemble import Assembly
-from autopar.runtime.batches import split_batch
+from autopar.runtime.batches import count_micro_batches, split_batch
 from autopar.runtime.checkpoint import load_checkpoint, save_checkpoint
 from autopar.runtime.executor import mean_loss
 from autopar.runtime.first_step import report_first_step
@@ -87,8 +88,8 @@ class ParallelModel(nn.Module):
             UsageError: always; says what to call.
         """
         raise UsageError(
-            "a parallel model runs forward and backward together: call step(batch);"
-            " to evaluate, load full_state_dict() into the plain model"
+            "a parallel model runs forward and backward together: call step(batch) to train, or"
+            " eval_step(batch) for the loss alone"
         )
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
@@ -127,15 +128,13 @@ class ParallelModel(nn.Module):
         with self._watchdog.guard(label):
             self._check_optimizer()
             batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
-            devices = [self._mesh.device] if self._mesh.device.type == "cuda" else []
-            with torch.random.fork_rng(devices=devices):
+            with self._own_randomness():
                 self._take_over_updates()
                 earlier = set_aside(parameters)
                 seeds, factor = self._seeds(num_micro_batches), self._loss_scale.factor
                 loss = self._assembly.executor.run(batches, seeds, label, factor)
             self._watchdog.at(f"{label}, gradient averaging")
-            self._assembly.average_gradients()
-            self._assembly.tied.reduce(parameters)
+            self._assembly.synchronise_gradients(self._mesh)
             if self._loss_scale.is_active:
                 self._unscale(parameters)
             add_back(parameters, earlier)
@@ -148,6 +147,35 @@ class ParallelModel(nn.Module):
         self._is_updated = False
         self._foreign_optimizer = ""
         return total
+
+    def eval_step(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Forward pass alone, without gradients: dropout off, BatchNorm by its running statistics.
+
+        Args:
+            batch: entries by key; any multiple of the micro-batch, as many samples on every rank.
+
+        Returns:
+            Mean loss over all samples of all data ranks, equal on every rank.
+
+        Raises:
+            UsageError: the batch does not fit, or the model draws random numbers otherwise than by dropout.
+            DistributedError: another rank failed or did not answer; names it.
+        """
+        label = f"eval_step after step {self.num_steps - 1}"
+        mode = self.stages.training
+        with self._watchdog.guard(label):
+            count = count_micro_batches(batch, self._graph, "eval_step()")
+            batches = split_batch(batch, self._graph, count, self._mesh.device, "eval_step()")
+            self._take_over_updates()
+            self.stages.eval()
+            try:
+                with self._own_randomness():
+                    loss = self._assembly.executor.evaluate(batches, label)
+            finally:
+                self.stages.train(mode)
+            for replicas in self._assembly.replicas:
+                replicas.after_evaluation()
+            return mean_loss(loss, self._mesh)
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Scales all gradients so that their 2-norm over the whole model is at most ``max_norm``.
@@ -171,7 +199,8 @@ class ParallelModel(nn.Module):
         parameters = self._trained()
         with self._watchdog.guard(f"save to {path}"):
             buffers = self._saved_buffers() if self._mesh.here.data == 0 else {}
-            save_checkpoint(path, parameters, buffers, optimizer, self.num_steps)
+            scale = self._loss_scale.state
+            save_checkpoint(path, parameters, buffers, optimizer, self.num_steps, scale)
 
     def load(self, path: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Reads what ``save`` wrote, under this plan or any other; all ranks call it.
@@ -181,7 +210,9 @@ class ParallelModel(nn.Module):
         """
         parameters = self._trained()
         with self._watchdog.guard(f"load from {path}"):
-            self.num_steps = load_checkpoint(path, parameters, self._saved_buffers(), optimizer)
+            scale = self._loss_scale.state
+            self.num_steps = load_checkpoint(path, parameters, self._saved_buffers(), optimizer, scale)
+            self._loss_scale.restore(scale)
         self._is_updated = True
 
     def full_state_dict(self) -> dict[str, Tensor]:
@@ -235,6 +266,11 @@ class ParallelModel(nn.Module):
         parameters = dict(self.stages.named_originals())
         masters = self._assembly.masters
         return parameters if masters is None else {**parameters, **masters.parameters}
+
+    def _own_randomness(self) -> AbstractContextManager[None]:
+        """What is drawn inside leaves the caller's generators alone."""
+        devices = [self._mesh.device] if self._mesh.device.type == "cuda" else []
+        return torch.random.fork_rng(devices=devices)
 
     def _take_over_updates(self) -> None:
         """Lets the stages compute with what the optimiser has made of the parameters."""

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import (
     CPUOffloadPolicy,
@@ -17,12 +16,10 @@ from torch.distributed.fsdp import (
 )
 from torch.distributed.tensor import Shard
 
+from autopar.runtime.buckets import all_reduce_in_buckets
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.stage import StageModule
 from autopar.runtime.storage import StoredParameter, local_tensor
-from autopar.units import MiB
-
-_BUCKET_BYTES = 32 * MiB
 
 
 class Replicas:
@@ -95,6 +92,13 @@ class Replicas:
         nothing = torch.zeros((), device=self._mesh.device, requires_grad=True)
         torch.autograd.backward(self._stage.touch(nothing))
 
+    def after_evaluation(self) -> None:
+        """Called after forward passes that no backward pass follows: frees what FSDP gathered for it."""
+        for module in self._stage.modules():
+            if isinstance(module, FSDPModule):
+                # What stays gathered would be read again after the optimiser has changed the shards.
+                module.reshard()
+
     def average_gradients(self) -> None:
         """Averages the gradients of replicated parameters over the data ranks; a collective of them."""
         if self.is_sharded or self._mesh.data_group is None:
@@ -140,29 +144,6 @@ def _data_shard(stored: StoredParameter, degree: int) -> Shard | None:
     shape = stored.local_shape
     even = [dim for dim, size in enumerate(shape) if size % degree == 0]
     return Shard(even[0]) if even else None
-
-
-def all_reduce_in_buckets(tensors: Iterable[Tensor], group: dist.ProcessGroup, factor: float) -> None:
-    """Sums tensors over a group and scales them, in place, many small ones in one collective."""
-    buckets: list[list[Tensor]] = []
-    filled_bytes = 0
-    for tensor in tensors:
-        num_bytes = tensor.numel() * tensor.element_size()
-        if not buckets or filled_bytes + num_bytes > _BUCKET_BYTES or buckets[-1][0].dtype != tensor.dtype:
-            buckets.append([])
-            filled_bytes = 0
-        buckets[-1].append(tensor)
-        filled_bytes += num_bytes
-    for bucket in buckets:
-        flat = bucket[0].reshape(-1) if len(bucket) == 1 else torch.cat([x.reshape(-1) for x in bucket])
-        dist.all_reduce(flat, group=group)
-        flat *= factor
-        offset = 0
-        for tensor in bucket:
-            piece = flat.narrow(0, offset, tensor.numel())
-            offset += tensor.numel()
-            if piece.data_ptr() != tensor.data_ptr():
-                tensor.copy_(piece.view_as(tensor))
 
 
 class ComputeCopies:

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from autopar.capture.model_graph import Block, BlockInput, InputKind
 from autopar.capture.operator_facts import aliased_arguments, mutated_arguments
 from autopar.lower.axis import TensorAxis
+from autopar.lower.evaluation import check_evaluation, evaluation_program
 from autopar.lower.keeping import KeepingAxis, keep_results
 from autopar.lower.weight_gradients import WeightGradients
 from autopar.plan.decisions import Recompute
@@ -66,7 +67,7 @@ class BlockProgram:
 
 
 class BlockModule(nn.Module):
-    """A block of the stage.
+    """A block of the stage; in evaluation mode it runs without dropout and changes no buffer.
 
     Args:
         program: what to run.
@@ -98,6 +99,7 @@ class BlockModule(nn.Module):
         self._constants = constants
         self._compute_copies = compute_copies
         self.weights = _Holder()
+        self._evaluation: list[fx.GraphModule] = []
         self.clones_views = False
         self.offloaded: OffloadedActivations | None = None
 
@@ -126,6 +128,8 @@ class BlockModule(nn.Module):
         Returns:
             The block's outputs in order.
         """
+        if not self.training:
+            return self._evaluate(values, shared, buffers)
         if self.program.recompute is Recompute.NONE or not torch.is_grad_enabled():
             return self._run(values, shared, buffers, seed, weight_gradients)
         # Running a second time must neither see nor repeat what the first run did to buffers (BatchNorm
@@ -161,17 +165,8 @@ class BlockModule(nn.Module):
         weight_gradients: WeightGradients | None,
         keeping: KeepingAxis | None = None,
     ) -> tuple[Tensor, ...]:
-        def argument(entry: BlockInput) -> Tensor:
-            if entry.kind is InputKind.PARAMETER:
-                return shared[entry.source] if entry.source in shared else self._read(entry.source)
-            if entry.kind is InputKind.BUFFER:
-                return buffers[entry.source]
-            if entry.kind is InputKind.CONSTANT:
-                return self._constants[entry.source]
-            return values[entry.source]
-
         torch.manual_seed(seed)
-        arguments = [argument(entry) for entry in self.program.block.inputs]
+        arguments = self._arguments(values, shared, buffers)
         extra = (weight_gradients,) if self.program.has_split_backward else ()
         results: tuple[Tensor, ...]
         if keeping is not None:
@@ -183,6 +178,33 @@ class BlockModule(nn.Module):
         else:
             results = self.program.module(self._axis, *extra, *arguments)
         return tuple(own(value) for value in results) if self.clones_views else results
+
+    def _evaluate(
+        self, values: Mapping[str, Tensor], shared: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        if not self._evaluation:
+            check_evaluation(self.program.block)
+            self._evaluation.append(evaluation_program(self.program.module))
+        # Step counters and the like are written to in the program all the same: not to the model's own.
+        copied = {name: buffers[name].clone() for name in self.program.mutated_buffers}
+        extra = (None,) if self.program.has_split_backward else ()
+        arguments = self._arguments(values, shared, {**buffers, **copied})
+        results: tuple[Tensor, ...] = self._evaluation[0](self._axis, *extra, *arguments)
+        return results
+
+    def _arguments(
+        self, values: Mapping[str, Tensor], shared: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        def argument(entry: BlockInput) -> Tensor:
+            if entry.kind is InputKind.PARAMETER:
+                return shared[entry.source] if entry.source in shared else self._read(entry.source)
+            if entry.kind is InputKind.BUFFER:
+                return buffers[entry.source]
+            if entry.kind is InputKind.CONSTANT:
+                return self._constants[entry.source]
+            return values[entry.source]
+
+        return [argument(entry) for entry in self.program.block.inputs]
 
     def _saving(self, kept: Iterable[Tensor]) -> AbstractContextManager[None]:
         """Around what saves tensors for the backward pass; ``kept`` stay where they are."""

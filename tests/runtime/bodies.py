@@ -389,3 +389,52 @@ def events(case):
     run.model.step(run.share())
     run.model.close()
     return {"pipeline": run.model._mesh.here.pipeline, "events": seen}
+
+
+def evaluated(reference, micro_batches):
+    """Mean loss of the plain model in evaluation mode."""
+    reference.model.eval()
+    total = 0.0
+    for piece in micro_batches:
+        given = {key: value.double() if value.is_floating_point() else value for key, value in piece.items()}
+        with torch.no_grad():
+            total += float(reference._wrapped(**given)) / len(micro_batches)
+    reference.model.train()
+    return total
+
+
+def evaluation(case):
+    """``eval_step`` in between the steps of a training, against the plain model."""
+    run = Run(case)
+    reference = run.reference()
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-2)
+    expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=1e-2)
+    size = run.graph.micro_batch * case.extra["num_micro_batches"] * run.model.data_world_size
+    batch = run.source.example_batch(size)
+    dims = run.graph.batch_dims
+    share = share_of(batch, dims, run.model.data_rank, run.model.data_world_size)
+    errors, buffers, states = [], [], []
+    for step in range(2):
+        before = {name: value.clone() for name, value in run.model.whole_buffers()}
+        state = torch.get_rng_state()
+        found = run.model.eval_step(share)
+        states.append(torch.equal(state, torch.get_rng_state()))
+        buffers.append(difference(dict(run.model.whole_buffers()), before) if before else 0.0)
+        expected = evaluated(reference, micro_batches_of(batch, dims, run.graph.micro_batch))
+        errors.append(abs(float(found) - expected) / abs(expected))
+        loss = run.model.step(run.share(step))
+        if not case.args.get("dropout"):
+            errors.append(abs(float(loss) - reference.step(run.micro_batches(step))))
+            expected_optimizer.step()
+            expected_optimizer.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
+    misuse = []
+    for wrong in ({}, {key: value[:1] for key, value in share.items()}):
+        try:
+            run.model.eval_step(wrong)
+        except Exception as error:
+            misuse.append(f"{type(error).__name__}: {error}")
+    assert run.model.training and run.model.stages.training
+    run.model.close()
+    return {"error": max(errors), "buffers": max(buffers), "rng": all(states), "misuse": misuse}
