@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class ActionKind(StrEnum):
@@ -19,9 +19,8 @@ class ActionKind(StrEnum):
     WEIGHT_BACKWARD = "W"
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Action:
-    """One piece of work of a rank.
+class Action(NamedTuple):
+    """One piece of work of a rank. A tuple, because the search makes them by the hundred thousand.
 
     Attributes:
         stage: index over all stages of the pipeline, in the order of the model.

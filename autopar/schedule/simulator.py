@@ -173,38 +173,52 @@ def _order_of(actions: Sequence[Sequence[Action]], num_stages: int) -> _Order:
     waiting: dict[int, list[int]] = {}
     ready = list(range(len(actions)))[::-1]
     is_split = False
+    nothing = len(placed)
+    forward, of_weights = ActionKind.FORWARD, ActionKind.WEIGHT_BACKWARD
+    add_rank, add_code, add_needed, add_boundary = (
+        ranks.append,
+        codes.append,
+        needed.append,
+        boundaries.append,
+    )
+    placed.append(-1)  # of nothing
+    last_stage, count = num_stages - 1, 0
     while ready:
         rank = ready.pop()
         own = actions[rank]
         for position in range(done[rank], len(own)):
-            action = own[position]
-            stage, kind = action.stage, action.kind
-            here = stage * num_micro_batches + action.micro_batch
-            wanted, earlier, boundary, half = -1, -1, -1, 0
-            if kind is ActionKind.FORWARD:
-                if stage:
-                    wanted, boundary = here - num_micro_batches, stage - 1
-            elif kind is ActionKind.WEIGHT_BACKWARD:
-                half, earlier = 2, here + num_forwards
+            kind, stage, micro_batch = own[position]
+            here = stage * num_micro_batches + micro_batch
+            if kind is forward:
+                code, boundary = stage, stage - 1
+                wanted = here - num_micro_batches if stage else nothing
+            elif kind is of_weights:
+                if placed[here + num_forwards] < 0:
+                    break  # its first half stands later in this very list
+                here += 2 * num_forwards
+                code, boundary, wanted = 2 * num_stages + stage, -1, nothing
                 is_split = True
             else:
-                half, earlier = 1, here
-                if stage + 1 < num_stages:
-                    wanted, boundary = here + num_micro_batches + num_forwards, stage
-            if earlier >= 0 and placed[earlier] < 0:
-                break  # it stands later in this very list
-            if wanted >= 0 and placed[wanted] < 0:
+                if placed[here] < 0:
+                    break
+                here += num_forwards
+                code, boundary = num_stages + stage, stage
+                wanted = here + num_micro_batches if stage < last_stage else nothing
+            before = placed[wanted]
+            if before < 0 and wanted != nothing:
                 waiting.setdefault(wanted, []).append(rank)
                 break
-            here += half * num_forwards
-            placed[here] = last[stage] = len(ranks)
-            ranks.append(rank)
-            codes.append(half * num_stages + stage)
-            needed.append(placed[wanted] if wanted >= 0 else -1)
-            boundaries.append(-1 if boundary < 0 or local[boundary] else boundary)
-            done[rank] = position + 1
+            placed[here] = last[stage] = count
+            count += 1
+            add_rank(rank)
+            add_code(code)
+            add_needed(before)
+            add_boundary(-1 if before < 0 or local[boundary] else boundary)
             if here in waiting:
                 ready.extend(waiting.pop(here))
+        else:
+            position = len(own)
+        done[rank] = position
     stuck = [str(own[done[r]]) for r, own in enumerate(actions) if done[r] < len(own)]
     if stuck:
         raise ValueError(f"the schedule deadlocks; ranks wait at {', '.join(stuck)}")
