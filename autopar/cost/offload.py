@@ -30,11 +30,12 @@ def activations_s(blocks: Sequence[BlockChoice], training: Training) -> tuple[fl
     if "activations" not in training.offload:
         return 0.0, 0.0
     moves = [training.host_s(block.saved_bytes) for block in blocks]
-    overlap = training.cluster.device.overlap
+    # Copy engines move them beside compute; where the device is a CPU, its cores do.
+    beside = 0.0 if training.cluster.device.kind == "cpu" else 1.0
     # Going down, copies queue up behind each other; coming up, one block is asked for ahead of its turn.
-    down = max(0.0, sum(moves) - overlap * sum(block.forward_s for block in blocks))
-    later = [overlap * block.backward_s for block in blocks[1:]]
-    up = moves[-1] + sum(max(0.0, move - beside) for move, beside in zip(moves[:-1], later, strict=True))
+    down = max(0.0, sum(moves) - beside * sum(block.forward_s for block in blocks))
+    later = [beside * block.backward_s for block in blocks[1:]]
+    up = moves[-1] + sum(max(0.0, move - hidden) for move, hidden in zip(moves[:-1], later, strict=True))
     return down, up
 
 
