@@ -51,6 +51,17 @@ FOUR = [
     *each("zero-recompute", pipeline=2, data=2, zero=2, num_micro_batches=3, recompute="full"),
     case("mixed-zero", schedule="zbv", pipeline=2, data=2, zero=(1, 0, 3, 2), num_micro_batches=3),
 ]
+COMBINED = [
+    *(
+        x
+        for zero in (1, 2, 3)
+        for x in each(f"shard-groups-zero{zero}", data=4, zero=zero, shard_group=2, num_micro_batches=3)
+    ),
+    *each("activations-away", pipeline=2, data=2, num_micro_batches=3, offload="activations"),
+    *each("optimizer-away", pipeline=2, data=2, zero=1, offload="optimizer", num_steps=2),
+    *each("parameters-away", pipeline=2, data=2, zero=3, offload="parameters", num_steps=2),
+    *each("order", pipeline=2, data=2, order="data pipeline tensor", num_micro_batches=3),
+]
 EIGHT = [
     *each("all-zero1", pipeline=2, data=2, tensor=2, zero=1, num_micro_batches=3, recompute="full"),
     *each("p4-data2", pipeline=4, data=2, zero=2, num_micro_batches=5),
@@ -132,6 +143,13 @@ def test_batchnorm_statistics_advance_once_under_recompute(two, schedule):
 @pytest.mark.parametrize("name", [x.name for x in FOUR])
 def test_four_ranks_equal_one_process(four, name):
     assert_equal(four[name], 4)
+
+
+@pytest.mark.slow
+def test_with_shard_groups_offload_and_order():
+    found = run_cases(4, COMBINED)
+    for name in found:
+        assert_equal(found[name], 4)
 
 
 @pytest.mark.slow
