@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from autopar.capture.model_graph import InputKind
@@ -116,8 +118,10 @@ def test_small_blocks_wait_for_the_host(cluster: Cluster) -> None:
 def test_a_layer_of_22b_takes_what_was_measured(
     cluster: Cluster, word: str, forward_ms: float, backward_ms: float
 ) -> None:
-    # Korthikanti et al. 2022, table 4: 22B, tensor degree 8, micro-batch 4, fp16, A100 80 GB.
-    choice = layer(cluster, 8, word=word, sizes=(6144, 64, 2048, 4))
+    # Korthikanti et al. 2022, table 4: 22B, tensor degree 8, micro-batch 4, fp16, A100 80 GB. Megatron's
+    # fused kernels reach more of the memory's bandwidth than eager ones (benchmarks/published/software.yaml).
+    fused = replace(cluster, device=replace(cluster.device, memory_efficiency=0.78))
+    choice = layer(fused, 8, word=word, sizes=(6144, 64, 2048, 4))
     assert choice.forward_s * 1e3 == pytest.approx(forward_ms, rel=0.15)
     assert choice.backward_s * 1e3 == pytest.approx(backward_ms, rel=0.2)
 
