@@ -1,4 +1,4 @@
-"""Programs are captured on the CPU; what they make by themselves (positions, masks) belongs where they run."""
+"""Programs are captured on the CPU; what they make by themselves, positions say, belongs where they run."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 plan saved.
 
 Keys: ``model.<parameter or buffer>``, ``optimizer.<parameter>.<state>`` (``exp_avg``, ``step``, ...), and
-``training.step`` and ``training.optimizer_groups`` (learning rates and the like). Parameters with fused parts
-are stored as ``(g, n/g, ...)`` at every degree.
+``training.step``, ``training.optimizer_groups`` (learning rates and the like), and of fp16 runs
+``training.loss_scale``. Parameters with fused parts are stored as ``(g, n/g, ...)`` at every degree.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from autopar.errors import UsageError, closest_match
 
 _STEP = "training.step"
+_LOSS_SCALE = "training.loss_scale"
 _GROUPS = "training.optimizer_groups"
 
 
@@ -32,6 +33,7 @@ def save_checkpoint(
     buffers: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer | None,
     step: int,
+    loss_scale: Tensor | None = None,
 ) -> None:
     """Writes a checkpoint; a collective of all ranks.
 
@@ -39,9 +41,12 @@ def save_checkpoint(
         parameters: of this rank's stage, by canonical name.
         buffers: that this rank is to write, by original name.
         step: optimiser steps done.
+        loss_scale: state of the loss scale, if the run has one.
     """
     state: dict[str, Any] = _model_state(parameters, buffers)
     state[_STEP] = torch.tensor(step)
+    if loss_scale is not None:
+        state[_LOSS_SCALE] = loss_scale
     names: dict[nn.Parameter, str] = {}
     with _same_outcome():
         if optimizer is not None:
@@ -59,8 +64,12 @@ def load_checkpoint(
     parameters: Mapping[str, nn.Parameter],
     buffers: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer | None,
+    loss_scale: Tensor | None = None,
 ) -> int:
     """Reads a checkpoint into parameters, buffers and optimiser state, in place; a collective of all ranks.
+
+    Args:
+        loss_scale: is filled if the checkpoint has one; that of a run in another precision has none.
 
     Returns:
         Optimiser steps done when it was saved.
@@ -86,6 +95,8 @@ def load_checkpoint(
             for parameter, name in names.items():
                 optimizer_state[parameter] = _empty_state(name, parameter, saved)
     state[_STEP] = torch.tensor(0)
+    if loss_scale is not None and _LOSS_SCALE in saved:
+        state[_LOSS_SCALE] = loss_scale
     for parameter, entries in optimizer_state.items():
         state.update({f"optimizer.{names[parameter]}.{key}": value for key, value in entries.items()})
     if optimizer is not None:

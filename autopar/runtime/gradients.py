@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
+from autopar.runtime.buckets import all_reduce_in_buckets
 from autopar.runtime.mesh import RankMesh, own_group
 from autopar.runtime.storage import StoredParameter, local_tensor
 
@@ -115,6 +116,17 @@ class GradientNorm:
         if self._mesh.size > 1:
             dist.all_reduce(squares, group=self._mesh.world_group)
         return squares.sqrt()
+
+
+def add_up_late_gradients(parameters: Iterable[nn.Parameter], mesh: RankMesh) -> None:
+    """Sums gradients over the tensor ranks, which have a summand each; a collective of them."""
+    assert mesh.tensor_group is not None
+    gradients = [local_tensor(p.grad) for p in parameters if p.grad is not None]
+    on_device = [gradient.to(mesh.device) for gradient in gradients]
+    all_reduce_in_buckets(on_device, mesh.tensor_group)
+    for gradient, total in zip(gradients, on_device, strict=True):
+        if total is not gradient:  # offloaded
+            gradient.copy_(total)
 
 
 def set_aside(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:

@@ -33,6 +33,17 @@ class LossScale:
         self.factor = _LARGEST if self.is_active else 1.0
         self._num_good_steps = 0
 
+    @property
+    def state(self) -> Tensor | None:
+        """Factor and good steps in a row, for a checkpoint; None where nothing is scaled."""
+        values = [self.factor, float(self._num_good_steps)]
+        return torch.tensor(values, dtype=torch.float64) if self.is_active else None
+
+    def restore(self, state: Tensor | None) -> None:
+        """Goes on from what ``state`` gave."""
+        if state is not None:
+            self.factor, self._num_good_steps = float(state[0]), int(state[1])
+
     def update(self, is_finite: bool) -> None:
         """Adapts the factor after a step."""
         self._num_good_steps = self._num_good_steps + 1 if is_finite else 0
