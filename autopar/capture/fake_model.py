@@ -22,13 +22,29 @@ def new_fake_mode() -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
+aten = torch.ops.aten
+
+_FILLS = {
+    aten.normal_.default,
+    aten.uniform_.default,
+    aten.erfinv_.default,
+    aten.zero_.default,
+    aten.fill_.Scalar,
+}
+
+
 class _AcceptSamples(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Answers no where an initialiser (``trunc_normal_``) asks whether to draw again: there are no values."""
+    """Skips initialisers that only write values, as there are none.
+
+    Where one (``trunc_normal_``) asks whether to draw again, the answer is no.
+    """
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        asked = func is torch.ops.aten._local_scalar_dense.default and isinstance(args[0], FakeTensor)
+        if func in _FILLS and isinstance(args[0], FakeTensor) and args[0].dim() > 0:
+            return args[0]
+        asked = func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor)
         if asked and args[0].dtype is torch.bool:
             return False
         return func(*args, **(kwargs or {}))
@@ -73,18 +89,18 @@ def replace_tensors(model: nn.Module, mode: FakeTensorMode, dtype: torch.dtype) 
         if id(tensor) not in replaced:
             kept.append(tensor)
             wanted = dtype if tensor.is_floating_point() else tensor.dtype
-            with mode:
-                empty = torch.empty(tensor.shape, dtype=wanted, device="cpu")
-                if isinstance(tensor, nn.Parameter):
-                    empty = nn.Parameter(empty, tensor.requires_grad)
+            empty = torch.empty(tensor.shape, dtype=wanted, device="cpu")
+            if isinstance(tensor, nn.Parameter):
+                empty = nn.Parameter(empty, tensor.requires_grad)
             replaced[id(tensor)] = empty
         return replaced[id(tensor)]
 
-    for module in model.modules():
-        for tensors in (module._parameters, module._buffers):
-            for name, tensor in list(tensors.items()):
-                if tensor is not None:
-                    tensors[name] = fake(tensor)  # type: ignore[assignment]
+    with mode:
+        for module in model.modules():
+            for tensors in (module._parameters, module._buffers):
+                for name, tensor in list(tensors.items()):
+                    if tensor is not None:
+                        tensors[name] = fake(tensor)  # type: ignore[assignment]
 
 
 def fake_batch(batch: dict[str, Tensor], mode: FakeTensorMode, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -32,16 +32,22 @@ class Specializer:
         self._numbers: dict[Any, int | float | bool] = {}
         self._tensors: dict[Any, torch.Tensor] = {}
 
-    def copy(self, node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, fx.Node]) -> fx.Node:
-        """Appends a copy of ``node`` to ``graph``, under its name, with arguments from ``copies``."""
+    def copy(
+        self, node: fx.Node, graph: fx.Graph, copies: dict[fx.Node, fx.Node], value: Any = None
+    ) -> fx.Node:
+        """Appends a copy of ``node`` to ``graph``, under its name, with arguments from ``copies``.
+
+        ``value`` is its fake value, where that is known.
+        """
 
         def argument(source: fx.Node) -> Any:
             return self.number(source.meta["val"]) if is_number(source) else copies[source]
 
-        copy = graph.node_copy(node, argument)
+        args, kwargs = fx.map_arg(node.args, argument), fx.map_arg(node.kwargs, argument)
+        copy = graph.create_node(node.op, node.target, args, kwargs, node.name)
         copy.name = node.name
         copy.meta = {key: node.meta[key] for key in META_KEYS}
-        copy.meta["val"] = self.value(node.meta["val"], fresh=node.op == "placeholder")
+        copy.meta["val"] = self.value(node.meta["val"]) if value is None else value
         copies[node] = copy
         return copy
 
