@@ -7,24 +7,23 @@ reading serves all blocks of a class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
-import torch
 from torch import fx
 
 from autopar.capture.model_graph import Block, InputKind
 from autopar.cost.choice import BlockChoice, ParameterShare
-from autopar.cost.collectives import node_transfers_s
+from autopar.cost.collectives import transfer_s
+from autopar.cost.effects import Effect
 from autopar.cost.flops import forward_flops
-from autopar.cost.measured import correction
-from autopar.cost.memory import BlockMemory, block_memory, input_kinds
-from autopar.cost.operators import node_seconds, operator_name
+from autopar.cost.local_run import CallFacts, LocalRun, LocalValue
+from autopar.cost.measured import with_measured_times
+from autopar.cost.operators import operator_name
+from autopar.cost.storages import BlockMemory
 from autopar.hardware.cluster import Cluster
-from autopar.lower.block import LoweredBlock, lower_block
-from autopar.lower.selective import kept_nodes
+from autopar.hardware.device import Device
 from autopar.plan.decisions import Recompute
-from autopar.sharding.gradients import is_floating
 from autopar.sharding.placement import local_shape
 from autopar.sharding.propagation import BlockSharding
 from autopar.sharding.rules.operator import tensor_arguments
@@ -52,32 +51,35 @@ class BlockReading:
     memory: BlockMemory
 
 
-@dataclass(frozen=True, slots=True)
 class Readings:
     """Readings made so far for one cluster; keyed by everything that they depend on.
 
     Attributes:
         cluster: whose device and links were charged.
         made: by class, sharding, micro-batch and stride of the tensor axis.
+        effects: of calls on storages, observed so far.
     """
 
-    cluster: Cluster
-    made: dict[tuple[str, str, int, int], BlockReading] = field(default_factory=dict)
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.made: dict[tuple[str, str, int, int], BlockReading] = {}
+        self._facts: dict[fx.Graph, CallFacts] = {}
+        self.effects: dict[object, Effect] = {}
 
     def of(
-        self,
-        block: Block,
-        sharding: BlockSharding,
-        micro_batch: int,
-        lowered: LoweredBlock | None = None,
-        tensor_stride: int = 1,
+        self, block: Block, sharding: BlockSharding, micro_batch: int, tensor_stride: int = 1
     ) -> BlockReading:
-        """The reading of a block; lowers the block if the caller has not."""
+        """The reading of a block."""
         key = (block.class_key, sharding_signature(block, sharding), micro_batch, tensor_stride)
         if key not in self.made:
-            lowered = lowered or lower_block(block, sharding)
-            self.made[key] = read_block(block, lowered, self.cluster, tensor_stride)
+            self.made[key] = read_block(block, sharding, self.cluster, tensor_stride, self.facts_of(block))
         return self.made[key]
+
+    def facts_of(self, block: Block) -> CallFacts:
+        """Facts about the graph of a block."""
+        if block.graph not in self._facts:
+            self._facts[block.graph] = CallFacts(block, self.effects)
+        return self._facts[block.graph]
 
 
 def sharding_signature(block: Block, sharding: BlockSharding) -> str:
@@ -89,37 +91,38 @@ def sharding_signature(block: Block, sharding: BlockSharding) -> str:
     return f"{sharding.degree}|{','.join(placed)}|{';'.join(rules)}|{','.join(outputs)}"
 
 
-def read_block(block: Block, lowered: LoweredBlock, cluster: Cluster, tensor_stride: int = 1) -> BlockReading:
-    """Times and memory of a lowered block on ``cluster``, the ranks of its axis ``tensor_stride`` apart."""
-    degree = lowered.sharding.degree
-    with_gradient = _with_gradient(lowered, block)
-    of_parameters = _of_parameters(lowered, block)
+def read_block(
+    block: Block,
+    sharding: BlockSharding,
+    cluster: Cluster,
+    tensor_stride: int = 1,
+    facts: CallFacts | None = None,
+) -> BlockReading:
+    """Times and memory of a block on ``cluster``, the ranks of its axis ``tensor_stride`` apart."""
+    run = LocalRun(block, sharding, facts or CallFacts(block, {}), cluster.device)
+    run.walk()
     forward, backward, again = _Pass(), _Pass(), _Pass()
-    kept, weight_s = kept_nodes(lowered.graph.graph), 0.0
-    for node in lowered.graph.graph.nodes:
-        if node.op != "call_function":
-            continue
-        cost = node_seconds(node, with_gradient, cluster.device)
+    weight_s = 0.0
+    for call in run.calls:
+        cost = call.cost
         forward.add(cost.forward_s, cost.forward_kernels)
         backward.add(cost.backward_s, cost.backward_kernels)
-        if node not in kept:
+        if not call.is_kept:
             again.add(cost.forward_s, cost.forward_kernels)
-        weight_s += cost.backward_s - _without_weights_s(node, with_gradient, of_parameters, cluster)
-        there_s, back_s = node_transfers_s(node, degree, cluster, tensor_stride)
-        forward.add_comm(there_s)
-        backward.add_comm(back_s)
-    for seconds in _accumulations_s(lowered, with_gradient, cluster):
+        weight_s += cost.backward_s - call.without_weights_s
+        for backwards, one in ((False, forward), (True, backward)):
+            transfers = (t for t in call.transfers if t.backward is backwards)
+            one.add_comm(sum(transfer_s(t, sharding.degree, cluster, tensor_stride) for t in transfers))
+    for seconds in _accumulations_s(run.made, cluster.device):
         backward.add(seconds, 1)
-    forward_s, backward_s = forward.bounded_s(cluster), backward.bounded_s(cluster)
-    again_s = again.bounded_s(cluster)
-    if measured := cluster.device.blocks.get(block.class_key):
-        factors = correction(block, cluster.device)
-        again_s *= factors.forward
-        forward_s, backward_s = (
-            (measured.forward_s, measured.backward_s)
-            if degree == 1
-            else (forward_s * factors.forward, backward_s * factors.backward)
-        )
+    forward_s, backward_s, again_s = with_measured_times(
+        block,
+        sharding.degree,
+        cluster.device,
+        forward.bounded_s(cluster),
+        backward.bounded_s(cluster),
+        again.bounded_s(cluster),
+    )
     return BlockReading(
         forward_compute_s=forward_s,
         forward_comm_s=forward.comm_s,
@@ -129,7 +132,7 @@ def read_block(block: Block, lowered: LoweredBlock, cluster: Cluster, tensor_str
         backward_weight_s=weight_s * backward_s / backward.compute_s if backward.compute_s else 0.0,
         selective_s=again_s,
         model_flops=model_flops(block),
-        memory=block_memory(block, lowered),
+        memory=run.ledger.memory(),
     )
 
 
@@ -158,7 +161,6 @@ def block_choice(
     output_word: str = "replicate",
     overrides: Mapping[str, str] | None = None,
     frozen: frozenset[str] = frozenset(),
-    lowered: LoweredBlock | None = None,
     readings: Readings | None = None,
     tensor_stride: int = 1,
 ) -> BlockChoice:
@@ -173,12 +175,11 @@ def block_choice(
         output_word: what this block hands on.
         overrides: rule text by operator key where the sharding differs from propagation.
         frozen: canonical names of parameters without gradient.
-        lowered: the block's program under ``sharding``, if the caller has it.
         readings: cache to read from and add to; one per cluster.
         tensor_stride: distance in ranks between neighbours on the tensor axis.
     """
     assert readings is None or readings.cluster is cluster
-    reading = (readings or Readings(cluster)).of(block, sharding, micro_batch, lowered, tensor_stride)
+    reading = (readings or Readings(cluster)).of(block, sharding, micro_batch, tensor_stride)
     held = _held(reading.memory, recompute)
     again_s, again_comm_s = _again_s(reading, recompute)
     return BlockChoice(
@@ -244,55 +245,14 @@ def parameter_shares(
     return tuple(shares)
 
 
-def _with_gradient(lowered: LoweredBlock, block: Block) -> frozenset[str]:
-    """Nodes of a lowered graph whose value requires a gradient."""
-    kinds = input_kinds(block, lowered)
-    found: set[str] = set()
-    for node in lowered.graph.graph.nodes:
-        if node.op == "placeholder":
-            depends = kinds.get(node.name) in (InputKind.PARAMETER, InputKind.ACTIVATION)
-        else:
-            depends = not node.meta.get("no_grad") and any(a.name in found for a in node.all_input_nodes)
-        if depends and is_floating(node):
-            found.add(node.name)
-    return frozenset(found)
-
-
-def _of_parameters(lowered: LoweredBlock, block: Block) -> frozenset[str]:
-    """Nodes of a lowered graph that are made of parameters alone."""
-    kinds = input_kinds(block, lowered)
-    found: set[str] = set()
-    for node in lowered.graph.graph.nodes:
-        made_of = [argument for argument in node.all_input_nodes if argument.meta.get("val") is not None]
-        if kinds.get(node.name) is InputKind.PARAMETER or (made_of and all(a.name in found for a in made_of)):
-            found.add(node.name)
-    return frozenset(found)
-
-
-def _without_weights_s(
-    node: fx.Node, with_gradient: frozenset[str], of_parameters: frozenset[str], cluster: Cluster
-) -> float:
-    """Backward time of a node that only passes gradients of activations on."""
-    if node.name in of_parameters:
-        return 0.0
-    if not any(argument.name in of_parameters for argument in node.all_input_nodes):
-        return node_seconds(node, with_gradient, cluster.device).backward_s
-    return node_seconds(node, with_gradient - of_parameters, cluster.device).backward_s
-
-
-def _accumulations_s(
-    lowered: LoweredBlock, with_gradient: frozenset[str], cluster: Cluster
-) -> Iterator[float]:
-    """Adding up the gradients of values that several operators read (residual branches): two reads, one"
-    " write."""
-    device = cluster.device
-    for node in lowered.graph.graph.nodes:
-        value = node.meta.get("val")
-        if node.name not in with_gradient or not isinstance(value, torch.Tensor):
-            continue
-        for _ in range(sum(user.name in with_gradient for user in node.users) - 1):
-            moved = 3 * value.numel() * value.element_size()
-            yield device.memory_s(moved) + device.launch_s
+def _accumulations_s(values: Iterable[LocalValue], device: Device) -> Iterator[float]:
+    """Adding up the gradients of values that several operators read (residual branches): two reads, one
+    write.
+    """
+    for value in values:
+        if value.has_gradient and not value.is_tuple:
+            for _ in range(value.num_readers - 1):
+                yield device.memory_s(3 * value.num_bytes) + device.launch_s
 
 
 @dataclass(slots=True)

@@ -12,8 +12,7 @@ names; what autograd keeps comes back when the block's backward pass begins, bes
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,41 +22,16 @@ from autopar.capture.model_graph import Block, InputKind
 from autopar.cost.operator_traffic import PIECES
 from autopar.cost.operators import operator_name
 from autopar.cost.stand_ins import STAND_INS
+from autopar.cost.storages import BlockMemory, new_ledger
 from autopar.lower.axis import FakeAxis
 from autopar.lower.block import LoweredBlock
 from autopar.lower.selective import kept_nodes
 
-_UNCOUNTED = frozenset({InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT, InputKind.BATCH})
+UNCOUNTED = frozenset({InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT, InputKind.BATCH})
 
 # Their backward calls make one more tensor of the size of the logits: nll's zeros before log-softmax's
 # gradient.
-_WHOLE_TEMPORARY = frozenset({"cross_entropy_loss", "cross_entropy_tokens", "cross_entropy_vocab"})
-
-
-@dataclass(frozen=True, slots=True)
-class BlockMemory:
-    """Bytes of one rank and one micro-batch.
-
-    Attributes:
-        saved_bytes: kept from forward to backward.
-        input_bytes: of the activations that the block reads; all that full recompute keeps.
-        output_bytes: of the values that it returns.
-        forward_transient_bytes: most that lives beyond in the forward pass.
-        backward_transient_bytes: likewise in the backward pass, gradients of parameters in the compute dtype
-            included.
-        selective_bytes: kept under selective recompute.
-        replayed_bytes: what full recompute brings back beside the inputs.
-        selective_replayed_bytes: what selective recompute brings back beside what it kept.
-    """
-
-    saved_bytes: int
-    input_bytes: int
-    output_bytes: int
-    forward_transient_bytes: int
-    backward_transient_bytes: int
-    selective_bytes: int
-    replayed_bytes: int
-    selective_replayed_bytes: int
+WHOLE_TEMPORARY = frozenset({"cross_entropy_loss", "cross_entropy_tokens", "cross_entropy_vocab"})
 
 
 def block_memory(block: Block, lowered: LoweredBlock) -> BlockMemory:
@@ -69,62 +43,7 @@ def block_memory(block: Block, lowered: LoweredBlock) -> BlockMemory:
     """
     run = _Run(block, lowered)
     run.execute()
-    selective_bytes = run.inputs.total() + run.kept.beyond(run.inputs) + run.kept_inside_bytes
-    return BlockMemory(
-        saved_bytes=run.saved.total(),
-        input_bytes=run.inputs.total(),
-        output_bytes=run.outputs.total(),
-        forward_transient_bytes=run.forward_peak(),
-        backward_transient_bytes=run.backward_peak(),
-        selective_bytes=selective_bytes,
-        replayed_bytes=run.saved.beyond(run.inputs),
-        selective_replayed_bytes=run.saved.beyond(run.inputs, run.kept),
-    )
-
-
-class _Storages:
-    """A set of storages, by identity."""
-
-    def __init__(self) -> None:
-        self._held: dict[int, torch.UntypedStorage] = {}
-
-    def add(self, tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        # Holding the storage keeps its id from being given to another.
-        self._held[id(storage)] = storage
-
-    def __contains__(self, tensor: object) -> bool:
-        return isinstance(tensor, Tensor) and id(tensor.untyped_storage()) in self._held
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def has(self, key: int) -> bool:
-        return key in self._held
-
-    def added_since(self, count: int) -> list[torch.UntypedStorage]:
-        return list(self._held.values())[count:]
-
-    def add_storage(self, storage: torch.UntypedStorage) -> None:
-        self._held[id(storage)] = storage
-
-    def beyond(self, *others: _Storages) -> int:
-        """Bytes of the storages that none of the others holds."""
-        held = self._held.items()
-        return sum(s.nbytes() for key, s in held if not any(other.has(key) for other in others))
-
-    def total(self) -> int:
-        return sum(storage.nbytes() for storage in self._held.values())
-
-
-@dataclass(slots=True)
-class _Life:
-    """A storage made by the program: from which step to which it is used, and its gradient."""
-
-    first: int
-    last: int
-    num_bytes: int
-    differentiable: bool
+    return run.ledger.memory()
 
 
 def input_kinds(block: Block, lowered: LoweredBlock) -> dict[str, InputKind]:
@@ -141,14 +60,9 @@ class _Run(fx.Interpreter):
         self.kinds = input_kinds(block, lowered)
         self.axis = FakeAxis(lowered.sharding.degree)
         self.steps = {node: i for i, node in enumerate(lowered.graph.graph.nodes)}
-        self.inputs, self.outputs, self.saved = _Storages(), _Storages(), _Storages()
-        self.uncounted, self.kept = _Storages(), _Storages()
+        self.ledger = new_ledger()
         self.kept_nodes = kept_nodes(lowered.graph.graph)
-        self.kept_inside_bytes = 0
-        self.lives: dict[int, _Life] = {}
-        self.extra: dict[int, int] = {}
         self.storage_of: dict[fx.Node, tuple[int, ...]] = {}
-        self.kept_alive: list[torch.UntypedStorage] = []
 
     def execute(self) -> None:
         """Runs the program once, forward."""
@@ -160,21 +74,20 @@ class _Run(fx.Interpreter):
                 self.run(*values, enable_io_processing=False)
 
     def run_node(self, n: fx.Node) -> Any:
-        num_saved = len(self.saved)
+        ledger, num_saved = self.ledger, len(self.ledger.saved)
         with torch.set_grad_enabled(not n.meta.get("no_grad", False)):
             result = super().run_node(n)
         step = self.steps[n]
         if n.op == "call_function":
             self._keep(n, result, num_saved)
-            self._note(n, result, step)
+            self.storage_of[n] = ledger.born(((t, t.requires_grad) for t in _tensors(result)), step)
+            ledger.extra[step] = self._backward_extra(n)
         for argument in n.all_input_nodes:
-            for key in self.storage_of.get(argument, ()):
-                if key in self.lives:
-                    self.lives[key].last = step
+            ledger.used(self.storage_of.get(argument, ()), step)
         if n.op == "output":
             for tensor in _tensors(result):
-                if tensor not in self.inputs and tensor not in self.uncounted:
-                    self.outputs.add(tensor)
+                if tensor not in ledger.inputs and tensor not in ledger.uncounted:
+                    ledger.outputs.add(tensor.untyped_storage())
         return result
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -186,18 +99,6 @@ class _Run(fx.Interpreter):
         result = stand_in(*args, **kwargs) if stand_in else NotImplemented
         return super().call_function(target, args, kwargs) if result is NotImplemented else result
 
-    def forward_peak(self) -> int:
-        """Most bytes at once of storages that the program makes and autograd does not keep."""
-        lives = [
-            life for key, life in self.lives.items() if not (self.saved.has(key) or self.inputs.has(key))
-        ]
-        return _peak(lives, {})
-
-    def backward_peak(self) -> int:
-        """Most bytes at once of gradients, when the program is walked backwards."""
-        lives = [life for life in self.lives.values() if life.differentiable]
-        return _peak(lives, self.extra)
-
     def _input(self, node: fx.Node) -> Any:
         if node.name not in self.kinds:
             return self.axis
@@ -205,53 +106,35 @@ class _Run(fx.Interpreter):
         value = node.meta["val"].detach()
         differentiable = value.is_floating_point() and kind in (InputKind.PARAMETER, InputKind.ACTIVATION)
         value.requires_grad_(differentiable)
-        if kind in _UNCOUNTED:
-            self.uncounted.add(value)
+        if kind in UNCOUNTED:
+            self.ledger.uncounted.add(value.untyped_storage())
             return value
         # A leaf may not be written in place; a copy of it may.
         value = value.clone()
-        self.inputs.add(value)
+        self.ledger.inputs.add(value.untyped_storage())
         # Its gradient lives until the block's first operators; its value belongs to whoever handed it over.
-        storage = value.untyped_storage()
-        self.storage_of[node] = (id(storage),)
-        self.lives[id(storage)] = _Life(0, 0, storage.nbytes(), differentiable)
+        self.storage_of[node] = self.ledger.born([(value, differentiable)], 0)
         return value
-
-    def _note(self, node: fx.Node, result: Any, step: int) -> None:
-        keys = []
-        for tensor in _tensors(result):
-            storage = tensor.untyped_storage()
-            key = id(storage)
-            if tensor in self.uncounted:
-                continue
-            keys.append(key)
-            life = self.lives.get(key)
-            if life is None:
-                self.kept_alive.append(storage)
-                self.lives[key] = _Life(step, step, storage.nbytes(), tensor.requires_grad)
-            else:
-                life.last = step
-        self.storage_of[node] = tuple(keys)
-        self.extra[step] = self._backward_extra(node)
 
     def _keep(self, node: fx.Node, result: Any, num_saved: int) -> None:
         """Notes what selective recomputation keeps of a node."""
+        ledger = self.ledger
         if node not in self.kept_nodes:
             inside = node.meta.get("collectives") or ()
-            self.kept_inside_bytes += sum(t.num_bytes for t in inside if not t.backward)
+            ledger.kept_inside_bytes += sum(t.num_bytes for t in inside if not t.backward)
             return
         for tensor in _tensors(result):
-            if tensor not in self.uncounted:
-                self.kept.add(tensor)
+            if tensor not in ledger.uncounted:
+                ledger.kept.add(tensor.untyped_storage())
         if called_operator(node) in STAND_INS:
             # Results of the kernel that only its backward pass reads.
-            for storage in self.saved.added_since(num_saved):
-                if not (id(storage) in self.lives or self.inputs.has(id(storage))):
-                    self.kept.add_storage(storage)
+            for storage in ledger.saved.added_since(num_saved):
+                if id(storage) not in ledger.lives and not ledger.inputs.has(id(storage)):
+                    ledger.kept.add(storage)
 
     def _pack(self, tensor: Tensor) -> Tensor:
-        if tensor not in self.uncounted:
-            self.saved.add(tensor)
+        if tensor not in self.ledger.uncounted:
+            self.ledger.saved.add(tensor.untyped_storage())
         return tensor
 
     def _backward_extra(self, node: fx.Node) -> int:
@@ -263,7 +146,7 @@ class _Run(fx.Interpreter):
         )
         name = operator_name(node.target)
         tensors = [argument for argument in node.all_input_nodes if argument.meta.get("val") is not None]
-        if tensors and (name in PIECES or name in _WHOLE_TEMPORARY):
+        if tensors and (name in PIECES or name in WHOLE_TEMPORARY):
             extra += _num_bytes(tensors[0])
         return extra
 
@@ -284,17 +167,3 @@ def _tensors(value: object) -> list[Tensor]:
     if isinstance(value, tuple | list):
         return [tensor for item in value for tensor in _tensors(item)]
     return []
-
-
-def _peak(lives: list[_Life], extra: Mapping[int, int]) -> int:
-    """Most bytes of overlapping lives at any step, with what the step itself needs."""
-    last = max([life.last for life in lives] + list(extra), default=-1)
-    change = [0] * (last + 2)
-    for life in lives:
-        change[life.first] += life.num_bytes
-        change[life.last + 1] -= life.num_bytes
-    peak = live = 0
-    for step in range(last + 1):
-        live += change[step]
-        peak = max(peak, live + extra.get(step, 0))
-    return peak

@@ -150,6 +150,24 @@ def _node_cost(
         name = local
     if _is_free(node, name):
         return FREE
+    return specs_seconds(node, name, inputs, outputs, requires_grad, device)
+
+
+def specs_seconds(
+    node: fx.Node,
+    name: str,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    requires_grad: tuple[bool, ...],
+    device: Device,
+) -> OperatorCost:
+    """Time of a node of a block's graph on tensors as one rank holds them, if anything is computed at all.
+
+    Args:
+        name: of the operator that runs; another than the node's where a rule replaces it.
+    """
+    if name == "dropout" and _is_free(node, name):
+        return FREE
     if not any(t.dtype.is_floating_point for t in outputs):
         requires_grad = (False,) * len(requires_grad)
     causal = bool(node.kwargs.get("is_causal", False)) or (len(node.args) > 5 and node.args[5] is True)

@@ -29,7 +29,7 @@ from autopar.sharding.rules.operator import tensor_arguments
 from autopar.sharding.rules.table import has_rules
 
 # Local operators that are handed the operator which they wrap.
-_WRAPPERS = frozenset({"own_stream", "mean_of_shards"})
+WRAPPERS = frozenset({"own_stream", "mean_of_shards"})
 _COPIED_META = ("module", "source_line", "operator_key", "no_grad")
 
 
@@ -94,7 +94,7 @@ class _Lowering(LocalWalk[fx.Node]):
         args, kwargs = local_call(node, rule, self.degree, arguments)
         target: Callable[..., Any] = node.target  # type: ignore[assignment]
         if rule.local is not None:
-            replaced = (target,) if rule.local in _WRAPPERS else ()
+            replaced = (target,) if rule.local in WRAPPERS else ()
             target = getattr(local_operators, rule.local)
             args = (self.axis, *replaced, *args)
         new = self.graph.call_function(target, args, kwargs)

@@ -13,13 +13,11 @@ from typing import Generic, TypeVar
 from torch import fx
 
 from autopar.capture.model_graph import Block
-from autopar.sharding.aliasing import pinned_nodes
-from autopar.sharding.gradients import nodes_with_gradient
+from autopar.sharding.block_facts import BlockFacts
 from autopar.sharding.placement import PARTIAL, REPLICATE, Placement
 from autopar.sharding.propagation import BlockSharding, Placed, value_placement
 from autopar.sharding.redistribution import Collective, conversion
 from autopar.sharding.rule import Rule
-from autopar.sharding.rules.operator import tensor_arguments
 
 Value = TypeVar("Value")
 
@@ -31,21 +29,14 @@ class LocalWalk(ABC, Generic[Value]):
         values: local value of every node so far, as its sharding places it.
         placed: the placement it has.
         gradients: names of the block's nodes that may require a gradient.
-        pinned: names of the nodes that share storage with what is written to in place.
     """
 
-    def __init__(
-        self,
-        block: Block,
-        sharding: BlockSharding,
-        gradients: frozenset[str] | None = None,
-        pinned: frozenset[str] | None = None,
-    ) -> None:
+    def __init__(self, block: Block, sharding: BlockSharding, facts: BlockFacts | None = None) -> None:
         self.block = block
         self.sharding = sharding
         self.degree = sharding.degree
-        self.gradients = nodes_with_gradient(block) if gradients is None else gradients
-        self.pinned = pinned_nodes(block.graph) if pinned is None else pinned
+        self.facts = facts or BlockFacts(block)
+        self.gradients, self.pinned = self.facts.gradients, self.facts.pinned
         self.values: dict[fx.Node, Value] = {}
         self.placed: dict[fx.Node, Placed] = {}
         self._converted: dict[tuple[fx.Node, Placement, bool], Value] = {}
@@ -97,10 +88,10 @@ class LocalWalk(ABC, Generic[Value]):
     def _call(self, node: fx.Node) -> None:
         rule = self.sharding.rules[node.name]
         arguments = []
-        for argument, placement in zip(tensor_arguments(node), rule.inputs, strict=True):
+        for argument, placement in zip(self.facts.arguments[node], rule.inputs, strict=True):
             if argument not in self.values:
                 raise AssertionError(f"{node} reads {argument}, which is not in the block")
-            partial = not rule.is_replicated and argument.name in self.gradients and placement == REPLICATE
+            partial = self.facts.is_gradient_partial(argument, rule, placement)
             arguments.append(self._convert(argument, placement, partial, node))
         self.values[node] = self.call(node, rule, arguments)
         self.placed[node] = value_placement(node, rule)

@@ -1,0 +1,396 @@
+"""One rank's run of a block under a sharding, added up without building or running the program.
+
+Walks the block as the lowering does (``lower.walk``); at every call notes the time, and what happens to the
+storages (``cost.effects``). What it finds is what ``cost.memory`` reads off the lowered program when that is
+run on fake tensors, at a tenth of the time; tests hold the two together.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from autopar.capture.model_graph import Block, InputKind, TensorSpec
+from autopar.capture.operator_facts import aliased_arguments
+from autopar.cost.effects import Effect, dense_strides, layout_of, observe
+from autopar.cost.memory import UNCOUNTED, WHOLE_TEMPORARY
+from autopar.cost.operator_traffic import COPY_IF_NEEDED, PIECES
+from autopar.cost.operators import FREE, OperatorCost, operator_name, operator_seconds, specs_seconds
+from autopar.cost.stand_ins import STAND_INS
+from autopar.cost.storages import Ledger, new_ledger
+from autopar.hardware.device import Device
+from autopar.lower import local_operators
+from autopar.lower.axis import FakeAxis
+from autopar.lower.block import (
+    WRAPPERS,
+    Transfer,
+    conversion_transfers,
+    local_call,
+    transfers_inside,
+)
+from autopar.lower.collectives import from_pieces
+from autopar.lower.selective import keeps_result
+from autopar.lower.walk import LocalWalk
+from autopar.sharding.block_facts import BlockFacts
+from autopar.sharding.gradients import is_floating
+from autopar.sharding.placement import Placement, local_shape
+from autopar.sharding.propagation import BlockSharding, whole_bytes
+from autopar.sharding.redistribution import Collective
+from autopar.sharding.rule import Rule
+
+_KEEP_STORAGE = frozenset({"copy_to", "to_partial"})
+_FROM_PIECES = frozenset({"gather", "gather_partial", "all_to_all", "pad_to_partial"})
+
+
+@dataclass(slots=True, eq=False)
+class LocalValue:
+    """A value as one rank holds it.
+
+    Attributes:
+        tensors: on no device; their storages tell which values share memory.
+        requires_grad: per tensor, as autograd would have it.
+        has_gradient: whether it is floating and made of parameters or activations.
+        of_parameters: whether it is made of parameters alone.
+        is_parameter: whether it is a parameter itself.
+        lives: keys in the ledger.
+        num_readers: with a gradient.
+    """
+
+    tensors: tuple[Tensor, ...]
+    is_tuple: bool
+    requires_grad: tuple[bool, ...]
+    has_gradient: bool
+    of_parameters: bool = False
+    is_parameter: bool = False
+    lives: tuple[int, ...] = ()
+    num_readers: int = 0
+
+    @property
+    def num_bytes(self) -> int:
+        """Of all tensors."""
+        return sum(t.numel() * t.element_size() for t in self.tensors)
+
+
+class CallFacts:
+    """What is known of the calls of one block class; kept from run to run.
+
+    Attributes:
+        block: facts about the graph.
+        position: of every node: equal blocks do not have equal names.
+        structure: text that blocks share whose graphs differ in sizes alone.
+        effects: by structure, position, local operator, layouts and wishes for gradients of the arguments.
+    """
+
+    def __init__(self, block: Block, effects: dict[object, Effect]) -> None:
+        self.block = BlockFacts(block)
+        self.position = {node: index for index, node in enumerate(block.graph.nodes)}
+        self.effects = effects
+        self.names = {n: operator_name(n.target) for n in block.graph.nodes if n.op == "call_function"}
+        self.kept = frozenset(
+            n.name for n in self.names if n.name not in self.block.pinned and keeps_result(n)
+        )
+        self.aliases = {
+            n: tuple(self.block.arguments[n].index(a) for a in aliased_arguments(n)) for n in self.names
+        }
+        self.structure = self._structure(block)
+        placeholders = (n for n in block.graph.nodes if n.op == "placeholder")
+        kinds = {item.placeholder: item.kind for item in block.inputs}
+        self.kinds = {node: kinds[node.name] for node in placeholders}
+        self.mode = next(
+            (v.fake_mode for n in block.graph.nodes if hasattr(v := n.meta.get("val"), "fake_mode")),
+            FakeTensorMode(),
+        )
+
+    def _structure(self, block: Block) -> str:
+        def number(value: object) -> object:
+            return "number" if type(value) is int else value
+
+        lines = []
+        for node in block.graph.nodes:
+            arguments = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{self.position[n]}")
+            if self.aliases.get(node) or self.names.get(node) in COPY_IF_NEEDED:
+                # Results are made anew every time: sizes do not matter.
+                arguments = fx.node.map_aggregate(arguments, number)  # type: ignore[arg-type]
+            lines.append(f"{node.op} {node.target if node.op == 'call_function' else ''} {arguments}")
+        return "\n".join(lines)
+
+
+@dataclass(slots=True)
+class Timed:
+    """A call or a conversion: its time, and whether selective recompute runs it again."""
+
+    cost: OperatorCost
+    without_weights_s: float
+    is_kept: bool
+    transfers: tuple[Transfer, ...]
+
+
+class LocalRun(LocalWalk[LocalValue]):
+    """Walks a block under a sharding and notes time and storages.
+
+    Attributes:
+        ledger: what lives when.
+        calls: in order.
+        made: all values.
+    """
+
+    def __init__(self, block: Block, sharding: BlockSharding, facts: CallFacts, device: Device) -> None:
+        super().__init__(block, sharding, facts.block)
+        self._known = facts
+        self._device = device
+        self._axis = FakeAxis(self.degree)
+        self._step = 0
+        self.ledger: Ledger = new_ledger()
+        self.calls: list[Timed] = []
+        self.made: list[LocalValue] = []
+
+    def enter(self, node: fx.Node, placement: Placement) -> LocalValue:
+        """A placeholder: an activation counts, everything else is held anyway."""
+        whole, kind = node.meta["val"], self._known.kinds[node]
+        tensor = torch.empty(
+            local_shape(tuple(whole.shape), placement, self.degree), dtype=whole.dtype, device="meta"
+        )
+        wanted = whole.is_floating_point() and kind in (InputKind.PARAMETER, InputKind.ACTIVATION)
+        is_parameter = kind is InputKind.PARAMETER
+        value = LocalValue((tensor,), False, (wanted,), wanted, is_parameter, is_parameter)
+        if kind in UNCOUNTED:
+            self.ledger.uncounted.add(tensor.untyped_storage())
+        else:
+            self.ledger.inputs.add(tensor.untyped_storage())
+            value.lives = self.ledger.born([(tensor, wanted)], 0)
+        self.made.append(value)
+        return value
+
+    def call(self, node: fx.Node, rule: Rule, arguments: Sequence[LocalValue]) -> LocalValue:
+        """A call: its time, what it makes and what is kept of it."""
+        num_saved = len(self.ledger.saved)
+        if node.target is operator.getitem:
+            index = node.args[1]
+            assert isinstance(index, int)
+            tensors, needs = arguments[0].tensors[index : index + 1], arguments[0].requires_grad[index]
+            value = LocalValue(tensors, False, (needs,), False)
+        else:
+            value = self._run(node, rule, arguments)
+        self._inherit(value, node, arguments)
+        name = self._name(node, rule)
+        self._time(node, rule, name, value, arguments)
+        self._keep(node, rule, value, num_saved)
+        self._note(value, name, arguments)
+        return value
+
+    def convert(
+        self, step: Collective, after: Placement, local: LocalValue, value: fx.Node, consumer: fx.Node
+    ) -> LocalValue:
+        """A conversion: it keeps nothing itself."""
+        (source,) = local.tensors
+        if step.function in _KEEP_STORAGE:
+            tensor = source.view(source.shape)
+        elif step.function in _FROM_PIECES:
+            tensor = self._from_pieces(step, source)
+        else:
+            shape = local_shape(tuple(value.meta["val"].shape), after, self.degree)
+            tensor = torch.empty(shape, dtype=source.dtype, device="meta")
+        made = LocalValue((tensor,), False, local.requires_grad, local.has_gradient, local.of_parameters)
+        transfers = conversion_transfers(
+            step, whole_bytes(value), self.degree, has_gradient=value.name in self.gradients
+        )
+        kept = any(not transfer.backward for transfer in transfers) and value.name not in self.pinned
+        if kept and tensor not in self.ledger.uncounted:
+            self.ledger.kept.add(tensor.untyped_storage())
+        cost = operator_seconds(
+            f"axis.{step.function}",
+            (_spec(source),),
+            (_spec(tensor),),
+            (local.has_gradient,),
+            self._device,
+        )
+        without_s = 0.0 if local.of_parameters else cost.backward_s
+        self.calls.append(Timed(cost, without_s, kept, transfers))
+        self._note(made, f"axis.{step.function}", (local,))
+        return made
+
+    def leave(self, node: fx.Node, results: Sequence[LocalValue]) -> None:
+        """What the block returns."""
+        self._step += 1
+        has_gradient = any(value.has_gradient for value in results)
+        for value in _distinct(results):
+            value.num_readers += has_gradient
+            self.ledger.used(value.lives, self._step)
+            for tensor in value.tensors:
+                if tensor not in self.ledger.inputs and tensor not in self.ledger.uncounted:
+                    self.ledger.outputs.add(tensor.untyped_storage())
+
+    def _from_pieces(self, step: Collective, source: Tensor) -> Tensor:
+        """What stacked pieces become: where no dim has to be merged, a view of them."""
+        shape, blocks = list(source.shape), 1
+        if step.function == "all_to_all":
+            shape[step.arguments[1]] //= self.degree
+        else:
+            blocks = step.arguments[1]
+        pieces = torch.empty((self.degree, *shape), dtype=source.dtype, device="meta")
+        return from_pieces(pieces, step.arguments[0], blocks)
+
+    def _name(self, node: fx.Node, rule: Rule) -> str:
+        return self._known.names[node] if rule.local is None or rule.local in WRAPPERS else rule.local
+
+    def _run(self, node: fx.Node, rule: Rule, arguments: Sequence[LocalValue]) -> LocalValue:
+        name = self._name(node, rule)
+        effect = self._effect(node, rule, name, arguments)
+        tensors = self._results(node, rule, effect, arguments)
+        ledger = self.ledger
+        for index in effect.kept_arguments:
+            self._save(arguments[index].tensors[0].untyped_storage())
+        for index in effect.kept_results:
+            self._save(tensors[index].untyped_storage())
+        for inside in effect.inside:
+            basis = arguments[inside.basis].tensors[0] if inside.basis >= 0 else tensors[-1 - inside.basis]
+            num_bytes = int(inside.bytes_per_element * basis.numel())
+            ledger.saved.add(torch.empty(num_bytes, dtype=torch.uint8, device="meta").untyped_storage())
+        return LocalValue(tensors, effect.is_tuple, effect.requires_grad, False)
+
+    def _save(self, storage: torch.UntypedStorage) -> None:
+        if not self.ledger.uncounted.has(id(storage)):
+            self.ledger.saved.add(storage)
+
+    def _effect(self, node: fx.Node, rule: Rule, name: str, arguments: Sequence[LocalValue]) -> Effect:
+        tensors = [a.tensors[0] for a in arguments]
+        wishes = tuple(a.requires_grad[0] for a in arguments)
+        position = self._known.position[node]
+        key = (self._known.structure, position, rule.local, tuple(map(layout_of, tensors)), wishes)
+        found = self._known.effects.get(key)
+        if found is None or not (found.is_general or self._is_replayed(node, rule, found)):
+            exact = (key, tuple(t.shape for t in tensors), self.degree)
+            found = self._known.effects.get(exact)
+            if found is None:
+                found = self._observe(node, rule, name, tensors, wishes)
+                self._known.effects[exact] = found
+                self._known.effects.setdefault(key, found)
+        return found
+
+    def _observe(
+        self, node: fx.Node, rule: Rule, name: str, tensors: Sequence[Tensor], wishes: Sequence[bool]
+    ) -> Effect:
+        function: Any = node.target
+
+        def call(given: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            args, kwargs = local_call(node, rule, self.degree, given)
+            return ((self._axis, *args) if is_local else args), kwargs
+
+        is_local = rule.local is not None and rule.local not in WRAPPERS
+        if is_local:
+            function = getattr(local_operators, str(rule.local))
+        elif rule.local == "mean_of_shards":
+            function = partial(local_operators.mean_of_shards, self._axis, function)
+
+        no_grad = bool(node.meta.get("no_grad", False))
+        return observe(name, function, call, tensors, wishes, self._known.mode, no_grad=no_grad)
+
+    def _results(
+        self, node: fx.Node, rule: Rule, effect: Effect, arguments: Sequence[LocalValue]
+    ) -> tuple[Tensor, ...]:
+        """Tensors laid out as the results of the call are, sharing storage as they do."""
+        if self._is_replayed(node, rule, effect):
+            aliases, target = self._known.aliases[node], node.target
+            if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
+                return arguments[aliases[0]].tensors[:1]
+            args, kwargs = local_call(node, rule, self.degree, [a.tensors[0] for a in arguments])
+            with torch.no_grad():
+                result = target(*args, **kwargs)  # type: ignore[operator]
+            return tuple(result) if isinstance(result, tuple | list) else (result,)
+        if not effect.is_general:
+            return tuple(
+                torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+                for shape, stride, dtype in zip(effect.shapes, effect.strides, effect.dtypes, strict=True)
+            )
+        whole = node.meta["val"]
+        parts = whole if isinstance(whole, tuple | list) else (whole,)
+        found = []
+        for index, (order, dtype) in enumerate(zip(effect.orders, effect.dtypes, strict=True)):
+            shape = local_shape(tuple(parts[index].shape), rule.element(index), self.degree)
+            found.append(torch.empty_strided(shape, dense_strides(shape, order), dtype=dtype, device="meta"))
+        return tuple(found)
+
+    def _is_replayed(self, node: fx.Node, rule: Rule, effect: Effect) -> bool:
+        """Whether results may share storage with arguments: those are made anew every time."""
+        runs_itself = rule.local is None or rule.local == "own_stream"
+        return runs_itself and bool(
+            effect.shares or self._known.aliases[node] or self._known.names[node] in COPY_IF_NEEDED
+        )
+
+    def _inherit(self, value: LocalValue, node: fx.Node, arguments: Sequence[LocalValue]) -> None:
+        depends = not node.meta.get("no_grad") and any(a.has_gradient for a in arguments)
+        value.has_gradient = depends and is_floating(node)
+        value.of_parameters = bool(arguments) and all(a.of_parameters for a in arguments)
+
+    def _time(
+        self, node: fx.Node, rule: Rule, name: str, value: LocalValue, arguments: Sequence[LocalValue]
+    ) -> None:
+        transfers = transfers_inside(node, rule)
+        is_kept = node.name in self._known.kept and rule.local not in WRAPPERS
+        cost, without_s = FREE, 0.0
+        if not self._is_free(name, value, arguments):
+            inputs = tuple(_spec(a.tensors[0]) for a in arguments)
+            outputs = tuple(map(_spec, value.tensors))
+            needs = tuple(a.has_gradient for a in arguments)
+            cost = specs_seconds(node, name, inputs, outputs, needs, self._device)
+            without_s = cost.backward_s
+            if value.of_parameters:
+                without_s = 0.0
+            elif any(a.of_parameters and a.has_gradient for a in arguments):
+                rest = tuple(a.has_gradient and not a.of_parameters for a in arguments)
+                without_s = specs_seconds(node, name, inputs, outputs, rest, self._device).backward_s
+        self.calls.append(Timed(cost, without_s, is_kept, transfers))
+
+    def _is_free(self, name: str, value: LocalValue, arguments: Sequence[LocalValue]) -> bool:
+        """Whether nothing is copied that need not be."""
+        if name not in COPY_IF_NEEDED:
+            return False
+        return value.tensors[0].untyped_storage() is arguments[0].tensors[0].untyped_storage()
+
+    def _keep(self, node: fx.Node, rule: Rule, value: LocalValue, num_saved: int) -> None:
+        """Notes what selective recomputation keeps of a call."""
+        ledger = self.ledger
+        if node.name not in self._known.kept or rule.local in WRAPPERS:
+            inside = transfers_inside(node, rule)
+            ledger.kept_inside_bytes += sum(t.num_bytes for t in inside if not t.backward)
+            return
+        for tensor in value.tensors:
+            if tensor not in ledger.uncounted:
+                ledger.kept.add(tensor.untyped_storage())
+        if self._known.names[node] in STAND_INS:
+            for storage in ledger.saved.added_since(num_saved):
+                if id(storage) not in ledger.lives and not ledger.inputs.has(id(storage)):
+                    ledger.kept.add(storage)
+
+    def _note(self, value: LocalValue, name: str, arguments: Sequence[LocalValue]) -> None:
+        self._step += 1
+        value.lives = self.ledger.born(zip(value.tensors, value.requires_grad, strict=True), self._step)
+        self.ledger.extra[self._step] = _backward_extra(name, arguments)
+        for argument in _distinct(arguments):
+            self.ledger.used(argument.lives, self._step)
+            if value.has_gradient:
+                argument.num_readers += 1
+        self.made.append(value)
+
+
+def _backward_extra(name: str, arguments: Sequence[LocalValue]) -> int:
+    """Bytes that a backward call needs beside the gradients of arguments and result."""
+    extra = sum(argument.num_bytes for argument in _distinct(arguments) if argument.is_parameter)
+    if arguments and (name in PIECES or name in WHOLE_TEMPORARY):
+        extra += arguments[0].num_bytes
+    return extra
+
+
+def _distinct(values: Iterable[LocalValue]) -> list[LocalValue]:
+    return list({id(value): value for value in values}.values())
+
+
+def _spec(tensor: Tensor) -> TensorSpec:
+    return TensorSpec(tuple(tensor.shape), tensor.dtype)

@@ -1,0 +1,46 @@
+"""What every pass over a block asks of its graph, found out once and handed from pass to pass."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from autopar.capture.model_graph import Block
+from autopar.sharding.aliasing import pinned_nodes
+from autopar.sharding.gradients import nodes_with_gradient
+from autopar.sharding.placement import REPLICATE
+from autopar.sharding.rule import Rule, replicated
+from autopar.sharding.rules.operator import tensor_arguments
+from autopar.sharding.rules.table import strategies
+
+
+class BlockFacts:
+    """Facts about one block that depend on its graph and the kinds of its inputs alone.
+
+    Attributes:
+        gradients: names of the nodes that may require a gradient.
+        pinned: names of the nodes that share storage with a tensor that is written to in place.
+        arguments: tensor arguments of every node, in flat order.
+    """
+
+    def __init__(self, block: Block) -> None:
+        self.gradients = nodes_with_gradient(block)
+        self.pinned = pinned_nodes(block.graph)
+        self.arguments: dict[fx.Node, tuple[fx.Node, ...]] = {
+            node: tensor_arguments(node) for node in block.graph.nodes
+        }
+        self._rules: dict[tuple[fx.Node, int, frozenset[int]], tuple[Rule, ...]] = {}
+
+    def rules(self, node: fx.Node, degree: int, fused: frozenset[int]) -> tuple[Rule, ...]:
+        """Rules of one call; the replicated one alone where its value shares storage with a mutated
+        tensor.
+        """
+        if node.name in self.pinned:
+            return (replicated(len(self.arguments[node])),)
+        key = (node, degree, fused)
+        if key not in self._rules:
+            self._rules[key] = strategies(node, degree, fused)
+        return self._rules[key]
+
+    def is_gradient_partial(self, argument: fx.Node, rule: Rule, wanted: object) -> bool:
+        """Whether a call that reads ``argument`` as ``wanted`` returns only a summand of its gradient."""
+        return wanted == REPLICATE and not rule.is_replicated and argument.name in self.gradients
