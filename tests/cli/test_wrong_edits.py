@@ -100,10 +100,35 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
         "fully",
         r"'recompute.*' is 'fully'; did you mean 'full'\?",
     ),
-    "schedule not built": (
+    "schedule of other virtual stages": (
         {"schedule: 1f1b": "schedule: zbv"},
-        "zbv",
-        r"schedule zbv.*; write .*1f1b",
+        "virtual: 1",
+        r"schedule zbv runs two stages on each rank, .* virtual is 1; write virtual: 2",
+    ),
+    "virtual stages without their lists": (
+        {"schedule: 1f1b": "schedule: interleaved", "virtual: 1": "virtual: 2"},
+        "stages:",
+        r"there are 2 stages, but mesh.pipeline 2 x virtual 2 asks for 4; move the blocks into that many",
+    ),
+    "order of an axis that is none": (
+        {"tensor: 2}": "tensor: 2, order: [pipeline, data, tensors]}"},
+        "order:",
+        r"'mesh.order.2' is 'tensors'; did you mean 'tensor'\?",
+    ),
+    "shard group does not divide": (
+        {"\nzero: ": "\nshard_group: 3\nzero: "},
+        "shard_group: 3",
+        r"shard_group 3 does not divide mesh.data 1; .* write shard_group: 1",
+    ),
+    "offload without shards": (
+        {"offload: none": "offload: [parameters]"},
+        "offload:",
+        r"offload of parameters needs zero: 3, but zero is \d; .*: write zero: 3, or offload: optimizer",
+    ),
+    "cluster file gone": (
+        {"devices_per_node: 4}": "devices_per_node: 4, file: away.yaml}"},
+        "away.yaml",
+        r"the cluster file 'away.yaml', which is not here; give it with --cluster FILE, or",
     ),
     "device unknown": (
         {"device: cpu": "device: cpux"},
