@@ -118,6 +118,7 @@ class Executor:
         links: to the ranks with the neighbouring stages.
 
     Attributes:
+        num_stages: of the whole pipeline.
         observer: watches every action; tests and traces set it.
     """
 
@@ -132,7 +133,7 @@ class Executor:
         watchdog: Watchdog,
     ) -> None:
         self._stages = {stage.index: stage for stage in stages}
-        self._num_stages = num_stages
+        self.num_stages = num_stages
         self._schedule_of = schedule_of
         self._rank_of = rank_of
         self._rank = rank
@@ -179,6 +180,10 @@ class Executor:
                 _Step(batches, seeds, 0.0), self._script(len(batches), is_training=False), label
             )
 
+    def schedule(self, num_micro_batches: int) -> Schedule:
+        """The actions of every rank on the pipeline axis in a step of so many micro-batches."""
+        return self._schedule_of(num_micro_batches)
+
     def _script(self, num_micro_batches: int, is_training: bool) -> _Script:
         key = num_micro_batches, is_training
         if key not in self._scripts:
@@ -188,8 +193,8 @@ class Executor:
             actions = tuple(schedule[self._rank])
             self._scripts[key] = _Script(
                 actions=actions,
-                awaited=tuple(needed(action, self._num_stages) for action in actions),
-                traffic=traffic(schedule, self._num_stages, self._rank_of),
+                awaited=tuple(needed(action, self.num_stages) for action in actions),
+                traffic=traffic(schedule, self.num_stages, self._rank_of),
                 split=frozenset(x.stage for x in actions if x.kind is ActionKind.WEIGHT_BACKWARD),
             )
         return self._scripts[key]
@@ -225,7 +230,7 @@ class Executor:
             passed_on = []
         else:
             passed_on = self._backward(step, stage, action.micro_batch, arrived)
-        message = produced(action, self._num_stages)
+        message = produced(action, self.num_stages)
         if message is not None:
             self._links.send(message, passed_on)
         if action.kind in _ENDS_BACKWARD:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -27,6 +28,7 @@ class Options:
         dtype: compute dtype instead of the plan's precision; parameters are float32, or float64 with float64.
         timeout_s: of every wait for another rank.
         device: where this rank computes; default: its GPU, else the CPU.
+        profile: file for a trace of the second step, if there shall be one.
     """
 
     seed: int = 0
@@ -34,6 +36,7 @@ class Options:
     dtype: torch.dtype | None = None
     timeout_s: float = 600.0
     device: torch.device | None = None
+    profile: Path | None = None
 
     def compute_dtype(self, plan: Plan) -> torch.dtype:
         """Dtype in which the programs compute."""

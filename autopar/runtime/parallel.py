@@ -40,6 +40,7 @@ def parallelize(
     dtype: torch.dtype | None = None,
     timeout_s: float = 600.0,
     device: torch.device | str | None = None,
+    profile: str | Path | None = None,
 ) -> ParallelModel:
     """Makes this rank's part of a model under a complete plan; every rank calls it, with the same arguments.
 
@@ -55,6 +56,8 @@ def parallelize(
         dtype: compute dtype instead of the plan's precision.
         timeout_s: of every wait for another rank.
         device: default: this rank's GPU (``LOCAL_RANK``), else the CPU.
+        profile: file to which rank 0 writes the second step of every rank, and the same step as the simulator
+            plays it, for ui.perfetto.dev.
 
     Raises:
         PlanError: the plan is incomplete, or not for this model.
@@ -69,6 +72,7 @@ def parallelize(
         dtype=dtype,
         timeout_s=timeout_s,
         device=None if device is None else torch.device(device),
+        profile=None if profile is None else Path(profile),
     )
     check_complete(checked)
     check_world_size(checked)

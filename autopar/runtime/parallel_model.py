@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from autopar.runtime.initialise import hash_seed
 from autopar.runtime.loss_scale import LossScale, all_finite
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.options import Options
+from autopar.runtime.step_trace import StepTrace
 from autopar.runtime.storage import on_device
 from autopar.runtime.watchdog import Watchdog
 
@@ -63,6 +64,7 @@ class ParallelModel(nn.Module):
         self.data_rank = mesh.here.data
         self.data_world_size = mesh.data
         self.num_steps = 0
+        self._num_calls = 0  # of step in this process; num_steps goes on from a checkpoint
         stored = assembly.stages.forms()
         self._loss_scale = LossScale(options.compute_dtype(plan))
         self._norm = GradientNorm(mesh, stored, assembly.sharded, assembly.tied)
@@ -125,7 +127,7 @@ class ParallelModel(nn.Module):
         parameters = dict(self.stages.named_originals())
         label = f"step {self.num_steps}"
         began_s = time.perf_counter()
-        with self._watchdog.guard(label):
+        with self._watchdog.guard(label), self._traced() as work:
             self._check_optimizer()
             batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
             with self._own_randomness():
@@ -134,7 +136,8 @@ class ParallelModel(nn.Module):
                 seeds, factor = self._seeds(num_micro_batches), self._loss_scale.factor
                 loss = self._assembly.executor.run(batches, seeds, label, factor)
             self._watchdog.at(f"{label}, gradient averaging")
-            self._assembly.synchronise_gradients(self._mesh)
+            with work("synchronise gradients"):
+                self._assembly.synchronise_gradients(self._mesh)
             if self._loss_scale.is_active:
                 self._unscale(parameters)
             add_back(parameters, earlier)
@@ -266,6 +269,23 @@ class ParallelModel(nn.Module):
         parameters = dict(self.stages.named_originals())
         masters = self._assembly.masters
         return parameters if masters is None else {**parameters, **masters.parameters}
+
+    @contextmanager
+    def _traced(self) -> Iterator[Callable[[str], AbstractContextManager[None]]]:
+        """Around a step: records the second one if that was asked for; yields what goes around work."""
+        path, executor = self._options.profile, self._assembly.executor
+        if path is None or self._num_calls != 1:
+            yield lambda _: nullcontext()
+        else:
+            trace = StepTrace(path, self._mesh.device)
+            watching, executor.observer = executor.observer, trace.action
+            trace.begin(self._mesh)
+            try:
+                yield trace.work
+            finally:
+                executor.observer = watching
+            trace.write(self._mesh, executor.schedule(self._plan.num_micro_batches), executor.num_stages)
+        self._num_calls += 1
 
     def _own_randomness(self) -> AbstractContextManager[None]:
         """What is drawn inside leaves the caller's generators alone."""

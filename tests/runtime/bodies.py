@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
+from autopar.runtime import overlap as overlapping
 from autopar.runtime.options import Options
 from autopar.runtime.parallel import start
 from autopar.runtime.storage import local_tensor
@@ -36,14 +37,27 @@ class Run:
     """A parallel model and batches for it."""
 
     def __init__(
-        self, case, *, plan_changes=None, dtype=torch.float64, timeout_s=40.0, seed=0, init="seeded"
+        self,
+        case,
+        *,
+        plan_changes=None,
+        dtype=torch.float64,
+        timeout_s=40.0,
+        seed=0,
+        init="seeded",
+        profile=None,
     ):
         self.source, self.graph = world.source_and_graph(case)
         self.plan = make_plan(self.graph, **case.options)
         if plan_changes:
             self.plan = replace(self.plan, **plan_changes)
         self.options = Options(
-            seed=seed, init=init, dtype=dtype, timeout_s=timeout_s, device=torch.device("cpu")
+            seed=seed,
+            init=init,
+            dtype=dtype,
+            timeout_s=timeout_s,
+            device=torch.device("cpu"),
+            profile=profile,
         )
         self.model = start(self.plan, self.graph, self.source.build_model, self.options)
 
@@ -125,6 +139,44 @@ def pieces(case):
     whole = sum(parameter.numel() for parameter in run.source.build_model().parameters())
     run.model.close()
     return held, whole
+
+
+def overlap(case):
+    """Buckets in all, and those that were sent before the end of the last backward pass."""
+    kept, overlapping._BUCKET_BYTES = overlapping._BUCKET_BYTES, 4096
+    try:
+        run = Run(case)
+    finally:
+        overlapping._BUCKET_BYTES = kept
+    average = run.model._assembly.replicas[0]._average
+    early = []
+    finish = average.finish
+    average.finish = lambda: (early.append(average._num_sent), finish())
+    run.model.step(run.share())
+    reference = run.reference()
+    reference.step(run.micro_batches())
+    gradients = {k: v for k, v in reference.gradients().items() if v is not None}
+    error = difference(run.model.full_gradients(), gradients)
+    run.model.close()
+    return {"num_buckets": len(average._buckets), "early": early, "error": error}
+
+
+def loss_scale(case):
+    """An overflow under fp16, saved; the factor of a new run that loads it."""
+    run = Run(case, dtype=torch.float16)
+    with torch.no_grad():
+        for name, parameter in run.model.named_parameters():
+            if name == "ln_f.weight":
+                local_tensor(parameter).mul_(1e4)
+    run.model.step(run.share())
+    run.model.save(case.extra["path"])
+    run.model.close()
+    other = Run(case, dtype=torch.float16)
+    before = other.model._loss_scale.factor
+    other.model.load(case.extra["path"])
+    after = other.model._loss_scale.factor
+    other.model.close()
+    return before, after
 
 
 def exact(case):
@@ -438,3 +490,16 @@ def evaluation(case):
     assert run.model.training and run.model.stages.training
     run.model.close()
     return {"error": max(errors), "buffers": max(buffers), "rng": all(states), "misuse": misuse}
+
+
+def trace(case):
+    """Three steps of which the second is recorded; whether the file was there after each of them."""
+    path = case.extra["path"]
+    run = Run(case, profile=path)
+    found = []
+    for step in range(3):
+        run.model.step(run.share(step))
+        dist.barrier()
+        found.append(path.stat().st_mtime_ns if path.exists() else 0)
+    run.model.close()
+    return found
