@@ -7,7 +7,9 @@ search ends. The bound is
 
     T + (m - 1) · T / p        for m micro-batches over p stages and a chain of T seconds a micro-batch,
 
-the objective of an even pipeline without communication on the data axis and without update.
+the objective of an even pipeline without communication on the data axis and without update. Where devices
+take turns on processors (``Device.time_share``), those that wait leave theirs to the others: a step then takes
+no less than its work divided among all, nor than what depends on each other at full speed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from autopar.errors import CaptureError, InfeasibleError
+from autopar.hardware.device import Device
 from autopar.solve.candidate import (
     Alternative,
     Candidate,
@@ -105,9 +108,11 @@ def _rank(solution: MeshSolution) -> tuple[float, Candidate]:
     return solution.prediction.step_time_s, solution.candidate
 
 
-def step_floor_s(candidate: Candidate, chain_s: float) -> float:
+def step_floor_s(candidate: Candidate, chain_s: float, device: Device) -> float:
     """Lower bound of the step from the time of the whole chain for one micro-batch."""
-    return chain_s * (1 + (candidate.num_micro_batches - 1) / candidate.pipeline)
+    alone_s = chain_s * (1 + (candidate.num_micro_batches - 1) / candidate.pipeline)
+    work_s = chain_s * candidate.num_micro_batches / candidate.pipeline
+    return max(work_s, alone_s / device.time_share)
 
 
 def _start(choices: Choices, candidates: Iterable[Candidate], job: Job, state: _State) -> list[_Waiting]:
@@ -118,7 +123,8 @@ def _start(choices: Choices, candidates: Iterable[Candidate], job: Job, state: _
         if missing > 0:
             state.shortfalls[candidate] = missing
             continue
-        floor_s = step_floor_s(candidate, choices.floor_s(candidate.tensor, candidate.micro_batch, 0))
+        chain_s = choices.floor_s(candidate.tensor, candidate.micro_batch, 0)
+        floor_s = step_floor_s(candidate, chain_s, job.cluster.device)
         queue.append(_Waiting(floor_s, candidate, 0))
     heapq.heapify(queue)
     return queue
@@ -141,7 +147,7 @@ def _run(
         candidate = first.candidate
         if first.effort == 0:
             try:
-                heapq.heappush(queue, _tightened(choices, first, state))
+                heapq.heappush(queue, _tightened(choices, first, state, job.cluster.device))
             except CaptureError as refused:
                 # The model does not work at this micro-batch (BatchNorm of one sample, say).
                 state.refused = state.refused or refused
@@ -156,27 +162,38 @@ def _run(
         state.solved.append(found)
         best_s = min(best_s, found.prediction.step_time_s)
     # What was not solved to the optimum of its objective may hide as much of its step time.
-    unproved = [s.prediction.step_time_s * s.bound_s / s.objective_s for s in state.solved]
+    unproved = [_proved_s(solution, choices, job.cluster.device) for solution in state.solved]
     return min([best_s, *unproved, *(waiting.bound_s for waiting in queue[:1])])
 
 
-def _tightened(choices: Choices, waiting: _Waiting, state: _State) -> _Waiting:
+def _proved_s(solution: MeshSolution, choices: Choices, device: Device) -> float:
+    """What no solution of the candidate is quicker than."""
+    step_s, candidate = solution.prediction.step_time_s, solution.candidate
+    if device.time_share == 1 or candidate.pipeline == 1:
+        return step_s * solution.bound_s / solution.objective_s
+    # The chain is solved as if no stage ran the quicker for another's waiting.
+    chain_s = choices.floor_s(candidate.tensor, candidate.micro_batch, 1)
+    return min(step_s, step_floor_s(candidate, chain_s, device))
+
+
+def _tightened(choices: Choices, waiting: _Waiting, state: _State, device: Device) -> _Waiting:
     """A candidate with a better bound: from a larger micro-batch where that is enough, else its own.
 
-    A micro-batch is at least as quick a sample as a smaller one, so that its chain bounds the smaller one's.
+    A micro-batch is at least as quick a sample as a smaller one, so that its chain bounds the smaller one's;
+    unless blocks were measured: a small one may fit into caches.
     """
     candidate = waiting.candidate
     per_sample_s = [
         chain_s / size
         for (tensor, size), chain_s in state.chains.items()
-        if tensor == candidate.tensor and size > candidate.micro_batch
+        if tensor == candidate.tensor and size > candidate.micro_batch and not device.blocks
     ]
-    scaled_s = step_floor_s(candidate, max(per_sample_s, default=0.0) * candidate.micro_batch)
+    scaled_s = step_floor_s(candidate, max(per_sample_s, default=0.0) * candidate.micro_batch, device)
     if scaled_s > waiting.bound_s * (1 + 1e-9):
         return _Waiting(scaled_s, candidate, 0)
     chain_s = choices.floor_s(candidate.tensor, candidate.micro_batch, 1)
     state.chains[candidate.tensor, candidate.micro_batch] = chain_s
-    return _Waiting(max(waiting.bound_s, step_floor_s(candidate, chain_s)), candidate, 1)
+    return _Waiting(max(waiting.bound_s, step_floor_s(candidate, chain_s, device)), candidate, 1)
 
 
 def _alternatives(
