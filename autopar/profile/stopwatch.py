@@ -18,6 +18,8 @@ import torch.distributed as dist
 
 from autopar.profile.spread import Spread, spread_of
 
+_LEAST_REPETITIONS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -44,8 +46,8 @@ class Stopwatch:
         num_repetitions: of every task.
         tell: told what is measured, for whoever watches and for the message when it hangs.
         share: ranks that take turns on a core; None where computing takes no core (on a GPU).
-        deadline_s: ``time.monotonic()`` after which no further round of repetitions begins; each task has
-            had one by then.
+        deadline_s: ``time.monotonic()`` after which no further round of repetitions begins, once each task
+            has had three.
     """
 
     device: torch.device
@@ -65,7 +67,7 @@ class Stopwatch:
             counts[task.name] = self._count(task)
         found: dict[str, list[float]] = {task.name: [] for task in tasks}
         for repetition in range(self.num_repetitions):
-            if repetition and self._is_late():
+            if repetition >= _LEAST_REPETITIONS and self._is_late():
                 break
             for task in tasks:
                 self.tell(f"{label}: {task.name}, repetition {repetition + 1}")
