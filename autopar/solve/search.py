@@ -8,8 +8,8 @@ search ends. The bound is
     T + (m - 1) · T / p        for m micro-batches over p stages and a chain of T seconds a micro-batch,
 
 the objective of an even pipeline without communication on the data axis and without update. Where devices
-take turns on processors (``Device.time_share``), those that wait leave theirs to the others: a step then takes
-no less than its work divided among all, nor than what depends on each other at full speed.
+take turns on processors (``Device.time_share``), those that wait leave theirs to the others: a step takes no
+less than its work divided among all, nor than what depends on each other at full speed.
 """
 
 from __future__ import annotations
