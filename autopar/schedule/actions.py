@@ -11,7 +11,7 @@ from autopar.errors import UsageError
 from autopar.plan.decisions import ScheduleName
 from autopar.schedule.action import Action, ActionKind
 from autopar.schedule.flushed import gpipe, one_f_one_b
-from autopar.schedule.interleaved import interleaved
+from autopar.schedule.interleaved import interleaved, micro_batch_groups
 from autopar.schedule.zero_bubble import zb_h1, zb_v
 
 __all__ = [
@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 SUPPORTED_SCHEDULES = tuple(ScheduleName)
+
+_STEADY_GROUPS = 4
 
 SPLIT_BACKWARD = (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
 """Schedules that run the two halves of a backward pass at different times."""
@@ -99,7 +101,7 @@ def _actions(
         case ScheduleName.ONE_F_ONE_B:
             return one_f_one_b(rank, pipeline, num_micro_batches)
         case ScheduleName.INTERLEAVED:
-            return interleaved(rank, pipeline, num_micro_batches, virtual)
+            return interleaved(rank, pipeline, micro_batch_groups(pipeline, num_micro_batches), virtual)
         case ScheduleName.ZERO_BUBBLE:
             return zb_h1(rank, pipeline, num_micro_batches)
         case ScheduleName.ZBV:
@@ -133,38 +135,28 @@ def rank_in_flight(
     pipeline = num_stages // virtual
     if name is ScheduleName.GPIPE:
         return ((num_micro_batches,),)
-    few = min(num_micro_batches, _enough(name, pipeline, num_micro_batches))
-    return _rank_in_flight(name, pipeline, few, rank, virtual)
-
-
-def _enough(name: ScheduleName, pipeline: int, num_micro_batches: int) -> int:
-    """So many micro-batches that more of them are never more in flight: the warm-up is the same."""
-    if name is not ScheduleName.INTERLEAVED:
-        return 2 * pipeline
-    # The groups of the warm-up keep their sizes while there are enough groups to spread the remainder over.
-    remainder = num_micro_batches % pipeline
-    return pipeline * max(4, remainder + 2) + remainder
+    # Warm-up and the first steady micro-batches decide; what comes later repeats them.
+    if name is ScheduleName.INTERLEAVED:
+        groups = micro_batch_groups(pipeline, num_micro_batches)
+        few = [size for size in dict.fromkeys(groups) for _ in range(min(groups.count(size), _STEADY_GROUPS))]
+        return _rank_in_flight(name, pipeline, tuple(few), rank, virtual)
+    return _rank_in_flight(name, pipeline, (min(num_micro_batches, 2 * pipeline),), rank, virtual)
 
 
 @lru_cache(maxsize=4096)
 def _rank_in_flight(
-    name: ScheduleName, pipeline: int, num_micro_batches: int, rank: int, virtual: int
+    name: ScheduleName, pipeline: int, groups: tuple[int, ...], rank: int, virtual: int
 ) -> tuple[tuple[int, ...], ...]:
     stages = rank_stages(name, rank, pipeline, virtual)
-    moments = set(_moments(_actions(name, rank, pipeline, num_micro_batches, virtual), stages))
-    return tuple(
-        sorted(
-            (
-                counts
-                for counts in moments
-                if not any(
-                    other != counts and all(x >= y for x, y in zip(other, counts, strict=True))
-                    for other in moments
-                )
-            ),
-            reverse=True,
-        )
-    )
+    if name is ScheduleName.INTERLEAVED:
+        actions = interleaved(rank, pipeline, groups, virtual)
+    else:
+        actions = _actions(name, rank, pipeline, sum(groups), virtual)
+    most: list[tuple[int, ...]] = []
+    for counts in sorted(set(_moments(actions, stages)), key=lambda counts: (-sum(counts), counts)):
+        if not any(all(x >= y for x, y in zip(other, counts, strict=True)) for other in most):
+            most.append(counts)
+    return tuple(most)
 
 
 def _moments(actions: tuple[Action, ...], stages: tuple[int, ...]) -> Iterator[tuple[int, ...]]:

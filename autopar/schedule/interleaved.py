@@ -12,12 +12,13 @@ before a larger one could deadlock: the warm-up runs ahead by the size of the fi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from autopar.schedule.action import Action, ActionKind
 
 
-def interleaved(rank: int, pipeline: int, num_micro_batches: int, virtual: int) -> tuple[Action, ...]:
-    """The actions of one rank of interleaved 1F1B."""
-    groups = micro_batch_groups(pipeline, num_micro_batches)
+def interleaved(rank: int, pipeline: int, groups: Sequence[int], virtual: int) -> tuple[Action, ...]:
+    """The actions of one rank of interleaved 1F1B, with the micro-batches in ``micro_batch_groups``."""
     forwards, backwards = [], []
     first = 0
     for size in groups:

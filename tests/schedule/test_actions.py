@@ -186,3 +186,22 @@ def test_zb_h1_puts_off_weights_by_the_rank() -> None:
 def test_virtual_stages_that_a_schedule_does_not_run(name: ScheduleName, virtual: int, remedy: str) -> None:
     with pytest.raises(UsageError, match=remedy):
         schedule_actions(name, 12, 4, virtual)
+
+
+@pytest.mark.parametrize("virtual", [2, 3])
+@pytest.mark.parametrize("p", [2, 4, 5])
+def test_no_moment_of_a_step_holds_more_than_those_named(p: int, virtual: int) -> None:
+    name = ScheduleName.INTERLEAVED
+    for m in range(1, 8 * p + 4):
+        for rank, actions in enumerate(schedule_actions(name, p * virtual, m, virtual)):
+            stages = rank_stages(name, rank, p, virtual)
+            named = rank_in_flight(name, p * virtual, m, rank, virtual)
+            held = dict.fromkeys(stages, 0)
+            reached = set()
+            for action in actions:
+                held[action.stage] += 1 if action.kind is ActionKind.FORWARD else -1
+                reached.add(tuple(held.values()))
+            assert set(named) <= reached
+            assert all(
+                any(all(x >= y for x, y in zip(most, now, strict=True)) for most in named) for now in reached
+            )
