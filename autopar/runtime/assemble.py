@@ -8,6 +8,7 @@ parameter at a time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -231,6 +232,9 @@ def assemble(
         name for stage in held if not stage.replicas.is_sharded for name, _ in stage.module.named_originals()
     }
     builder.copies.make({name: parameter for name, parameter in parameters.items() if name in whole})
+    holders = Counter(name for stage in held for name, _ in stage.module.named_originals())
+    for stage in held:
+        stage.replicas.overlap(builder.copies, {name for name, count in holders.items() if count > 1})
     holdings = builder.holdings
     owners = {
         name: tuple(sorted({rank_of(stage) for stage in found}))

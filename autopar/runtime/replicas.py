@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch.distributed.tensor import Shard
 
 from autopar.runtime.buckets import all_reduce_in_buckets
 from autopar.runtime.mesh import RankMesh
+from autopar.runtime.overlap import OverlappedAverage
 from autopar.runtime.stage import StageModule
 from autopar.runtime.storage import StoredParameter, local_tensor
 
@@ -44,6 +46,8 @@ class Replicas:
         self._mesh = mesh
         self._zero = zero
         self._offload_parameters = offload_parameters
+        self._average: OverlappedAverage | None = None
+        self._early: frozenset[str] = frozenset()
         self.is_sharded = mesh.divides(zero) and any(True for _ in stage.parameters())
         if self.is_sharded:
             self._shard(compute_dtype)
@@ -55,6 +59,8 @@ class Replicas:
             is_whole: False where the gradients of weights come later, with ``after_weight_gradients``.
         """
         if not self.is_sharded:
+            if self._average is not None and is_last and is_whole:
+                self._average.begin()
             return
         assert isinstance(self._stage, FSDPModule)
         if self._mesh.num_replicas > 1:
@@ -103,8 +109,31 @@ class Replicas:
         """Averages the gradients of replicated parameters over the data ranks; a collective of them."""
         if self.is_sharded or self._mesh.data_group is None:
             return
-        gradients = [local_tensor(p.grad) for _, p in self._stage.named_originals() if p.grad is not None]
+        early: Collection[str] = ()
+        if self._average is not None:
+            self._average.finish()
+            early = self._early
+        late = [p.grad for name, p in self._stage.named_originals() if name not in early]
+        gradients = [local_tensor(gradient) for gradient in late if gradient is not None]
         all_reduce_in_buckets(gradients, self._mesh.data_group, 1 / self._mesh.data)
+
+    def overlap(self, copies: ComputeCopies, shared: Collection[str]) -> None:
+        """Lets gradients be averaged while the last backward pass goes on.
+
+        Args:
+            copies: whose gradients come in the place of the parameters' own.
+            shared: parameters that another stage of this rank uses, too: they have to wait.
+        """
+        if self.is_sharded or self._mesh.data_group is None:
+            return
+        own = {name: p for name, p in self._stage.named_originals() if name not in shared and p.requires_grad}
+        self._early = frozenset(own)
+        average = self._average = OverlappedAverage(list(own.values()), self._mesh.data_group)
+        for name, parameter in own.items():
+            if name in copies.tensors:
+                copies.call_after(name, partial(average.note, parameter))
+            else:
+                parameter.register_post_accumulate_grad_hook(average.note)  # type: ignore[no-untyped-call]
 
     def _shard(self, compute_dtype: torch.dtype) -> None:
         dtypes = {p.dtype for p in self._stage.parameters() if p.is_floating_point()}
@@ -156,6 +185,7 @@ class ComputeCopies:
     def __init__(self, compute_dtype: torch.dtype) -> None:
         self._dtype = compute_dtype
         self.tensors: dict[str, Tensor] = {}
+        self._actions: dict[str, Callable[[], None]] = {}
 
     def make(self, parameters: Mapping[str, nn.Parameter]) -> None:
         """Makes a copy of each parameter whose dtype is not the compute dtype."""
@@ -165,8 +195,9 @@ class ComputeCopies:
             copy = local_tensor(parameter.detach()).to(self._dtype)
             if parameter.requires_grad:
                 copy.requires_grad_()
-                hook = _accumulate_into(parameter)
-                copy.register_post_accumulate_grad_hook(hook)  # type: ignore[no-untyped-call]
+                copy.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                    partial(self._accumulate, name, parameter)
+                )
             self.tensors[name] = copy
 
     def refresh(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -175,14 +206,16 @@ class ComputeCopies:
             for name, copy in self.tensors.items():
                 copy.copy_(local_tensor(parameters[name].detach()))
 
+    def call_after(self, name: str, action: Callable[[], None]) -> None:
+        """Calls ``action`` whenever a gradient was added to the parameter ``name``."""
+        self._actions[name] = action
 
-def _accumulate_into(parameter: nn.Parameter) -> Callable[[Tensor], None]:
-    def hook(copy: Tensor) -> None:
+    def _accumulate(self, name: str, parameter: nn.Parameter, copy: Tensor) -> None:
         gradient, copy.grad = copy.grad, None
         if gradient is None:
             return
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
         local_tensor(parameter.grad).add_(gradient)
-
-    return hook
+        if name in self._actions:
+            self._actions[name]()

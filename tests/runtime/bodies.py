@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 import torch.distributed as dist
 
+from autopar.lower.weight_gradients import WeightGradients
 from autopar.runtime import overlap as overlapping
 from autopar.runtime.options import Options
 from autopar.runtime.parallel import start
@@ -383,6 +384,12 @@ def fail(case):
                 raise ZeroDivisionError("a mistake in the model")
 
             run.model.stages.stages[-1].blocks[-1].forward = broken
+        if how == "raise-backward":
+
+            def broken_later(*_):
+                raise ZeroDivisionError("a mistake in the model")
+
+            WeightGradients.run = broken_later
     try:
         run.model.step(run.share())
     except Exception as error:

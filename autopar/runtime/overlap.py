@@ -1,0 +1,87 @@
+"""Averaging replicated gradients while the backward pass of the last micro-batch still goes on.
+
+As in DistributedDataParallel (Li et al. 2020, arXiv 2006.15704, section 3.2): buckets in the reverse order of
+the parameters, each sent as soon as all of its gradients are there, and in order, so that the ranks agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from autopar.runtime.storage import local_tensor
+from autopar.units import MiB
+
+_BUCKET_BYTES = 25 * MiB  # DistributedDataParallel's default
+
+
+class OverlappedAverage:
+    """The gradients of one stage's parameters.
+
+    Args:
+        parameters: in the order in which the forward pass uses them; every use is in this stage.
+        group: the data ranks.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], group: dist.ProcessGroup) -> None:
+        self._group = group
+        self._buckets = _buckets(parameters)
+        self._bucket_of = {id(p): index for index, bucket in enumerate(self._buckets) for p in bucket}
+        self._is_begun = False
+        self._waiting: list[set[int]] = []
+        self._num_sent = 0
+        self._sent: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
+
+    def begin(self) -> None:
+        """The next backward pass completes the gradients: from here on, ``note`` may send them."""
+        self._is_begun = True
+        self._waiting = [{id(parameter) for parameter in bucket} for bucket in self._buckets]
+
+    def note(self, parameter: Tensor) -> None:
+        """The gradient of ``parameter`` has come."""
+        if not self._is_begun:
+            return
+        self._waiting[self._bucket_of[id(parameter)]].discard(id(parameter))
+        while self._num_sent < len(self._buckets) and not self._waiting[self._num_sent]:
+            self._send()
+
+    def finish(self) -> None:
+        """Sends what is left, and leaves the averages in the parameters' gradients."""
+        while self._num_sent < len(self._buckets):
+            self._send()
+        factor = 1 / dist.get_world_size(self._group)
+        for work, flat, gradients in self._sent:
+            work.wait()
+            flat *= factor
+            offset = 0
+            for gradient in gradients:
+                gradient.copy_(flat.narrow(0, offset, gradient.numel()).view_as(gradient))
+                offset += gradient.numel()
+        self._is_begun, self._num_sent, self._sent = False, 0, []
+
+    def _send(self) -> None:
+        gradients = [local_tensor(p.grad) for p in self._buckets[self._num_sent] if p.grad is not None]
+        self._num_sent += 1
+        if gradients:
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            work = dist.all_reduce(flat, group=self._group, async_op=True)
+            assert work is not None
+            self._sent.append((work, flat, gradients))
+
+
+def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    buckets: list[list[nn.Parameter]] = []
+    filled_bytes = 0
+    for parameter in reversed(parameters):
+        if not parameter.requires_grad:
+            continue
+        num_bytes = local_tensor(parameter.detach()).nbytes
+        if not buckets or filled_bytes + num_bytes > _BUCKET_BYTES or buckets[-1][0].dtype != parameter.dtype:
+            buckets.append([])
+            filled_bytes = 0
+        buckets[-1].append(parameter)
+        filled_bytes += num_bytes
+    return buckets
