@@ -18,6 +18,7 @@ from autopar.hardware.cluster import Cluster
 from autopar.hardware.device import Device
 from autopar.plan.decisions import Recompute
 from autopar.planner.operator_table import OperatorTable, strategies_of
+from autopar.sharding.block_facts import BlockFacts
 from autopar.sharding.boundary import block_boundary
 from autopar.sharding.gradients import nodes_with_gradient
 from autopar.sharding.placement import Placement
@@ -122,12 +123,15 @@ def sharded_choices(
 class TableSolver:
     """The operator ILP of one block, with its solutions so far."""
 
-    def __init__(self, table: OperatorTable, cluster: Cluster) -> None:
+    def __init__(self, table: OperatorTable, cluster: Cluster, facts: BlockFacts) -> None:
         self.table = table
+        self.facts = facts
+        self.shardings: dict[object, BlockSharding] = {}
         self._solver = OperatorSolver(table.problem)
         self._rate = cluster.device.effective_memory_bytes_per_s
         self._solutions: dict[object, OperatorSolution | None] = {}
         self._recompute_s_per_byte: float | None = None
+        self._boundaries: dict[tuple[str, str], tuple[dict[str, Placement], tuple[Placement, ...]]] = {}
 
     def floor_s(self, pins: BlockPins) -> float:
         """Least seconds of the block over all boundaries: the ILP with both words free, unless pinned."""
@@ -167,6 +171,14 @@ class TableSolver:
         effective = [w if w is None or w in k else "replicate" for w, k in zip(words, known, strict=True)]
         return self.table.allowed(effective[0], effective[1], pins.placements)
 
+    def boundary(
+        self, graph: ModelGraph, block: Block, words: tuple[str, str], degree: int
+    ) -> tuple[dict[str, Placement], tuple[Placement, ...]]:
+        """Placements of what the block reads and returns."""
+        if words not in self._boundaries:
+            self._boundaries[words] = block_boundary(graph, block, *words, degree)
+        return self._boundaries[words]
+
     def _solve(
         self, words: tuple[str | None, str | None], pins: BlockPins, price: Price
     ) -> OperatorSolution | None:
@@ -192,11 +204,17 @@ def realise(
     allowed = solver.allowed(words, pins)
     outputs = [node.strategies[s].output for node, s in zip(problem.nodes, solution.strategies, strict=True)]
     placements = table.placements(outputs)
-    inputs, results = block_boundary(graph, block, *words, degree)
+    inputs, results = solver.boundary(graph, block, words, degree)
+    placed = (words, tuple(placements.items()))
     overrides = dict(pins.overrides)
     keys = {node.name: node.meta.get("operator_key") for node in block.graph.nodes}
     while True:
-        sharding = propagate(block, degree, placements, inputs, results, overrides)
+        key = (placed, tuple(overrides.items()))
+        if key not in solver.shardings:
+            solver.shardings[key] = propagate(
+                block, degree, placements, inputs, results, overrides, solver.facts
+            )
+        sharding = solver.shardings[key]
         ran = strategies_of(table, sharding, allowed)
         cost = assignment_cost(problem, ran) if ran is not None else None
         if cost is not None and cost.priced_s(price) <= solution.objective_s * (1 + _WORTH_AN_OVERRIDE):

@@ -186,6 +186,7 @@ class ModelChoices:
 
     def _solver(self, setting: _Setting, kind: int) -> TableSolver:
         if kind not in setting.solvers:
+            facts = self.readings.facts_of(setting.kinds[kind].block).block
             table = operator_table(
                 setting.graph,
                 setting.kinds[kind].block,
@@ -194,8 +195,9 @@ class ModelChoices:
                 self._uses[setting.graph.micro_batch],
                 setting.kinds[kind].pins.placements,
                 setting.stride,
+                facts,
             )
-            setting.solvers[kind] = TableSolver(table, self._cluster)
+            setting.solvers[kind] = TableSolver(table, self._cluster, facts)
         return setting.solvers[kind]
 
     def _choice_table(self, setting: _Setting, tied: Mapping[str, Placement]) -> ChoiceTable:

@@ -20,16 +20,15 @@ from autopar.cost.operators import operator_seconds, rule_seconds
 from autopar.hardware.cluster import Cluster
 from autopar.hardware.link import CollectiveKind
 from autopar.lower.block import transfers_inside
-from autopar.sharding.aliasing import hidden_writes, pinned_nodes
+from autopar.sharding.aliasing import hidden_writes
+from autopar.sharding.block_facts import BlockFacts
 from autopar.sharding.boundary import block_boundary
-from autopar.sharding.gradients import nodes_with_gradient
 from autopar.sharding.heads import num_heads
 from autopar.sharding.placement import PARTIAL, REPLICATE, Placement, Shard, local_shape, parse_placement
-from autopar.sharding.propagation import BlockSharding, node_strategies, value_placement, whole_bytes
+from autopar.sharding.propagation import BlockSharding, value_placement, whole_bytes
 from autopar.sharding.redistribution import conversion
 from autopar.sharding.roles import Use
 from autopar.sharding.rule import Rule
-from autopar.sharding.rules.operator import tensor_arguments
 from autopar.solve.operator_problem import Cost, Demand, OperatorNode, OperatorProblem, Strategy
 
 WORDS = ("replicate", "sequence", "batch")
@@ -107,6 +106,7 @@ def operator_table(
     uses: Mapping[str, tuple[Use, ...]],
     pinned: Mapping[str, Placement] | None = None,
     tensor_stride: int = 1,
+    facts: BlockFacts | None = None,
 ) -> OperatorTable:
     """The table of ``block`` for a tensor axis of ``degree`` ranks.
 
@@ -114,8 +114,10 @@ def operator_table(
         uses: of the model's parameters.
         pinned: placements that a constraint asks for, offered whatever is thought of them here.
         tensor_stride: distance in ranks between neighbours on the tensor axis.
+        facts: about the block, if the caller has them.
     """
-    return _Builder(graph, block, degree, cluster, uses, pinned or {}, tensor_stride).build()
+    facts = facts or BlockFacts(block)
+    return _Builder(graph, block, degree, cluster, uses, pinned or {}, tensor_stride, facts).build()
 
 
 class _Builder:
@@ -128,7 +130,9 @@ class _Builder:
         uses: Mapping[str, tuple[Use, ...]],
         pinned: Mapping[str, Placement],
         stride: int,
+        facts: BlockFacts,
     ) -> None:
+        self._facts = facts
         self._stride = stride
         self._uses = uses
         self._asked_for = pinned
@@ -138,8 +142,8 @@ class _Builder:
         self._cluster = cluster
         self._device = cluster.device
         self._factors = correction(block, cluster.device)
-        self._gradients = nodes_with_gradient(block)
-        self._pinned = pinned_nodes(block.graph)
+        self._gradients, self._pinned = facts.gradients, facts.pinned
+        self._conversion_costs: dict[tuple[TensorSpec, str, Demand, bool], Cost] = {}
         self._fused = frozenset(
             parts
             for item in block.inputs
@@ -175,7 +179,7 @@ class _Builder:
                 operands = tuple(node.all_input_nodes)
                 strategies = self._output(operands)
             elif node.op == "call_function":
-                operands = tensor_arguments(node)
+                operands = self._facts.arguments[node]
                 strategies = self._call(node, index)
             else:
                 operands, strategies = (), (Strategy("replicate", ()),)
@@ -285,8 +289,8 @@ class _Builder:
     def _call(self, node: fx.Node, index: int) -> tuple[Strategy, ...]:
         if node.target is operator.getitem:
             return self._element(node, index)
-        arguments = tensor_arguments(node)
-        rules = node_strategies(node, self._degree, self._fused, self._pinned)
+        arguments = self._facts.arguments[node]
+        rules = self._facts.rules(node, self._degree, self._fused)
         self._rules[index] = rules
         return tuple(
             Strategy(
@@ -344,13 +348,14 @@ class _Builder:
             value = by_index[index].meta.get("val")
             if not isinstance(value, torch.Tensor) or by_index[index].name in self._statistics:
                 continue
-            node = self._nodes[index]
+            node, spec = self._nodes[index], TensorSpec(tuple(value.shape), value.dtype)
+            has_gradient = by_index[index].name in self._gradients
             costs: dict[tuple[str, Demand], Cost] = {}
             for source in dict.fromkeys(s.output for s in node.strategies):
                 if index in parameters and source != "replicate" and Demand(source) in wanted:
                     continue  # the propagation uses a sharded parameter as it is placed where any rule can
                 for demand in wanted:
-                    costs[source, demand] = self._conversion_cost(by_index[index], value, source, demand)
+                    costs[source, demand] = self._known_conversion(spec, source, demand, has_gradient)
             self._nodes[index] = replace(node, conversions=costs)
 
     def _used_placements(self) -> dict[str, tuple[int, ...]]:
@@ -364,11 +369,16 @@ class _Builder:
             for name, (index, placements) in self._parameters.items()
         }
 
-    def _conversion_cost(self, node: fx.Node, value: torch.Tensor, source: str, demand: Demand) -> Cost:
+    def _known_conversion(self, spec: TensorSpec, source: str, demand: Demand, has_gradient: bool) -> Cost:
+        """What a conversion costs: the same for all values of one shape."""
+        key = (spec, source, demand, has_gradient)
+        if key not in self._conversion_costs:
+            self._conversion_costs[key] = self._conversion_cost(spec, source, demand, has_gradient)
+        return self._conversion_costs[key]
+
+    def _conversion_cost(self, spec: TensorSpec, source: str, demand: Demand, has_gradient: bool) -> Cost:
         here, wanted = parse_placement(source), parse_placement(demand.placement)
         assert here is not None and wanted is not None
-        has_gradient = node.name in self._gradients
-        spec = TensorSpec(tuple(value.shape), value.dtype)
         seconds, saved_bytes = 0.0, 0.0
         for step in conversion(here, wanted, demand.gradient_partial):
             after = _after(step.function, step.arguments, wanted)

@@ -19,7 +19,7 @@ from torch import fx
 from autopar.capture.model_graph import Block, InputKind
 from autopar.errors import UsageError
 from autopar.sharding.aliasing import hidden_writes, pinned_nodes
-from autopar.sharding.gradients import nodes_with_gradient
+from autopar.sharding.block_facts import BlockFacts
 from autopar.sharding.placement import PARTIAL, REPLICATE, Partial, Placement, Shard
 from autopar.sharding.redistribution import conversion_units
 from autopar.sharding.rule import Rule, find_rule, replicated
@@ -82,6 +82,7 @@ def propagate(
     inputs: Mapping[str, Placement],
     outputs: tuple[Placement, ...],
     overrides: Mapping[str, str] | None = None,
+    facts: BlockFacts | None = None,
 ) -> BlockSharding:
     """Chooses a rule for every operator of ``block``.
 
@@ -94,6 +95,7 @@ def propagate(
             replicated.
         outputs: placement of every value that the block returns.
         overrides: rule text by operator key; it wins over the least redistribution.
+        facts: about the block, if the caller has them.
 
     Raises:
         UsageError: an override names a rule that its operator does not have.
@@ -106,7 +108,7 @@ def propagate(
     if degree == 1:
         rules = {node.name: replicated(len(tensor_arguments(node))) for node in calls}
         return BlockSharding(1, own, other, (REPLICATE,) * len(block.outputs), rules)
-    state = _State(block, degree, arriving, outputs)
+    state = _State(block, degree, arriving, outputs, facts or BlockFacts(block))
     fused = frozenset(p.blocks for p in arriving.values() if isinstance(p, Shard)) - {1}
     rules = {}
     for node in calls:
@@ -152,6 +154,7 @@ class _State:
     degree: int
     inputs: Mapping[str, Placement]
     outputs: tuple[Placement, ...]
+    facts: BlockFacts
     placed: dict[fx.Node, Placed] = field(default_factory=dict)
     converted: set[tuple[fx.Node, Placement, bool]] = field(default_factory=set)
     pinned: frozenset[str] = field(init=False)
@@ -160,8 +163,7 @@ class _State:
     preferred: Placement = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pinned = pinned_nodes(self.block.graph)
-        self.gradients = nodes_with_gradient(self.block)
+        self.pinned, self.gradients = self.facts.pinned, self.facts.gradients
         parameters = {i.placeholder for i in self.block.inputs if i.kind == InputKind.PARAMETER}
         self.sharded_parameters = frozenset(n for n in parameters if isinstance(self.inputs.get(n), Shard))
         self.preferred = next((p for p in self.outputs if isinstance(p, Shard)), REPLICATE)
@@ -177,12 +179,12 @@ class _State:
         return placed[0] if isinstance(placed, tuple) else placed
 
     def blocks_of(self, node: fx.Node) -> frozenset[int]:
-        placements = (self.placement(a) for a in tensor_arguments(node))
+        placements = (self.placement(a) for a in self.facts.arguments[node])
         return frozenset(p.blocks for p in placements if isinstance(p, Shard)) - {1}
 
     def place(self, node: fx.Node, rule: Rule) -> None:
         self.placed[node] = value_placement(node, rule)
-        for argument, wanted in zip(tensor_arguments(node), rule.inputs, strict=True):
+        for argument, wanted in zip(self.facts.arguments[node], rule.inputs, strict=True):
             self.converted.add((argument, wanted, self.is_gradient_partial(argument, wanted, rule)))
 
     def is_gradient_partial(self, argument: fx.Node, wanted: Placement, rule: Rule) -> bool:
@@ -192,14 +194,17 @@ class _State:
         """Rules that the node may take, given how its arguments are placed."""
         if node.target is operator.getitem:
             return (element_rule(node, self.placed[node.args[0]]),)  # type: ignore[index]
-        rules = node_strategies(node, self.degree, fused | self.blocks_of(node), self.pinned)
+        rules = self.facts.rules(node, self.degree, fused | self.blocks_of(node))
         written = frozenset(argument.name for argument in hidden_writes(node))
-        usable = tuple(rule for rule in rules if self._keeps(tensor_arguments(node), rule, written))
+        if not written:
+            return rules
+        arguments = self.facts.arguments[node]
+        usable = tuple(rule for rule in rules if self._keeps(arguments, rule, written))
         assert usable, f"no rule of {node} leaves its running statistics where they are"
         return usable
 
     def cheapest(self, node: fx.Node, candidates: tuple[Rule, ...]) -> Rule:
-        arguments = tensor_arguments(node)
+        arguments = self.facts.arguments[node]
         keeping = [rule for rule in candidates if self._keeps(arguments, rule, self.sharded_parameters)]
         choice = keeping or list(candidates)
         ranked = [(self._rank(node, arguments, rule), index) for index, rule in enumerate(choice)]
