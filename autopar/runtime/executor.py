@@ -180,6 +180,10 @@ class Executor:
                 _Step(batches, seeds, 0.0), self._script(len(batches), is_training=False), label
             )
 
+    def connect(self, num_micro_batches: int) -> None:
+        """Opens the connections of a step; a collective of the ranks on the pipeline axis."""
+        self._links.connect(self._script(num_micro_batches, is_training=True).traffic)
+
     def schedule(self, num_micro_batches: int) -> Schedule:
         """The actions of every rank on the pipeline axis in a step of so many micro-batches."""
         return self._schedule_of(num_micro_batches)

@@ -107,6 +107,7 @@ def start(
                 shards_alone="parameters" in plan.offloaded,
             )
             assembly = assemble(resolved, initial, rank_mesh, options, watchdog)
+            assembly.executor.connect(plan.num_micro_batches)
     except BaseException:
         watchdog.stop()
         raise

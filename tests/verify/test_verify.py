@@ -31,6 +31,14 @@ def test_a_right_plan_is_equal(source, plan):
     assert report.notes == ("2 micro-batches a step instead of 8", "dropout switched off on both sides")
 
 
+def test_a_plan_with_several_stages_a_rank_is_equal(source):
+    graph = capture(source).at(2)
+    plan = make_plan(graph, schedule="zbv", pipeline=2, virtual=2, zero=1, num_micro_batches=8)
+    report = run_verify(plan, source, num_steps=1)
+    report.check()
+    assert report.notes[0] == "4 micro-batches a step instead of 8"
+
+
 def test_an_incomplete_plan_is_refused_before_any_process(source, plan):
     with pytest.raises(PlanError, match=r"leaves open: mesh.data, recompute; complete it with: autopar plan"):
         run_verify(replace(plan, mesh=Mesh(1, None, 1), recompute=()), source)
