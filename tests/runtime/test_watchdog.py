@@ -38,6 +38,19 @@ def test_an_exception_is_told_to_the_others_and_raised_as_it_is():
     assert found[-1]["kind"] == "ZeroDivisionError"
 
 
+@pytest.mark.slow
+def test_a_failure_names_the_virtual_stage_and_the_action():
+    options = {"pipeline": 2, "schedule": "zbv", "virtual": 2, "num_micro_batches": 3}
+    assert (
+        "rank 1 failed in step 1, forward of micro-batch 0 on stage 2"
+        in survivors("raise", options, 2)[0]["message"]
+    )
+    options = {"pipeline": 2, "schedule": "zero-bubble", "num_micro_batches": 3}
+    message = survivors("raise-backward", options, 2)[0]["message"]
+    assert "rank 1 failed in step 1, weight backward of micro-batch 0 on stage 1" in message
+    assert "ZeroDivisionError: a mistake in the model" in message
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
