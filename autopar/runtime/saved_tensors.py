@@ -26,7 +26,7 @@ class OffloadedActivations:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._copier = _StreamCopier(device) if device.type == "cuda" else _Copier()
+        self._copier = _StreamCopier(device) if device.type == "cuda" else _Copier(device)
         self._last: _SavedBlock | None = None
 
     def begin(self) -> None:
@@ -93,6 +93,8 @@ class _SavedBlock:
 
     def pack(self, tensor: Tensor) -> _SavedTensor | Tensor:
         """What autograd keeps instead of ``tensor``."""
+        if tensor.device.type != self.copier.device.type or tensor.layout != torch.strided:
+            return tensor
         address = tensor.untyped_storage().data_ptr()
         if not tensor.numel() or address in self._kept:
             return tensor
@@ -157,6 +159,9 @@ class _Copy:
 class _Copier:
     """Copies at once; for devices that share the host's memory."""
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
     def down(self, saved: Tensor) -> _Copy:
         """Begins a copy in host memory."""
         return _Copy(saved.clone())
@@ -173,14 +178,14 @@ class _StreamCopier(_Copier):
     """Copies through pinned memory on two streams, one a direction, beside the computation."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
+        super().__init__(device)
         self._down = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._up = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def down(self, saved: Tensor) -> _Copy:
         """Begins a copy in host memory."""
         host = torch.empty(saved.shape, dtype=saved.dtype, pin_memory=True)
-        self._down.wait_stream(torch.cuda.current_stream(self._device))
+        self._down.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._down):
             host.copy_(saved, non_blocking=True)
         saved.record_stream(self._down)
@@ -188,8 +193,8 @@ class _StreamCopier(_Copier):
 
     def up(self, host: _Copy) -> _Copy:
         """Begins a copy on the device."""
-        on_device = torch.empty(host.data.shape, dtype=host.data.dtype, device=self._device)
-        self._up.wait_stream(torch.cuda.current_stream(self._device))
+        on_device = torch.empty(host.data.shape, dtype=host.data.dtype, device=self.device)
+        self._up.wait_stream(torch.cuda.current_stream(self.device))
         assert host.event is not None
         self._up.wait_event(host.event)
         with torch.cuda.stream(self._up):
@@ -200,7 +205,7 @@ class _StreamCopier(_Copier):
     def await_up(self, on_device: _Copy) -> None:
         """Lets later work on the device wait for the copy."""
         assert on_device.event is not None
-        torch.cuda.current_stream(self._device).wait_event(on_device.event)
+        torch.cuda.current_stream(self.device).wait_event(on_device.event)
 
 
 def _unpack(saved: _SavedTensor | Tensor) -> Tensor:

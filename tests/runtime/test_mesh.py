@@ -51,8 +51,20 @@ CLIP = [case("clip", "clip", data=4, shard_group=2, zero=1, order="data tensor p
 EIGHT = [
     case("grouped-tensor", data=4, tensor=2, shard_group=2, zero=3, activations="sequence"),
     case("grouped-tensor-zero1", data=4, tensor=2, shard_group=2, zero=1),
-    case("data-slowest", pipeline=2, data=2, tensor=2, zero=2, order="data tensor pipeline"),
-    case("tensor-slowest", pipeline=2, data=2, tensor=2, zero=3, order="tensor pipeline data"),
+    *(
+        case(
+            order.replace(" ", "-"),
+            pipeline=2,
+            data=2,
+            tensor=2,
+            zero=level,
+            order=order,
+            recompute=recompute,
+        )
+        for order, level, recompute in zip(
+            ORDERS, (0, 1, 2, 3, 1, 3), ("none", "selective", "full") * 2, strict=True
+        )
+    ),
 ]
 
 

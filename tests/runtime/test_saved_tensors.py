@@ -11,6 +11,7 @@ class Counting(saved_tensors._Copier):
     """Bytes that went down and up, and those that are up now."""
 
     def __init__(self):
+        super().__init__(torch.device("cpu"))
         self.down_bytes = self.up_bytes = 0
         self.order = []
 
@@ -53,6 +54,17 @@ def test_gradients_are_those_of_saved_tensors_that_stay():
     assert all(torch.equal(a, b) for a, b in zip(run(offload), expected, strict=True))
     # Of every layer: its input, the result of tanh (saved by two), and the norm's two numbers a row.
     assert copier.down_bytes == 3 * 8 * (24 + 24 + 4 + 4) == copier.up_bytes
+
+
+def test_what_is_on_another_device_stays_there():
+    offload, copier = offloading()
+    copier.device = torch.device("cuda")
+    x = torch.randn(3, requires_grad=True)
+    offload.begin()
+    with offload.of_block([]):
+        y = x.exp().sum()
+    y.backward()
+    assert copier.down_bytes == 0
 
 
 def test_views_of_the_same_elements_travel_once():
