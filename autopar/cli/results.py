@@ -17,7 +17,15 @@ from autopar.plan.decisions import Plan
 from autopar.plan.document import to_document
 from autopar.plan.write import write_plan
 from autopar.report.predicted import predicted_section, prediction_document
-from autopar.report.text import NotChosen, alternatives_table, headline, memory_table, stage_table
+from autopar.report.text import (
+    Baseline,
+    NotChosen,
+    alternatives_table,
+    baselines_table,
+    headline,
+    memory_table,
+    stage_table,
+)
 
 if TYPE_CHECKING:
     from autopar.planner.request import PlanResult
@@ -41,6 +49,7 @@ class Costed:
     bound_s: float | None = None
     alternatives: tuple[NotChosen, ...] = ()
     search: Mapping[str, Any] | None = None
+    baselines: tuple[Baseline, ...] = ()
 
     @staticmethod
     def of_result(result: PlanResult) -> Costed:
@@ -53,6 +62,7 @@ class Costed:
             bound_s=result.bound_s,
             alternatives=result.alternatives,
             search=asdict(result.search) | {"bound_s": result.bound_s, "gap": result.gap},
+            baselines=result.baselines,
         )
 
 
@@ -76,6 +86,8 @@ def to_summary(costed: Costed, *, to_stderr: bool = False) -> str:
     ]
     if costed.alternatives:
         parts += [Text("not chosen"), alternatives_table(costed.alternatives), Text()]
+    if costed.baselines:
+        parts += [Text("beside plans written by hand"), baselines_table(costed.baselines), Text()]
     return rendered(parts, sys.__stderr__ if to_stderr else sys.__stdout__)
 
 
@@ -90,6 +102,7 @@ def to_json(costed: Costed, plan_file: str | None) -> str:
     }
     if costed.search is not None:
         document["search"] = dict(costed.search)
+        document["baselines"] = [_baseline(other) for other in costed.baselines]
     document["alternatives"] = [_alternative(other) for other in costed.alternatives]
     return _dumped(document)
 
@@ -116,9 +129,29 @@ def _alternative(other: NotChosen) -> dict[str, Any]:
         "mesh": {"pipeline": other.mesh.pipeline, "data": other.mesh.data, "tensor": other.mesh.tensor},
         "micro": other.micro_batch,
         "zero": list(zero) if isinstance(zero, tuple) else zero,
+        "schedule": str(other.schedule),
+        "virtual": other.virtual,
+        "offload": other.offload,
         "step_time_s": other.step_time_s,
         "peak_memory_bytes": other.peak_memory_bytes,
         "why_not": other.why_not,
+    }
+
+
+def _baseline(other: Baseline) -> dict[str, Any]:
+    mesh = other.mesh
+    degrees = None
+    if mesh is not None:
+        degrees = {"pipeline": mesh.pipeline, "data": mesh.data, "tensor": mesh.tensor}
+    return {
+        "name": other.name,
+        "mesh": degrees,
+        "micro": other.micro_batch,
+        "zero": other.zero,
+        "recompute": other.recompute,
+        "step_time_s": other.step_time_s,
+        "peak_memory_bytes": other.peak_memory_bytes,
+        "remark": other.remark,
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from autopar.hardware.cluster import Cluster
-from autopar.plan.decisions import Mesh, PatternLine, Plan
+from autopar.plan.decisions import MESH_AXES, Mesh, PatternLine, Plan
 from autopar.planner.block_choices import operator_keys, parameter_names
 from autopar.planner.model_choices import ModelChoices
 from autopar.planner.plan_lines import (
@@ -17,7 +17,7 @@ from autopar.planner.plan_lines import (
 )
 from autopar.sharding.placement import Placement, parse_placement
 from autopar.sharding.roles import parameter_uses
-from autopar.solve.candidate import MeshSolution
+from autopar.solve.candidate import Candidate, MeshSolution
 
 _EVERYTHING_REPLICATED = (PatternLine("*", "replicate"),)
 
@@ -29,7 +29,7 @@ def compose_plan(settled: Plan, best: MeshSolution, choices: ModelChoices, clust
     names = [block.name for block in graph.blocks]
     words = {n: c.output_word for n, c in zip(names, best.choices, strict=True)}
     sharded = candidate.tensor > 1
-    first_blocks = [best.layout.first_block(stage) for stage in range(candidate.pipeline)]
+    first_blocks = [best.layout.first_block(stage) for stage in range(candidate.num_stages)]
     zero = candidate.zero[0] if len(set(candidate.zero)) == 1 else candidate.zero
     model = settled.model
     assert model is not None
@@ -48,20 +48,29 @@ def compose_plan(settled: Plan, best: MeshSolution, choices: ModelChoices, clust
         settled,
         model=replace(model, fingerprint=graph.fingerprint),
         micro_batch=candidate.micro_batch,
-        mesh=Mesh(candidate.pipeline, candidate.data, candidate.tensor),
+        mesh=Mesh(candidate.pipeline, candidate.data, candidate.tensor, _order(settled, candidate)),
         schedule=candidate.schedule,
-        virtual=1,
+        virtual=candidate.virtual,
         stages=stage_names(first_blocks, graph.blocks),
         tensor=_unplaced(tensor),
         activations=_unplaced(activations),
         operators=_unplaced(operators),
         zero=settled.zero if settled.zero is not None else zero,
         recompute=_unplaced(block_lines(settled.recompute, recompute)),
-        offload=settled.offload or "none",
+        shard_group=settled.shard_group or candidate.shard_group or None,
+        offload=settled.offload or ",".join(candidate.offload) or "none",
         path="",
         lines={},
         sources={},
     )
+
+
+def _order(settled: Plan, candidate: Candidate) -> tuple[str, str, str] | None:
+    """The order of the axes where it is pinned or not the usual one."""
+    if settled.mesh.order is not None or candidate.order == MESH_AXES:
+        return settled.mesh.order
+    slowest, middle, fastest = candidate.order
+    return slowest, middle, fastest
 
 
 def _placements(best: MeshSolution, choices: ModelChoices) -> dict[str, Placement]:

@@ -8,18 +8,18 @@ from autopar.errors import InfeasibleError, UsageError
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Plan
 from autopar.planner.model_choices import ModelChoices
-from autopar.solve.candidate import Candidate, Job
-from autopar.solve.candidates import OuterPins, divisors
+from autopar.solve.candidate import Family, Job
+from autopar.solve.candidates import OuterPins, Space, divisors
 from autopar.solve.diagnosis import diagnose
 from autopar.units import format_bytes
 
 
 def nothing_fits(
-    choices: ModelChoices, candidates: Sequence[Candidate], job: Job, settled: Plan
+    choices: ModelChoices, families: Sequence[Family], space: Space, job: Job, settled: Plan
 ) -> InfeasibleError:
     """Names the stage that misses least memory on the best mesh, at its leanest, and what would do."""
     mesh = settled.mesh
-    diagnosis = diagnose(choices, candidates, job, may_grow=not (mesh.pipeline and mesh.data))
+    diagnosis = diagnose(choices, families, space, job, may_grow=not (mesh.pipeline and mesh.data))
     least, device = diagnosis.least, job.cluster.device
     candidate = least.candidate
     usable = job.memory_limit_bytes - device.framework_reserved_bytes

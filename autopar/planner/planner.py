@@ -7,20 +7,37 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from autopar.capture.capture import Capture, capture
+from autopar.capture.model_graph import ModelGraph
 from autopar.cost.blocks import Readings
 from autopar.cost.measured import measured_note
 from autopar.cost.prediction import Prediction
 from autopar.errors import PlanError, UsageError
 from autopar.hardware.cluster import Cluster
-from autopar.plan.decisions import ClusterReference, Mesh, ModelReference, Plan, Precision
+from autopar.lower.supported import check_supported
+from autopar.plan.agreement import check_agreement
+from autopar.plan.decisions import (
+    MESH_AXES,
+    ClusterReference,
+    Mesh,
+    ModelReference,
+    Plan,
+    Precision,
+    ScheduleName,
+)
 from autopar.planner.check import DEFAULT_OPTIMIZER, DTYPES, predict_plan
 from autopar.planner.compose import compose_plan
 from autopar.planner.explain_infeasible import no_candidate, nothing_fits
 from autopar.planner.model_choices import ModelChoices
 from autopar.planner.pins import pinned_first_blocks
-from autopar.planner.request import PlanRequest, PlanResult, RunnerUp, SearchStatistics
-from autopar.solve.candidate import Alternative, Candidate, Job
-from autopar.solve.candidates import OuterPins, candidates, divisors, meshes
+from autopar.planner.request import (
+    BaselineResult,
+    PlanRequest,
+    PlanResult,
+    RunnerUp,
+    SearchStatistics,
+)
+from autopar.solve.candidate import Alternative, BaselineFound, Family, Job
+from autopar.solve.candidates import OuterPins, Space, candidates, divisors, families, meshes
 from autopar.solve.search import search
 
 _SAMPLES_PER_DEVICE = 32
@@ -66,17 +83,19 @@ def make_plan(
         request.memory_limit_bytes or request.cluster.device.memory_bytes,
         first_blocks,
     )
-    found_candidates = legal_candidates(choices, settled, request.cluster)
+    legal, space = legal_families(choices, settled, request.cluster)
     found = search(
         choices,
-        found_candidates,
+        legal,
+        space,
         job,
         num_alternatives=max(0, request.top - 1),
+        with_baselines=request.with_baselines,
         time_limit_s=request.time_limit_s,
         progress=progress,
     )
     if found is None:
-        raise nothing_fits(choices, found_candidates, job, settled)
+        raise nothing_fits(choices, legal, space, job, settled)
     plan = compose_plan(settled, found.best, choices, request.cluster)
     prediction = _checked_prediction(plan, captured, request.cluster, job, choices.readings)
     step_s = prediction.step_time_s
@@ -97,6 +116,7 @@ def make_plan(
             num_solved=found.num_solved,
         ),
         notes=(*notes, *filter(None, [_measured(plan, captured, request.cluster, tell)])),
+        baselines=tuple(_baseline(baseline, step_s) for baseline in found.baselines),
     )
 
 
@@ -139,30 +159,68 @@ def settle(request: PlanRequest) -> tuple[Plan, tuple[str, ...]]:
     )
 
 
-def legal_candidates(choices: ModelChoices, settled: Plan, cluster: Cluster) -> tuple[Candidate, ...]:
-    """Every setting of mesh, micro-batch and ZeRO that the model, the cluster and the constraints allow.
+def legal_families(
+    choices: ModelChoices, settled: Plan, cluster: Cluster
+) -> tuple[tuple[Family, ...], Space]:
+    """Every setting of degrees and micro-batch that the model, the cluster and the constraints allow, and how
+    each may be run.
 
     Raises:
         InfeasibleError: there is none; lists the legal degrees.
         PlanError: the constraints hold at no tensor degree.
     """
-    pins = OuterPins(
-        settled.mesh,
-        settled.micro_batch,
-        settled.zero,
-        settled.schedule,
-        len(settled.stages) // (settled.virtual or 1) if settled.stages is not None else None,
-    )
+    pins = outer_pins(settled)
     degrees, problem = legal_tensor_degrees(choices, settled, cluster)
     if problem is not None and not degrees:
         raise problem
     assert settled.global_batch is not None
+    space = Space(
+        pins, choices.num_blocks, cluster.nodes, cluster.devices_per_node, _Support(choices.graph).allows
+    )
+    legal = tuple(meshes(cluster.num_devices, choices.num_blocks, degrees, pins))
     found = tuple(
-        candidates(settled.global_batch, meshes(cluster.num_devices, choices.num_blocks, degrees, pins), pins)
+        family
+        for family in families(settled.global_batch, legal, pins)
+        if next(candidates(family, space), None) is not None
     )
     if not found:
         raise no_candidate(settled, pins, degrees, choices.num_blocks, cluster)
-    return found
+    return found, space
+
+
+def outer_pins(settled: Plan) -> OuterPins:
+    """The outer decisions that constraints fix."""
+    return OuterPins(
+        settled.mesh,
+        settled.micro_batch,
+        settled.zero,
+        settled.schedule,
+        settled.virtual,
+        len(settled.stages) if settled.stages is not None else None,
+        settled.shard_group,
+        settled.offloaded if settled.offload is not None else None,
+    )
+
+
+class _Support:
+    """Which outer decisions go together, as the lowering sees it."""
+
+    def __init__(self, graph: ModelGraph) -> None:
+        self._graph = graph
+        self._known: dict[object, bool] = {}
+
+    def allows(self, schedule: ScheduleName, virtual: int, zero: int, offload: tuple[str, ...]) -> bool:
+        """Whether a plan with these decisions can be run."""
+        key = (schedule, virtual, zero, offload)
+        if key not in self._known:
+            plan = Plan(schedule=schedule, virtual=virtual, zero=zero, offload=",".join(offload) or "none")
+            try:
+                check_agreement(plan)
+                check_supported(plan, self._graph)
+                self._known[key] = True
+            except PlanError:
+                self._known[key] = False
+        return self._known[key]
 
 
 def legal_tensor_degrees(
@@ -206,10 +264,45 @@ def _runner_up(alternative: Alternative) -> RunnerUp:
     candidate, prediction = alternative.candidate, alternative.prediction
     level = candidate.zero[0] if len(set(candidate.zero)) == 1 else candidate.zero
     return RunnerUp(
-        mesh=Mesh(candidate.pipeline, candidate.data, candidate.tensor),
+        mesh=Mesh(
+            candidate.pipeline,
+            candidate.data,
+            candidate.tensor,
+            None if candidate.order == MESH_AXES else _three(candidate.order),
+        ),
+        schedule=candidate.schedule,
+        virtual=candidate.virtual,
+        shard_group=candidate.shard_group or candidate.data,
+        offload=",".join(candidate.offload) or "none",
         micro_batch=candidate.micro_batch,
         zero=level,
         step_time_s=prediction.step_time_s if prediction else None,
         peak_memory_bytes=prediction.peak_memory_bytes if prediction else None,
         why_not=alternative.why_not,
     )
+
+
+def _baseline(found: BaselineFound, best_s: float) -> BaselineResult:
+    if found.solution is None:
+        return BaselineResult(found.name, None, None, None, None, None, None, found.why_not)
+    candidate, prediction = found.solution.candidate, found.solution.prediction
+    slower = prediction.step_time_s / best_s - 1
+    return BaselineResult(
+        found.name,
+        Mesh(candidate.pipeline, candidate.data, candidate.tensor),
+        candidate.micro_batch,
+        max(candidate.zero),
+        found.recompute,
+        prediction.step_time_s,
+        prediction.peak_memory_bytes,
+        "as quick"
+        if abs(slower) < 5e-4
+        else f"{slower:.1%} slower"
+        if slower > 0
+        else f"{-slower:.1%} quicker",
+    )
+
+
+def _three(order: tuple[str, ...]) -> tuple[str, str, str]:
+    slowest, middle, fastest = order
+    return slowest, middle, fastest

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from autopar.capture.target import ModelSource
 from autopar.cost.prediction import Prediction
 from autopar.hardware.cluster import Cluster
-from autopar.plan.decisions import Mesh, Plan, Precision
+from autopar.plan.decisions import Mesh, Plan, Precision, ScheduleName
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class PlanRequest:
         constraints: a partial plan; every field that is set is law.
         top: plans to show, the best included.
         time_limit_s: of the search; None: until the optimum is proved.
+        with_baselines: whether plans as people write them by hand are found as well.
         seed: of whatever is drawn at random; nothing is at present.
     """
 
@@ -36,6 +37,7 @@ class PlanRequest:
     constraints: Plan = field(default_factory=Plan)
     top: int = 4
     time_limit_s: float | None = None
+    with_baselines: bool = True
     seed: int = 0
 
 
@@ -50,11 +52,36 @@ class RunnerUp:
     """
 
     mesh: Mesh
+    schedule: ScheduleName
+    virtual: int
+    shard_group: int
+    offload: str
     micro_batch: int
     zero: int | tuple[int, ...]
     step_time_s: float | None
     peak_memory_bytes: int | None
     why_not: str
+
+
+@dataclass(frozen=True, slots=True)
+class BaselineResult:
+    """The best plan of a kind that people write by hand.
+
+    Attributes:
+        name: ``Megatron``, ``data parallel`` or ``FSDP``.
+        mesh: None, as all that follows, where no such plan fits.
+        recompute: the one word for all blocks.
+        remark: how much slower than the plan, or why none fits.
+    """
+
+    name: str
+    mesh: Mesh | None
+    micro_batch: int | None
+    zero: int | None
+    recompute: str | None
+    step_time_s: float | None
+    peak_memory_bytes: int | None
+    remark: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +123,4 @@ class PlanResult:
     alternatives: tuple[RunnerUp, ...]
     search: SearchStatistics
     notes: tuple[str, ...] = ()
+    baselines: tuple[BaselineResult, ...] = ()

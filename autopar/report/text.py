@@ -34,6 +34,18 @@ class NotChosen(Protocol):
         """Samples per forward."""
 
     @property
+    def schedule(self) -> ScheduleName:
+        """Pipeline schedule."""
+
+    @property
+    def virtual(self) -> int:
+        """Stages of a device."""
+
+    @property
+    def offload(self) -> str:
+        """What lives in host memory."""
+
+    @property
     def zero(self) -> int | tuple[int, ...]:
         """ZeRO level, of all stages or of each."""
 
@@ -48,6 +60,42 @@ class NotChosen(Protocol):
     @property
     def why_not(self) -> str:
         """A few words."""
+
+
+class Baseline(Protocol):
+    """A way of running the model that people write by hand."""
+
+    @property
+    def name(self) -> str:
+        """What it is called."""
+
+    @property
+    def mesh(self) -> Mesh | None:
+        """Its degrees; None where there is no such plan."""
+
+    @property
+    def micro_batch(self) -> int | None:
+        """Samples per forward."""
+
+    @property
+    def zero(self) -> int | None:
+        """ZeRO level."""
+
+    @property
+    def recompute(self) -> str | None:
+        """One word for all blocks."""
+
+    @property
+    def step_time_s(self) -> float | None:
+        """Predicted; None where it does not fit."""
+
+    @property
+    def peak_memory_bytes(self) -> int | None:
+        """Likewise."""
+
+    @property
+    def remark(self) -> str:
+        """How much slower than the plan, or why it does not fit."""
 
 
 def render(parts: Iterable[RenderableType], *, is_terminal: bool, width: int) -> str:
@@ -143,15 +191,45 @@ def memory_table(stages: Sequence[StagePrediction]) -> Table:
 
 def alternatives_table(alternatives: Iterable[NotChosen]) -> Table:
     """One row a plan that was not chosen, with the reason."""
-    table = _table("pipeline x data x tensor", ">micro", ">zero", ">step time", ">peak memory", "why not")
+    table = _table(
+        "pipeline x data x tensor", ">micro", ">zero", "schedule", ">step time", ">peak memory", "why not"
+    )
     for other in alternatives:
         table.add_row(
             f"{other.mesh.pipeline} x {other.mesh.data} x {other.mesh.tensor}",
             str(other.micro_batch),
             _levels(other.zero),
+            _schedule(other.schedule, other.virtual, other.offload),
             "" if other.step_time_s is None else format_seconds(other.step_time_s),
             "" if other.peak_memory_bytes is None else format_bytes(other.peak_memory_bytes),
             other.why_not,
+        )
+    return table
+
+
+def baselines_table(baselines: Iterable[Baseline]) -> Table:
+    """One row a plan that people would write by hand, with what it loses or why it does not fit."""
+    table = _table(
+        "baseline",
+        "pipeline x data x tensor",
+        ">micro",
+        ">zero",
+        "recompute",
+        ">step time",
+        ">peak memory",
+        "beside the plan",
+    )
+    for other in baselines:
+        mesh = other.mesh
+        table.add_row(
+            other.name,
+            f"{mesh.pipeline} x {mesh.data} x {mesh.tensor}" if mesh is not None else "",
+            "" if other.micro_batch is None else str(other.micro_batch),
+            "" if other.zero is None else str(other.zero),
+            other.recompute or "",
+            "" if other.step_time_s is None else format_seconds(other.step_time_s),
+            "" if other.peak_memory_bytes is None else format_bytes(other.peak_memory_bytes),
+            other.remark,
         )
     return table
 
@@ -176,6 +254,11 @@ def _levels(zero: int | tuple[int, ...] | None) -> str:
     if isinstance(zero, tuple):
         return str(zero[0]) if len(set(zero)) == 1 else "/".join(map(str, zero))
     return str(zero)
+
+
+def _schedule(name: ScheduleName, virtual: int, offload: str) -> str:
+    text = f"{name} x {virtual}" if virtual > 1 else str(name)
+    return text if offload == "none" else f"{text}, offload {offload}"
 
 
 def _shortened(blocks: Sequence[str]) -> str:

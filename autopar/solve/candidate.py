@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,7 +10,7 @@ from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout, SharedParameter
 from autopar.cost.prediction import Prediction
 from autopar.hardware.cluster import Cluster
-from autopar.plan.decisions import Precision, ScheduleName
+from autopar.plan.decisions import MESH_AXES, Precision, ScheduleName
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +31,26 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Family:
+    """What decides the tables: degrees and micro-batch; its candidates differ in how they run these."""
+
+    pipeline: int
+    tensor: int
+    data: int
+    num_micro_batches: int
+    micro_batch: int
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Candidate:
     """One setting of the outer decisions; ordered from simple to involved, which settles ties.
 
     Attributes:
         zero: level of every stage.
+        virtual: stages of a rank.
+        order: axes of the mesh, slowest first.
+        shard_group: ranks of the data axis among which ZeRO divides; 0: all of them.
+        offload: what lives in host memory.
     """
 
     pipeline: int
@@ -44,11 +60,32 @@ class Candidate:
     micro_batch: int
     zero: tuple[int, ...]
     schedule: ScheduleName
+    virtual: int = 1
+    order: tuple[str, ...] = MESH_AXES
+    shard_group: int = 0
+    offload: tuple[str, ...] = ()
 
     @property
     def mesh(self) -> tuple[int, int, int]:
         """(pipeline, data, tensor)."""
         return self.pipeline, self.data, self.tensor
+
+    @property
+    def num_stages(self) -> int:
+        """Stages in all."""
+        return self.pipeline * self.virtual
+
+    @property
+    def family(self) -> Family:
+        """Degrees and micro-batch."""
+        return Family(self.pipeline, self.tensor, self.data, self.num_micro_batches, self.micro_batch)
+
+    @property
+    def tensor_stride(self) -> int:
+        """Distance in ranks between neighbours on the tensor axis."""
+        sizes = {"pipeline": self.pipeline, "data": self.data, "tensor": self.tensor}
+        inside = self.order[self.order.index("tensor") + 1 :]
+        return math.prod(sizes[axis] for axis in inside)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,33 +119,38 @@ class Choices(Protocol):
         """Elements of all parameters with a gradient, unsharded."""
         ...
 
-    def tables(self, tensor: int, micro_batch: int) -> tuple[ChoiceTable, ...]:
+    def tables(self, tensor: int, micro_batch: int, tensor_stride: int = 1) -> tuple[ChoiceTable, ...]:
         """The choices; one table for every joint placement of the tied parameters."""
         ...
 
-    def floor_s(self, tensor: int, micro_batch: int, effort: int) -> float:
+    def floor_s(self, tensor: int, micro_batch: int, effort: int, tensor_stride: int = 1) -> float:
         """Least seconds of all blocks for a micro-batch, forward and backward; tighter with more effort."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class MeshSolution:
-    """The optimum of a candidate.
+    """The best way found of running a candidate.
 
     Attributes:
         choices: of every block, in order.
-        objective_s: of the chain problem.
-        bound_s: proven lower bound of it.
+        bound_s: no way of running the candidate has a shorter step.
         table: which of the tables.
+        memory_binds: whether more memory could make it quicker.
     """
 
     candidate: Candidate
     layout: Layout
     choices: tuple[BlockChoice, ...]
     prediction: Prediction
-    objective_s: float
     bound_s: float
     table: int
+    memory_binds: bool = True
+
+    @property
+    def step_s(self) -> float:
+        """Predicted."""
+        return self.prediction.step_time_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +159,13 @@ class Shortfall:
 
     Attributes:
         missing_bytes: beyond the limit.
+        bound_s: no plan of the candidate has a shorter step; infinite where it is proved that there is none.
     """
 
     candidate: Candidate
     stage: int
     missing_bytes: int
+    bound_s: float = float("inf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +183,22 @@ class Alternative:
 
 
 @dataclass(frozen=True, slots=True)
+class BaselineFound:
+    """The best plan of a kind that people write by hand.
+
+    Attributes:
+        solution: None where none fits.
+        recompute: the one word for all blocks.
+        why_not: where none fits.
+    """
+
+    name: str
+    solution: MeshSolution | None
+    recompute: str | None
+    why_not: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
     """What the search found.
 
@@ -147,7 +207,7 @@ class SearchResult:
         bound_s: no candidate is predicted to be quicker.
         gap: (best - bound) / best; 0 when optimal.
         num_candidates: outer settings considered.
-        num_solved: of these, solved to the end; the others were cut.
+        num_solved: of these, solved; the others were cut.
     """
 
     best: MeshSolution
@@ -156,3 +216,4 @@ class SearchResult:
     num_candidates: int
     num_solved: int
     alternatives: tuple[Alternative, ...] = ()
+    baselines: tuple[BaselineFound, ...] = ()

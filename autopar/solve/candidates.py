@@ -1,15 +1,37 @@
-"""Which outer settings are legal: degrees, micro-batches, ZeRO levels, under pins."""
+"""Which outer settings are legal, under pins: families (degrees, micro-batch) and the candidates of each.
+
+A candidate says how a family's tables are run: schedule and virtual stages, ZeRO level, shard group, order of
+the axes, offload. What could only be as good as another is left out:
+
+* one stage has one schedule; ``gpipe`` is 1F1B with more micro-batches in flight, and runs only when pinned;
+* an order of the axes that gives every axis the same neighbours as another; orders in which the tensor axis
+  is not the innermost run only when pinned (its collectives are those that nothing hides);
+* shard groups: the whole data axis, the ranks of it inside a node, and 4 and 16 such nodes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import product
 
-from autopar.plan.decisions import Mesh, ScheduleName
-from autopar.solve.candidate import Candidate
+from autopar.plan.decisions import MESH_AXES, Mesh, ScheduleName
+from autopar.solve.candidate import Candidate, Family
 
 _FEW_DIVISORS = 12
-_DEFAULT_ZERO = (0, 3)
+_ZERO_LEVELS = (0, 1, 2, 3)
+_VIRTUAL_STAGES = (2, 3, 4, 6, 8)
+_NODES_OF_GROUP = (1, 4, 16)
+
+NO_OFFLOAD: tuple[str, ...] = ()
+OFFLOADS = (
+    ("optimizer",),
+    ("parameters",),
+    ("activations",),
+    ("optimizer", "activations"),
+    ("parameters", "activations"),
+)
+"""What may live in host memory where the device's binds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +42,33 @@ class OuterPins:
     micro_batch: int | None = None
     zero: int | tuple[int, ...] | None = None
     schedule: ScheduleName | None = None
+    virtual: int | None = None
     num_stages: int | None = None
+    shard_group: int | None = None
+    offload: tuple[str, ...] | None = None
+
+
+def _everything(schedule: ScheduleName, virtual: int, zero: int, offload: tuple[str, ...]) -> bool:
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What may be searched.
+
+    Attributes:
+        num_blocks: of the chain.
+        nodes: of the cluster.
+        devices_per_node: likewise.
+        allows: whether a schedule with so many virtual stages, a (highest) ZeRO level and an offload go
+            together.
+    """
+
+    pins: OuterPins
+    num_blocks: int
+    nodes: int
+    devices_per_node: int
+    allows: Callable[[ScheduleName, int, int, tuple[str, ...]], bool] = _everything
 
 
 def divisors(number: int) -> tuple[int, ...]:
@@ -33,15 +81,16 @@ def meshes(
     num_devices: int, num_blocks: int, tensor_degrees: Iterable[int], pins: OuterPins
 ) -> Iterator[Mesh]:
     """Legal (pipeline, data, tensor) degrees whose product is the number of devices."""
-    pinned_pipeline = pins.num_stages or pins.mesh.pipeline
     for tensor in tensor_degrees:
         if num_devices % tensor or pins.mesh.tensor not in (None, tensor):
             continue
         for pipeline in divisors(num_devices // tensor):
             data = num_devices // tensor // pipeline
-            if pipeline > num_blocks or pinned_pipeline not in (None, pipeline):
+            if pipeline > num_blocks or pins.mesh.pipeline not in (None, pipeline):
                 continue
-            if pins.mesh.pipeline not in (None, pipeline) or pins.mesh.data not in (None, data):
+            if pins.num_stages is not None and pins.num_stages % pipeline:
+                continue
+            if pins.mesh.data not in (None, data):
                 continue
             yield Mesh(pipeline, data, tensor)
 
@@ -56,8 +105,8 @@ def micro_batches(global_batch: int, data: int) -> tuple[int, ...]:
     return tuple(size for size in found if _is_smooth(size) or size == found[-1])
 
 
-def candidates(global_batch: int, legal_meshes: Iterable[Mesh], pins: OuterPins) -> Iterator[Candidate]:
-    """Every legal setting of the outer decisions."""
+def families(global_batch: int, legal_meshes: Iterable[Mesh], pins: OuterPins) -> Iterator[Family]:
+    """Every legal setting of degrees and micro-batch."""
     for mesh in legal_meshes:
         pipeline, data, tensor = mesh.pipeline, mesh.data, mesh.tensor
         assert pipeline and data and tensor
@@ -65,27 +114,111 @@ def candidates(global_batch: int, legal_meshes: Iterable[Mesh], pins: OuterPins)
         if pins.micro_batch is not None:
             sizes = (pins.micro_batch,) if global_batch % (data * pins.micro_batch) == 0 else ()
         for micro_batch in sizes:
-            for zero in _zero_levels(pipeline, data, pins):
+            yield Family(pipeline, tensor, data, global_batch // (data * micro_batch), micro_batch)
+
+
+def candidates(family: Family, space: Space) -> Iterator[Candidate]:
+    """Every way of running a family; those that offload last."""
+    pins = space.pins
+    offloads = (NO_OFFLOAD, *OFFLOADS) if pins.offload is None else (pins.offload,)
+    settings = product(offloads, schedules(family, space), orders(family, space))
+    for offload, (schedule, virtual), order in settings:
+        for zero in _zero_levels(family, virtual, pins):
+            if not space.allows(schedule, virtual, max(zero), offload) or not _can_offload(offload, zero):
+                continue
+            for group in shard_groups(family, zero, order, space):
                 yield Candidate(
-                    pipeline=pipeline,
-                    tensor=tensor,
-                    data=data,
-                    num_micro_batches=global_batch // (data * micro_batch),
-                    micro_batch=micro_batch,
-                    zero=zero,
-                    schedule=pins.schedule or ScheduleName.ONE_F_ONE_B,
+                    family.pipeline,
+                    family.tensor,
+                    family.data,
+                    family.num_micro_batches,
+                    family.micro_batch,
+                    zero,
+                    schedule,
+                    virtual,
+                    order,
+                    group,
+                    offload,
                 )
 
 
-def _zero_levels(pipeline: int, data: int, pins: OuterPins) -> Iterator[tuple[int, ...]]:
+def with_offloads(candidate: Candidate, space: Space) -> Iterator[Candidate]:
+    """The same candidate with some of it in host memory."""
+    for offload in OFFLOADS:
+        allowed = space.allows(candidate.schedule, candidate.virtual, max(candidate.zero), offload)
+        if allowed and _can_offload(offload, candidate.zero):
+            yield replace(candidate, offload=offload)
+
+
+def schedules(family: Family, space: Space) -> Iterator[tuple[ScheduleName, int]]:
+    """Schedules with their stages per rank."""
+    pins, pipeline = space.pins, family.pipeline
+    named = tuple(ScheduleName) if pins.schedule is None else (pins.schedule,)
+    for schedule in named:
+        unwanted = schedule is ScheduleName.GPIPE or (
+            pipeline == 1 and schedule is not ScheduleName.ONE_F_ONE_B
+        )
+        if pins.schedule is None and unwanted and pins.virtual in (None, 1):
+            continue
+        for virtual in _virtual_stages(schedule, pins):
+            stages = pipeline * virtual
+            if stages <= space.num_blocks and pins.num_stages in (None, stages):
+                yield schedule, virtual
+
+
+def orders(family: Family, space: Space) -> Iterator[tuple[str, str, str]]:
+    """Orders of the axes that differ in who is whose neighbour."""
+    pinned = space.pins.mesh.order
+    if pinned is not None:
+        yield pinned
+        return
+    yield MESH_AXES
+    if space.nodes > 1 and family.pipeline > 1 and family.data > 1:
+        yield ("data", "pipeline", "tensor")
+
+
+def shard_groups(
+    family: Family, zero: tuple[int, ...], order: tuple[str, ...], space: Space
+) -> tuple[int, ...]:
+    """Sizes of the groups that ZeRO divides among; 0: the whole data axis."""
+    data, pinned = family.data, space.pins.shard_group
+    if pinned is not None:
+        return (0 if pinned == data else pinned,) if data % pinned == 0 else ()
+    if max(zero) == 0 or space.nodes == 1:
+        return (0,)
+    stride = 1
+    sizes = {"pipeline": family.pipeline, "data": data, "tensor": family.tensor}
+    for axis in order[order.index("data") + 1 :]:
+        stride *= sizes[axis]
+    in_node = space.devices_per_node // stride
+    if in_node < 2:
+        return (0,)
+    groups = [in_node * nodes for nodes in _NODES_OF_GROUP]
+    return (0, *(group for group in groups if group < data and data % group == 0))
+
+
+def _virtual_stages(schedule: ScheduleName, pins: OuterPins) -> tuple[int, ...]:
+    if schedule is ScheduleName.INTERLEAVED:
+        legal = _VIRTUAL_STAGES if pins.virtual is None else (pins.virtual,) if pins.virtual > 1 else ()
+    else:
+        legal = (2,) if schedule is ScheduleName.ZBV else (1,)
+    return tuple(virtual for virtual in legal if pins.virtual in (None, virtual))
+
+
+def _zero_levels(family: Family, virtual: int, pins: OuterPins) -> Iterator[tuple[int, ...]]:
+    num_stages = family.pipeline * virtual
     if isinstance(pins.zero, tuple):
-        if len(pins.zero) == pipeline:
+        if len(pins.zero) == num_stages:
             yield pins.zero
     elif pins.zero is not None:
-        yield (pins.zero,) * pipeline
+        yield (pins.zero,) * num_stages
     else:
-        for level in _DEFAULT_ZERO if data > 1 else (0,):
-            yield (level,) * pipeline
+        for level in _ZERO_LEVELS if family.data > 1 else (0,):
+            yield (level,) * num_stages
+
+
+def _can_offload(offload: tuple[str, ...], zero: tuple[int, ...]) -> bool:
+    return "parameters" not in offload or min(zero) == 3
 
 
 def _is_smooth(number: int) -> bool:

@@ -51,29 +51,68 @@ class ChainSolver:
     """Solves one chain problem; keeps what it computed, for the solution and for the diagnosis of a
     failure."""
 
-    def __init__(self, problem: ChainProblem) -> None:
+    def __init__(self, problem: ChainProblem, proof_s: float = _PROOF_S) -> None:
+        """
+        Args:
+            proof_s: seconds for the ILP where a front was cut short; 0: the solution is not proved.
+        """
         self._problem = problem
+        self._proof_s = proof_s
         self._size = len(problem.blocks)
-        self._segments: dict[tuple[int, int], Segments] = {}
+        self._segments: dict[tuple[int, int, int], Segments] = {}
         self._costs: dict[int, NDArray[np.float64]] = {}
+        self._bare: dict[int, NDArray[np.float64]] = {}
         self._width_s = -1.0
         words = {problem.first_word, problem.last_word}
         for table in problem.tables:
             words |= {w for kind in table for o in kind for w in (o.input_word, o.output_word)}
         self._words = tuple(sorted(words))
+        self._sends: dict[int, NDArray[np.float64]] = {}
 
     def segments(self, stage: int) -> Segments:
-        """The segments of a stage; stages with the same table and micro-batches in flight share them."""
-        table = self._problem.table_of_stage[stage] if self._problem.table_of_stage else 0
-        key = (table, self._problem.in_flight[stage])
+        """The segments of a stage; stages with the same table, limit and micro-batches in flight share
+        them."""
+        key = (*self._group(stage), self._problem.in_flight[stage])
         if key not in self._segments:
             self._segments[key] = Segments(self._problem, stage, self._words)
         return self._segments[key]
+
+    def _group(self, stage: int) -> tuple[int, int]:
+        """Stages of one group differ only in how many micro-batches they hold."""
+        table = self._problem.table_of_stage[stage] if self._problem.table_of_stage else 0
+        return table, self._problem.limit(stage)
 
     @property
     def truncated(self) -> bool:
         """Whether a Pareto front was cut short, so that the result may miss the optimum."""
         return any(segments.truncated for segments in self._segments.values())
+
+    @property
+    def limited(self) -> bool:
+        """Whether memory forbade the quickest options of a segment that was looked at."""
+        return any(segments.limited for segments in self._segments.values())
+
+    def least_total_s(self) -> float:
+        """Least sum of the stages' times within memory, without hand-over; of a problem that was solved."""
+        return self.least_times_s()[0]
+
+    def least_times_s(self) -> tuple[float, float, float]:
+        """Of cuts without hand-over within memory: least sum, least slowest stage; and how slow a stage of
+        the cuts looked at may be. Of a problem that was solved."""
+        costs, self._costs = self._costs, self._bare
+        try:
+            finite = [c[np.isfinite(c)] for c in {id(c): c for c in self._costs.values()}.values()]
+            bounds = np.unique(np.concatenate(finite))
+            whole = self.shortest_path(float(bounds[-1]))
+            assert whole is not None
+            low, high = 0, int(np.searchsorted(bounds, whole.slowest_s))
+            while low < high:
+                middle = (low + high) // 2
+                found = self.shortest_path(float(bounds[middle]))
+                low, high = (low, middle) if found is not None else (middle + 1, high)
+            return whole.total_s, float(bounds[high]), self._width_s
+        finally:
+            self._costs = costs
 
     def solve(self) -> ChainSolution | None:
         """The optimum, or None where no cut fits into memory."""
@@ -93,11 +132,11 @@ class ChainSolver:
         worth_s = (best.objective_s(m) - quickest_s) / (m - 1) if m > 1 else float("inf")
         self.widen(max(worth_s, self._width_s))
         solution = self._solution(self.sweep(best))
-        return self._proved(solution) if self.truncated else solution
+        return self._proved(solution) if self.truncated and self._proof_s else solution
 
     def _proved(self, solution: ChainSolution) -> ChainSolution:
         """The better of the solution and the ILP's, with the best bound known."""
-        exact = solve_chain_ilp(self._problem, _PROOF_S)
+        exact = solve_chain_ilp(self._problem, self._proof_s)
         loose = ChainSolver(replace(self._problem, limit_bytes=_NO_LIMIT)).solve()
         bounds = [known.bound_s for known in (exact, loose) if known is not None]
         if exact is not None and exact.objective_s < solution.objective_s:
@@ -109,7 +148,23 @@ class ChainSolver:
         if width_s <= self._width_s:
             return
         self._width_s = width_s
-        self._costs = {stage: self._stage_costs(stage) for stage in range(self._problem.num_stages)}
+        self._costs, self._bare = {}, {}
+        last = self._problem.num_stages - 1
+        # What fits with most micro-batches in flight fits with fewer.
+        loose: dict[tuple[int, int], NDArray[np.float64]] = {}
+        by_flight: dict[tuple[tuple[int, int], int], NDArray[np.float64]] = {}
+        for stage in sorted(range(last + 1), key=lambda s: -self._problem.in_flight[s]):
+            group, flight = self._group(stage), self._problem.in_flight[stage]
+            pinned = self._problem.first_blocks is not None
+            costs = None if pinned else loose.get(group, by_flight.get((group, flight)))
+            if costs is None:
+                costs = by_flight[group, flight] = self._stage_costs(stage)
+                if not self.segments(stage).limited:
+                    loose[group] = costs
+            self._bare[stage] = np.where(costs <= width_s, costs, np.inf)
+            if stage < last:
+                costs = self._with_send(costs, stage)
+            self._costs[stage] = np.where(costs <= width_s, costs, np.inf)
 
     def shortest_path(self, slowest_s: float) -> _Cut | None:
         """The cut of least total time in which no stage is slower than the bound."""
@@ -158,39 +213,49 @@ class ChainSolver:
         return best
 
     def _stage_costs(self, stage: int) -> NDArray[np.float64]:
-        """Seconds by (first block, length - 1, input word, output word); infinite where not allowed."""
+        """Seconds by (first block, length - 1, input word, output word), without hand-over; infinite where
+        not allowed."""
         last = self._problem.num_stages - 1
         firsts = self._problem.first_blocks
-        starts = (
-            [firsts[stage]] if firsts else [0] if stage == 0 else range(stage, self._size - (last - stage))
-        )
+        starts = [firsts[stage]] if firsts else [0] if last == 0 else range(self._size)
+        only_end = (firsts[stage + 1] if firsts and stage < last else self._size) if firsts or not last else 0
         segments = self.segments(stage)
         found: dict[tuple[int, int], int] = {}
         for start in starts:
             composition = None
-            for block in range(start, self._size - (last - stage)):
+            for block in range(start, only_end or self._size):
                 composition = segments.extend(composition, block)
                 if segments.quickest_s(composition) > self._width_s:
                     break
-                ends = block + 1 == (firsts[stage + 1] if firsts and stage < last else self._size)
-                if ends or (stage < last and not firsts):
+                if only_end in (0, block + 1):
                     found[start, block] = composition
         longest = max((block - start + 1 for start, block in found), default=1)
         costs = np.full((self._size, longest, len(self._words), len(self._words)), np.inf)
+        known: dict[int, NDArray[np.float64]] = {}
+        extra_s = self._problem.extra_s
         for (start, block), composition in found.items():
-            for source, row in enumerate(segments.best(composition)):
-                for target, segment in enumerate(row):
-                    if segment is not None:
-                        seconds = segment.seconds + self._send_s(stage, block, target)
-                        costs[start, block - start, source, target] = seconds
-        return np.where(costs <= self._width_s, costs, np.inf)
+            if composition not in known:
+                known[composition] = np.array(
+                    [[np.inf if c is None else c.seconds for c in row] for row in segments.best(composition)]
+                )
+            costs[start, block - start] = known[composition]
+            if extra_s is not None:
+                costs[start, block - start] += extra_s(stage, start, block + 1)
+        return costs
 
-    def _send_s(self, stage: int, block: int, word: int) -> float:
-        if stage + 1 == self._problem.num_stages:
-            return 0.0
-        carry_s = self._problem.carry_s[block] if self._problem.carry_s else 0.0
-        options = self._problem.options(stage, block)
-        return carry_s + next(o.send_s for o in options if o.output_word == self._words[word])
+    def _with_send(self, costs: NDArray[np.float64], stage: int) -> NDArray[np.float64]:
+        """The same with the hand-over at the end."""
+        table = self._problem.table_of_stage[stage] if self._problem.table_of_stage else 0
+        if table not in self._sends:
+            sends = np.full((self._size, len(self._words)), np.inf)
+            for block in range(self._size):
+                carry_s = self._problem.carry_s[block] if self._problem.carry_s else 0.0
+                for option in self._problem.options(stage, block):
+                    sends[block, self._words.index(option.output_word)] = carry_s + option.send_s
+            self._sends[table] = sends
+        longest = costs.shape[1]
+        ends = np.minimum(np.arange(self._size)[:, None] + np.arange(longest)[None, :], self._size - 1)
+        return np.asarray(costs + self._sends[table][ends][:, :, None, :])
 
     def _slowest_floor_s(self) -> float:
         """No cut has a slowest stage quicker than this."""

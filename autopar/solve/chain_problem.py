@@ -2,14 +2,13 @@
 them into.
 
 The objective of a chain cut into stages is ``Σ stage_s + (m - 1) · max stage_s`` for m micro-batches, where
-stage_s sums, over the blocks of the stage, the seconds of the option chosen and the hand-over at its end.
-Costs that are paid once a step (gradient synchronisation, update) enter an option's seconds divided by m: the
-slowest stage then pays them in full.
+stage_s sums, over the blocks of the stage, the seconds of the option chosen, what the segment adds to them,
+and the hand-over at its end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -21,7 +20,7 @@ class Option:
     Attributes:
         input_word: placement of what comes in; must be the previous block's ``output_word``.
         output_word: placement of what goes out.
-        seconds: forward and backward, with its share of what is paid once a step.
+        seconds: forward and backward.
         saved_bytes: kept for each micro-batch in flight.
         held_bytes: kept always (parameters, gradients, optimiser state).
         transient_bytes: lives only while the block runs; the largest of a stage counts.
@@ -80,11 +79,14 @@ class ChainProblem:
         blocks: kind of each block; equal kinds have equal options.
         in_flight: micro-batches whose saved bytes each stage keeps at once.
         num_micro_batches: m.
-        limit_bytes: memory of a rank for what options count.
+        limit_bytes: memory of a stage for what options count.
+        limits: of every stage, where they differ; empty: ``limit_bytes``.
         table_of_stage: which table each stage reads; empty: the first.
         shared: tied parameters.
         overheads: per table and kind; empty: none.
         carry_s: per block, handing on what skips it where a stage ends there, beside ``send_s``; empty: none.
+        extra_s: seconds that the segment of stage (first argument) from a block up to and without another
+            takes beside its options'; None: nothing.
         first_blocks: first block of every stage, if pinned.
         first_word: placement in which the first block is fed.
         last_word: placement of the last block's output.
@@ -102,11 +104,17 @@ class ChainProblem:
     first_blocks: tuple[int, ...] | None = None
     first_word: str = "replicate"
     last_word: str = "replicate"
+    limits: tuple[int, ...] = ()
+    extra_s: Callable[[int, int, int], float] | None = None
 
     @property
     def num_stages(self) -> int:
         """Pipeline stages."""
         return len(self.in_flight)
+
+    def limit(self, stage: int) -> int:
+        """Memory of a stage."""
+        return self.limits[stage] if self.limits else self.limit_bytes
 
     def overhead(self, stage: int, kind: int) -> Overhead:
         """Overhead of a kind of block in a stage."""
@@ -192,6 +200,8 @@ def _stage_load(problem: ChainProblem, stage: int, blocks: range, options: Seque
         paired.append(overhead.paired_bytes - sum(s.overhead.paired_bytes for s in repeated))
         single = max(single, overhead.single_bytes - sum(s.overhead.single_bytes for s in repeated))
         floor += overhead.floor_bytes - sum(s.overhead.floor_bytes for s in repeated)
+    if problem.extra_s is not None:
+        seconds += problem.extra_s(stage, blocks[0], blocks[-1] + 1)
     if stage + 1 < problem.num_stages:
         seconds += problem.options(stage, blocks[-1])[options[blocks[-1]]].send_s
         seconds += problem.carry_s[blocks[-1]] if problem.carry_s else 0.0

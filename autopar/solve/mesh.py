@@ -1,243 +1,338 @@
-"""Solving one candidate: from block choices to a chain problem, from its solution to a layout and prediction.
+"""Solving one candidate: the best cut and options by the chain problem, judged by the step model, and how far
+they may be from the best there is.
 
-The chain problem is linear in the blocks; the step model (``cost.step``) is not quite: how much
-communication sticks out depends on neighbours. Per block, what its own compute does not hide is charged to
-it; what is paid once a step is spread over the micro-batches. Memory that depends on which of a block's
-choices are taken together is first counted at its least; a solution that then misses the limit by the step
-model's count is solved again with that much less memory, while the first solution's objective stays the
-proven bound.
+First the chain problem (``chain.py``), whose objective is close to the simulated step; a solution that misses
+the memory by the step model's count is solved again with that much less. Then a lower bound of every plan of
+the candidate (``bounds.py``). Where that leaves a gap that matters, the search asks to go through all cuts
+and ways (``exhaust.py``), as far as that is little work.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
 from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout
-from autopar.cost.parameter_state import (
-    GRADIENT_BYTES,
-    compute_bytes,
-    optimizer_cost,
-    parameter_bytes,
-    update_s,
-)
-from autopar.cost.step import Training, layout_memory, predict
-from autopar.cost.synchronisation import data_traffic
-from autopar.schedule.actions import in_flight
+from autopar.cost.offload import on_device
+from autopar.cost.parameter_state import parameter_bytes
+from autopar.cost.prediction import Prediction
+from autopar.cost.step import predict
+from autopar.cost.training import Training
+from autopar.plan.decisions import ScheduleName
+from autopar.schedule.actions import rank_stages
+from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Job, MeshSolution, Shortfall
 from autopar.solve.chain import ChainSolver
-from autopar.solve.chain_problem import ChainProblem, ChainSolution, Option, Overhead, Shared, stage_ranges
+from autopar.solve.chain_build import (
+    build_problem,
+    candidate_training,
+    chosen_stages,
+    layout_of,
+    messages_s,
+    usable_bytes,
+)
+from autopar.solve.chain_problem import ChainProblem, ChainSolution
+from autopar.solve.exhaust import Exhaust
+from autopar.solve.fronts import Fronts
+from autopar.solve.packing import least_load
 from autopar.solve.shortfall import least_excess
+from autopar.solve.stage_floor import StageFloor, StageFloors
 
-_RETRIES = 6
+_RETRIES = 8
+_SPLIT = (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A plan of a candidate that fits."""
+
+    layout: Layout
+    choices: tuple[BlockChoice, ...]
+    prediction: Prediction
 
 
 def solve_mesh(choices: Choices, candidate: Candidate, job: Job) -> MeshSolution | Shortfall:
-    """The best way of running the chain on one mesh, or by how much it misses the memory."""
+    """A good way of running the chain under one candidate with a lower bound of all, or by how much it misses
+    the memory."""
+    tables = choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
+    return best_of_tables(tables, candidate, job)
+
+
+def best_of_tables(tables: Sequence[ChoiceTable], candidate: Candidate, job: Job) -> MeshSolution | Shortfall:
+    """The same with given tables."""
     best: MeshSolution | None = None
     shortfall: Shortfall | None = None
-    for index, table in enumerate(choices.tables(candidate.tensor, candidate.micro_batch)):
-        found = _solve_table(table, index, candidate, job)
-        if isinstance(found, MeshSolution):
-            if best is None or found.prediction.step_time_s < best.prediction.step_time_s:
-                best = found
-        elif shortfall is None or found.missing_bytes < shortfall.missing_bytes:
-            shortfall = found
+    bound_s = float("inf")
+    for index, table in enumerate(tables):
+        attempt = TableAttempt(table, candidate, job)
+        free_s = attempt.free_floor_s()
+        if best is not None and free_s >= best.step_s:
+            continue
+        found = attempt.solve(index)
+        if isinstance(found, Shortfall):
+            if shortfall is None or found.missing_bytes < shortfall.missing_bytes:
+                shortfall = found
+            bound_s = min(bound_s, found.bound_s)
+            continue
+        bound_s = min(bound_s, found.bound_s)
+        if best is None or found.step_s < best.step_s:
+            best = found
     if best is not None:
-        return best
-    return shortfall or Shortfall(candidate, 0, job.memory_limit_bytes)
+        return replace(best, bound_s=min(bound_s, best.step_s))
+    shortfall = shortfall or Shortfall(candidate, 0, job.memory_limit_bytes)
+    return replace(shortfall, bound_s=bound_s)
+
+
+def refine(
+    choices: Choices, candidate: Candidate, job: Job, worth_s: float, most_work: int
+) -> tuple[MeshSolution | None, float, int]:
+    """Looks for a plan of the candidate that is quicker than ``worth_s``.
+
+    Returns:
+        the quickest found, if any; a lower bound of all that are quicker (infinite where it is proved that
+        none is); the work done.
+    """
+    best: MeshSolution | None = None
+    bound_s, work = float("inf"), 0
+    for index, table in enumerate(
+        choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
+    ):
+        attempt = TableAttempt(table, candidate, job)
+        outcome = attempt.exhaust(most_work - work).run(worth_s)
+        work += outcome.work
+        if outcome.layout is not None and outcome.prediction is not None:
+            chosen = tuple(choice for stage in outcome.layout.stages for choice in stage)
+            worth_s = outcome.prediction.step_time_s
+            best = MeshSolution(candidate, outcome.layout, chosen, outcome.prediction, worth_s, index)
+        if not outcome.complete:
+            bound_s = min(bound_s, attempt.free_floor_s())
+    return best, bound_s, work
+
+
+def free_floor_s(choices: Choices, candidate: Candidate, job: Job) -> float:
+    """No plan of a candidate has a shorter step, whatever the memory."""
+    tables = choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
+    return min((TableAttempt(table, candidate, job).free_floor_s() for table in tables), default=float("inf"))
 
 
 def shortfall_of(choices: Choices, candidate: Candidate, job: Job) -> Shortfall:
     """What the leanest way of running the chain misses; negative bytes are to spare."""
     found = [
-        _shortfall(build_problem(table, candidate, job), candidate)
-        for table in choices.tables(candidate.tensor, candidate.micro_batch)
+        TableAttempt(table, candidate, job).shortfall()
+        for table in choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
     ]
     nothing = Shortfall(candidate, 0, job.memory_limit_bytes)
     return min(found, key=lambda shortfall: shortfall.missing_bytes, default=nothing)
 
 
+class TableAttempt:
+    """One candidate with one table."""
+
+    def __init__(self, table: ChoiceTable, candidate: Candidate, job: Job) -> None:
+        self._table, self._candidate, self._job = table, candidate, job
+        self._training: Training = candidate_training(candidate, job)
+        self._floors = {
+            level: StageFloors(table, self._training, level) for level in sorted(set(candidate.zero))
+        }
+
+    def free_floor_s(self) -> float:
+        """Lower bound of the step without regard to memory: from the blocks' least times alone."""
+        candidate, floor = self._candidate, self._whole()
+        if candidate.pipeline == 1 and candidate.virtual == 1:
+            pipeline_s = candidate.num_micro_batches * (floor.forward_s + floor.backward_s)
+            return pipeline_s + floor.sync_s + floor.update_s
+        return self._floor_s(floor.forward_s + floor.backward_s - floor.extra_s, self._least_load_s())
+
+    def shortfall(self) -> Shortfall:
+        """By how much the leanest way misses the memory."""
+        excess = least_excess(self._problem())
+        rank = min(excess.stage, self._candidate.pipeline - 1)
+        return Shortfall(self._candidate, rank, excess.missing_bytes)
+
+    def solve(self, index: int) -> MeshSolution | Shortfall:
+        """A good plan, with a lower bound of all."""
+        solver = ChainSolver(self._problem(), proof_s=0.0)
+        plan, limited = self._first_plan(solver)
+        if isinstance(plan, Shortfall):
+            return plan
+        bound_s = min(self._bound_s(solver), plan.prediction.step_time_s)
+        return MeshSolution(
+            self._candidate, plan.layout, plan.choices, plan.prediction, bound_s, index, limited
+        )
+
+    def _problem(self, margin_bytes: int = 0, limits: tuple[int, ...] = ()) -> ChainProblem:
+        return build_problem(
+            self._table, self._candidate, self._job, self._floors, margin_bytes=margin_bytes, limits=limits
+        )
+
+    def _first_plan(self, solver: ChainSolver) -> tuple[_Plan | Shortfall, bool]:
+        """The chain problem's plan, solved again with less memory while it misses the step model's count;
+        and whether memory binds."""
+        solution = solver.solve()
+        if solution is None:
+            return self.shortfall(), True
+        limited, limits = solver.limited, self._limits()
+        margin_bytes = kept_bytes = 0
+        too_much_bytes: int | None = None
+        missing = Shortfall(self._candidate, 0, self._job.memory_limit_bytes)
+        for attempt in range(_RETRIES):
+            if attempt or (limits and limited):
+                solution = ChainSolver(self._problem(margin_bytes, limits), proof_s=0.0).solve()
+            if solution is None:
+                too_much_bytes = margin_bytes
+                if attempt == 0:
+                    break
+                margin_bytes = (kept_bytes + too_much_bytes) // 2
+                continue
+            plan = self._judged(solution)
+            if plan.prediction.fits:
+                return plan, limited or attempt > 0
+            limited = True
+            over = _missing(plan.prediction, self._candidate)
+            if over.missing_bytes < missing.missing_bytes:
+                missing = over
+            kept_bytes = margin_bytes
+            margin_bytes += max(over.missing_bytes // self._candidate.virtual, 1)
+            if too_much_bytes is not None and margin_bytes >= too_much_bytes:
+                margin_bytes = (kept_bytes + too_much_bytes) // 2
+        lean = self._lean_plan()
+        if lean is not None and lean.prediction.fits:
+            return lean, True
+        return replace(missing, bound_s=self.free_floor_s()), True
+
+    def _lean_plan(self) -> _Plan | None:
+        """The plan whose fullest stage holds least, as far as that adds up over blocks."""
+        problem = self._problem()
+        flight = max(problem.in_flight)
+        lean = replace(
+            problem,
+            tables=tuple(
+                tuple(
+                    tuple(
+                        replace(o, seconds=float(o.held_bytes + o.saved_bytes * flight), send_s=0.0)
+                        for o in k
+                    )
+                    for k in table
+                )
+                for table in problem.tables
+            ),
+            shared=tuple(replace(shared, seconds=float(shared.held_bytes)) for shared in problem.shared),
+            num_micro_batches=1_000_000,
+            carry_s=(),
+            extra_s=None,
+        )
+        solution = ChainSolver(lean, proof_s=0.0).solve()
+        return None if solution is None else self._judged(solution)
+
+    def _judged(self, solution: ChainSolution) -> _Plan:
+        stages = chosen_stages(self._table, solution.first_blocks, solution.options)
+        layout = layout_of(self._candidate, self._job, self._table, stages)
+        prediction = predict(layout, self._job.cluster, self._job.memory_limit_bytes)
+        return _Plan(layout, tuple(choice for stage in stages for choice in stage), prediction)
+
+    def _limits(self) -> tuple[int, ...]:
+        """Of virtual stages: what each may take of its rank's memory, by what it would like to hold."""
+        candidate = self._candidate
+        if candidate.virtual == 1:
+            return ()
+        problem, usable = self._problem(), usable_bytes(self._table, candidate, self._job)
+        saved = sum(min(o.saved_bytes for o in problem.tables[0][kind]) for kind in self._table.blocks)
+        held = sum(min(o.held_bytes for o in problem.tables[0][kind]) for kind in self._table.blocks)
+        wanted = [held + saved * flight for flight in problem.in_flight]
+        limits = [0] * candidate.num_stages
+        for rank in range(candidate.pipeline):
+            own = rank_stages(candidate.schedule, rank, candidate.pipeline, candidate.virtual)
+            total = sum(wanted[stage] for stage in own) or 1
+            for stage in own:
+                limits[stage] = usable * wanted[stage] // total
+        return tuple(limits)
+
+    def _bound_s(self, solver: ChainSolver) -> float:
+        """Lower bound of the step of every plan of the candidate."""
+        candidate = self._candidate
+        free_s = self.free_floor_s()
+        if candidate.virtual > 1:
+            return free_s
+        if candidate.pipeline == 1 and not solver.truncated:
+            floor = self._whole()
+            least_s = candidate.num_micro_batches * solver.least_total_s()
+            return max(free_s, least_s + floor.sync_s + self._job.cluster.device.step_s)
+        if solver.truncated:
+            return free_s
+        total_s, slowest_s, width_s = solver.least_times_s()
+        beyond_s = candidate.num_micro_batches * width_s / self._job.cluster.device.time_share
+        return max(free_s, min(self._floor_s(total_s, slowest_s), beyond_s))
+
+    def _floor_s(self, total_s: float, slowest_s: float) -> float:
+        """Lower bound of a step over several stages from the time of the chain and of the slowest rank."""
+        candidate, whole = self._candidate, self._whole()
+        path_s = None
+        if candidate.schedule in _SPLIT:
+            path_s = whole.forward_s + whole.backward_s - whole.weight_s - whole.extra_s
+        p, m = candidate.pipeline, candidate.num_micro_batches
+        makespan_s = makespan_floor_s(
+            candidate.schedule,
+            p,
+            m,
+            total_s,
+            slowest_s,
+            2 * sum(self._messages_s()),
+            path_s,
+            sum(self._floors[min(self._floors)].forward_alone_s(b) for b in range(len(self._table.blocks))),
+        )
+        share = self._job.cluster.device.time_share
+        if share > 1:
+            makespan_s = max(makespan_s / share, m * total_s / p)
+        return makespan_s + whole.update_s / p
+
+    def _least_load_s(self) -> float:
+        """Least time of the slowest rank, whichever blocks it holds."""
+        floors = self._floors[min(self._floors)]
+        loads = [floors.alone_s(block) for block in range(len(self._table.blocks))]
+        return least_load(loads, self._candidate.pipeline)
+
+    def _messages_s(self) -> list[float]:
+        least = min((c.output_bytes for kind in self._table.kinds for c in kind), default=0)
+        return messages_s(self._candidate, self._job, least)
+
+    def _whole(self) -> StageFloor:
+        return self._floors[min(self._floors)].of(0, len(self._table.blocks))
+
+    def exhaust(self, most_work: int) -> Exhaust:
+        """All cuts and ways, judged one by one."""
+        problem = self._problem()
+        fronts = Fronts(
+            self._table,
+            self._training,
+            self._candidate.zero,
+            problem.in_flight,
+            self._job.memory_limit_bytes,
+        )
+        return Exhaust(
+            self._table,
+            self._candidate,
+            self._job,
+            fronts,
+            self._floors,
+            lambda num_bytes: messages_s(self._candidate, self._job, num_bytes),
+            most_work,
+        )
+
+
 def least_state_bytes(trainable_elements: int, candidate: Candidate, job: Job) -> int:
     """What no rank of the fullest stage can do without: its even share of the parameters' state."""
     elements = trainable_elements // (candidate.pipeline * candidate.tensor)
-    state = parameter_bytes(
-        elements, 0, min(candidate.zero), candidate.data, job.precision, job.optimizer
-    ).total
-    return state + job.cluster.device.framework_reserved_bytes
+    training = candidate_training(candidate, job)
+    group = training.group
+    state = parameter_bytes(elements, 0, min(candidate.zero), group, job.precision, job.optimizer)
+    return on_device(state, training).total + job.cluster.device.framework_reserved_bytes
 
 
-def build_problem(table: ChoiceTable, candidate: Candidate, job: Job, margin_bytes: int = 0) -> ChainProblem:
-    """The chain problem of a candidate; ``margin_bytes`` are kept free beyond what it counts."""
-    training = Training(job.cluster, candidate.data, candidate.tensor, job.precision, job.optimizer)
-    levels = sorted(set(candidate.zero))
-    message_bytes = 0
-    if candidate.pipeline > 1:
-        message_bytes = 2 * min(c.output_bytes for kind in table.kinds[:-1] or table.kinds for c in kind)
-    usable = job.memory_limit_bytes - job.cluster.device.framework_reserved_bytes - message_bytes
-    return ChainProblem(
-        tables=tuple(
-            tuple(tuple(_option(c, level, training, candidate) for c in kind) for kind in table.kinds)
-            for level in levels
-        ),
-        blocks=table.blocks,
-        in_flight=tuple(
-            in_flight(candidate.schedule, candidate.pipeline, candidate.num_micro_batches, stage)
-            for stage in range(candidate.pipeline)
-        ),
-        num_micro_batches=candidate.num_micro_batches,
-        limit_bytes=usable - margin_bytes,
-        table_of_stage=tuple(levels.index(level) for level in candidate.zero),
-        shared=_shared(table, training, levels[-1], candidate),
-        overheads=tuple(
-            tuple(_least_overhead(kind, level, training) for kind in table.kinds) for level in levels
-        ),
-        carry_s=tuple(_send_s(num_bytes, training, candidate) for num_bytes in table.carried_bytes),
-        first_blocks=job.first_blocks,
-    )
-
-
-def _solve_table(table: ChoiceTable, index: int, candidate: Candidate, job: Job) -> MeshSolution | Shortfall:
-    problem = build_problem(table, candidate, job)
-    bound_s: float | None = None
-    margin_bytes = 0
-    for _ in range(_RETRIES):
-        solution = ChainSolver(problem).solve()
-        if solution is None:
-            return _shortfall(problem, candidate)
-        bound_s = solution.bound_s if bound_s is None else bound_s
-        layout, chosen = _layout(table, solution, problem, candidate, job)
-        prediction = predict(layout, job.cluster, job.memory_limit_bytes)
-        if prediction.fits:
-            return MeshSolution(candidate, layout, chosen, prediction, solution.objective_s, bound_s, index)
-        margin_bytes += prediction.peak_memory_bytes - job.memory_limit_bytes
-        problem = build_problem(table, candidate, job, margin_bytes)
-    training = Training(job.cluster, candidate.data, candidate.tensor, job.precision, job.optimizer)
-    totals = [memory.total_bytes for memory in layout_memory(layout, training)]
-    return Shortfall(candidate, totals.index(max(totals)), max(totals) - job.memory_limit_bytes)
-
-
-def _shortfall(problem: ChainProblem, candidate: Candidate) -> Shortfall:
-    excess = least_excess(problem)
-    return Shortfall(candidate, excess.stage, excess.missing_bytes)
-
-
-def _layout(
-    table: ChoiceTable, solution: ChainSolution, problem: ChainProblem, candidate: Candidate, job: Job
-) -> tuple[Layout, tuple[BlockChoice, ...]]:
-    chosen = tuple(
-        table.kinds[kind][option] for kind, option in zip(table.blocks, solution.options, strict=True)
-    )
-    ranges = stage_ranges(problem, solution.first_blocks)
-    layout = Layout(
-        pipeline=candidate.pipeline,
-        data=candidate.data,
-        tensor=candidate.tensor,
-        micro_batch=candidate.micro_batch,
-        num_micro_batches=candidate.num_micro_batches,
-        schedule=candidate.schedule,
-        virtual=1,
-        zero=candidate.zero,
-        precision=job.precision,
-        optimizer=job.optimizer,
-        stages=tuple(tuple(chosen[block] for block in blocks) for blocks in ranges),
-        shared=table.shared,
-        carried_bytes=tuple(table.carried_bytes[blocks[-1]] for blocks in ranges[:-1]),
-    )
-    return layout, chosen
-
-
-def _elements(choice: BlockChoice) -> tuple[int, int]:
-    trainable = sum(share.num_elements for share in choice.parameters if share.trainable)
-    return trainable, sum(share.num_elements for share in choice.parameters if not share.trainable)
-
-
-def _option(choice: BlockChoice, zero: int, training: Training, candidate: Candidate) -> Option:
-    trainable, frozen = _elements(choice)
-    each_s, once_s = _data_axis_s(trainable, frozen, choice.forward_s, choice.backward_s, zero, training)
-    return Option(
-        choice.input_word,
-        choice.output_word,
-        choice.forward_s + choice.backward_s + each_s + once_s / candidate.num_micro_batches,
-        choice.saved_bytes,
-        _held_bytes(trainable, frozen, zero, training),
-        choice.transient_bytes,
-        _send_s(choice.output_bytes, training, candidate),
-    )
-
-
-def _held_bytes(trainable: int, frozen: int, zero: int, training: Training) -> int:
-    return parameter_bytes(
-        trainable, frozen, zero, training.data, training.precision, training.optimizer
-    ).total
-
-
-def _data_axis_s(
-    trainable: int, frozen: int, forward_s: float, backward_s: float, zero: int, training: Training
-) -> tuple[float, float]:
-    """What sticks out of the block's own compute, per micro-batch and per step, with the update."""
-    traffic = data_traffic(trainable, frozen, training)
-    once_s = update_s(
-        trainable, zero, training.data, training.precision, training.optimizer, training.cluster.device
-    )
-    gather_s = max(0.0, traffic.gather_s - forward_s)
-    if zero == 0:
-        return 0.0, once_s + max(0.0, traffic.reduce_s - backward_s)
-    if zero == 1:
-        return 0.0, once_s + gather_s + max(0.0, traffic.scatter_s - backward_s)
-    if zero == 2:
-        return max(0.0, traffic.scatter_s - backward_s), once_s + gather_s
-    return gather_s + max(0.0, traffic.gather_s + traffic.scatter_s - backward_s), once_s
-
-
-def _send_s(num_bytes: int, training: Training, candidate: Candidate) -> float:
-    """Forward and backward message over a stage boundary: the mean over the boundaries of the pipeline."""
-    if candidate.pipeline == 1 or num_bytes == 0:
-        return 0.0
-    stride = training.data * training.tensor
-    times = [
-        training.cluster.p2p_s(num_bytes, stage * stride, (stage + 1) * stride)
-        for stage in range(candidate.pipeline - 1)
-    ]
-    return 2 * sum(times) / len(times)
-
-
-def _least_overhead(kind: tuple[BlockChoice, ...], zero: int, training: Training) -> Overhead:
-    if not kind:
-        return Overhead()
-    found = [_overhead(*_elements(choice), zero, training) for choice in kind]
-    return Overhead(
-        min(o.paired_bytes for o in found),
-        min(o.single_bytes for o in found),
-        min(o.floor_bytes for o in found),
-    )
-
-
-def _overhead(trainable: int, frozen: int, zero: int, training: Training) -> Overhead:
-    element_bytes = compute_bytes(training.precision)
-    updated = -(-trainable // training.data) if zero >= 1 else trainable
-    single_bytes = trainable * GRADIENT_BYTES if training.data > 1 else 0
-    return Overhead(
-        (trainable + frozen) * element_bytes if zero >= 3 else 0,
-        single_bytes + (trainable * element_bytes if zero >= 3 else 0),
-        _held_bytes(trainable, frozen, zero, training)
-        + optimizer_cost(training.optimizer).temporary_bytes * updated,
-    )
-
-
-def _shared(table: ChoiceTable, training: Training, zero: int, candidate: Candidate) -> tuple[Shared, ...]:
-    """Tied parameters, at the highest ZeRO level where stages differ: that deducts least."""
-    found = []
-    for parameter in table.shared:
-        trainable = parameter.num_elements if parameter.trainable else 0
-        frozen = parameter.num_elements - trainable
-        once_s = update_s(
-            trainable, zero, training.data, training.precision, training.optimizer, training.cluster.device
-        )
-        found.append(
-            Shared(
-                parameter.blocks,
-                _held_bytes(trainable, frozen, zero, training),
-                once_s / candidate.num_micro_batches,
-                _overhead(trainable, frozen, zero, training),
-            )
-        )
-    return tuple(found)
+def _missing(prediction: Prediction, candidate: Candidate) -> Shortfall:
+    """What the fullest rank needs beyond the limit; of host memory where that alone is short."""
+    totals = [stage.memory.total_bytes for stage in prediction.stages]
+    over = max(totals) - prediction.memory_limit_bytes
+    if over <= 0:
+        over = prediction.peak_host_bytes - prediction.host_limit_bytes
+    return Shortfall(candidate, totals.index(max(totals)), over)

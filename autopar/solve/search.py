@@ -1,75 +1,313 @@
-"""The joint search over meshes, micro-batches and ZeRO levels: best first by a lower bound.
+"""The joint search over all outer decisions: best first by a lower bound.
 
-Every candidate waits in one queue with a lower bound of its step time. The bound starts as FLOPs at peak, is
-tightened by the operator ILPs with free boundaries, and becomes the predicted step time when the candidate is
-solved. When the first in the queue is not quicker than the best solved, nothing behind it is either, and the
-search ends. The bound is
+One queue holds families (degrees and micro-batch) and candidates (a family with schedule, ZeRO level, shard
+group, order of the axes, offload), each with a lower bound of its step. The bound of a family starts as FLOPs
+at peak and is tightened by the operators' least times; then its tables are made and its candidates take its
+place, whose bounds follow from the tables, at first without regard to memory. A candidate is solved when
+nothing in the queue has a lower bound. When the first in the queue is not quicker than the best plan found,
+nothing behind it is either, and the search ends.
 
-    T + (m - 1) · T / p        for m micro-batches over p stages and a chain of T seconds a micro-batch,
-
-the objective of an even pipeline without communication on the data axis and without update. Where devices
-take turns on processors (``Device.time_share``), those that wait leave theirs to the others: a step takes no
-less than its work divided among all, nor than what depends on each other at full speed.
+What lives in host memory can only cost time: offloading is tried where memory bound the same candidate
+without it, whose bound it shares.
 """
 
 from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from autopar.errors import CaptureError, InfeasibleError
-from autopar.hardware.device import Device
+from autopar.plan.decisions import ScheduleName
+from autopar.solve.baselines import baselines
+from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.candidate import (
-    Alternative,
     Candidate,
     Choices,
+    Family,
     Job,
     MeshSolution,
     SearchResult,
     Shortfall,
 )
-from autopar.solve.mesh import least_state_bytes, solve_mesh
-from autopar.solve.why_not import does_not_fit, why_not
+from autopar.solve.candidates import NO_OFFLOAD, Space, candidates, schedules, with_offloads
+from autopar.solve.mesh import free_floor_s, least_state_bytes, refine, solve_mesh
+from autopar.solve.runners_up import runners_up
+from autopar.solve.table_floor import TableFloor
 
-
-@dataclass(order=True, slots=True)
-class _Waiting:
-    """A candidate in the queue; ``effort`` says how much its bound has cost so far."""
-
-    bound_s: float
-    candidate: Candidate
-    effort: int = field(compare=False)
+_TOLERANCE = 1e-9
+_MOST_WORK = 400_000
+_SPLIT = (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
+# Of the time of a chain: gradients of weights are at most a half (they cost as much as the forward, about),
+# and the forward is at least a fifth (a third, or a quarter with everything recomputed).
+_LEAST_PATH = 0.5
+_LEAST_FORWARD = 0.2
+_MOST_WORK_AT_ONCE = 150_000
+Progress = Callable[[str], None]
 
 
 @dataclass(slots=True)
-class _State:
-    """What the search knows so far."""
+class Waiting:
+    """In the queue; ``effort`` says how much its bound has cost so far."""
 
-    solved: list[MeshSolution] = field(default_factory=list)
-    shortfalls: dict[Candidate, int] = field(default_factory=dict)
-    chains: dict[tuple[int, int], float] = field(default_factory=dict)
-    refused: CaptureError | None = None
+    bound_s: float
+    item: Family | Candidate
+    effort: int
+
+    def __lt__(self, other: Waiting) -> bool:
+        return self.key < other.key
 
     @property
-    def best(self) -> MeshSolution | None:
-        return min(self.solved, key=_rank, default=None)
+    def key(self) -> tuple[float, Family, bool, tuple[object, ...]]:
+        """By bound; then by degrees, from simple to involved; candidates before families."""
+        if isinstance(self.item, Family):
+            return self.bound_s, self.item, True, ()
+        item = self.item
+        return (
+            self.bound_s,
+            item.family,
+            False,
+            (item.offload, item.virtual, item.zero, item.schedule, item.order, item.shard_group),
+        )
+
+
+class Search:
+    """One search, and what it knows so far."""
+
+    def __init__(
+        self,
+        choices: Choices,
+        space: Space,
+        job: Job,
+        *,
+        deadline: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.choices, self.space, self.job = choices, space, job
+        self.queue: list[Waiting] = []
+        self.solved: list[MeshSolution] = []
+        self.shortfalls: dict[Candidate, Shortfall] = {}
+        self.best: MeshSolution | None = None
+        self.refused: CaptureError | None = None
+        self.num_candidates = 0
+        self.table_floors: dict[tuple[int, int, int], TableFloor] = {}
+        self.open_bound_s = float("inf")  # of what was given up
+        self._work_left = _MOST_WORK
+        self._smallest: dict[int, int] = {}
+        self._chains: dict[tuple[int, int], float] = {}
+        self._deadline = deadline
+        self._progress = progress or (lambda text: None)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether the time is up."""
+        return self._deadline is not None and time.monotonic() > self._deadline
+
+    def start(self, families: Iterable[Family]) -> None:
+        """Fills the queue; families whose parameters alone never fit are left out."""
+        for family in families:
+            known = self._smallest.get(family.tensor, family.micro_batch)
+            self._smallest[family.tensor] = min(known, family.micro_batch)
+            floor_s = self._family_floor_s(family, self.choices.floor_s(family.tensor, family.micro_batch, 0))
+            if floor_s < float("inf"):
+                heapq.heappush(self.queue, Waiting(floor_s, family, 0))
+
+    def run(self) -> float:
+        """Works the queue off; returns a lower bound of every plan."""
+        while self.queue:
+            if self.best and self.queue[0].bound_s >= self.best.step_s * (1 - _TOLERANCE):
+                break
+            if self.is_late:
+                break
+            self._advance(heapq.heappop(self.queue))
+        return min(self.open_bound_s, self.queue[0].bound_s if self.queue else float("inf"))
+
+    def _advance(self, waiting: Waiting) -> None:
+        """Tightens the bound of what was first in the queue, opens it, or solves it."""
+        item = waiting.item
+        try:
+            if isinstance(item, Candidate):
+                if waiting.effort == 0:
+                    floor_s = max(waiting.bound_s, free_floor_s(self.choices, item, self.job))
+                    heapq.heappush(self.queue, Waiting(floor_s, item, 1))
+                elif waiting.effort == 1:
+                    self._solve(item, waiting.bound_s)
+                else:
+                    self._refine(item, waiting.bound_s)
+            elif waiting.effort == 0:
+                heapq.heappush(self.queue, self._tightened(waiting, item))
+            else:
+                self._open(item, waiting.bound_s)
+        except CaptureError as refused:
+            # The model does not work at this micro-batch (BatchNorm of one sample, say).
+            self.refused = self.refused or refused
+
+    def _open(self, family: Family, bound_s: float) -> None:
+        """Puts a family's candidates in its place, unless its activations alone never fit."""
+        missing = self._activations_missing(family)
+        if missing > 0:
+            example = next(candidates(family, self.space))
+            self.shortfalls[example] = Shortfall(example, 0, missing)
+            self.num_candidates += 1
+            return
+        for candidate in candidates(family, self.space):
+            if candidate.offload != NO_OFFLOAD and self.space.pins.offload is None:
+                continue  # joins the queue when memory binds the candidate without
+            self.num_candidates += 1
+            missing = self._certain_shortfall(candidate)
+            if missing > 0:
+                self._falls_short(candidate, Shortfall(candidate, 0, missing), bound_s)
+                continue
+            floor = self.table_floor(candidate)
+            if floor.is_empty:
+                continue
+            floor_s = max(bound_s, floor.step_s(candidate, self.job))
+            heapq.heappush(self.queue, Waiting(floor_s, candidate, 0))
+
+    def _activations_missing(self, family: Family) -> int:
+        """By how much activations miss the memory of a device, judged by the tables of the smallest
+        micro-batch of the same tensor degree."""
+        smallest = self._smallest.get(family.tensor, family.micro_batch)
+        offloads = self.space.pins.offload is None or "activations" in self.space.pins.offload
+        if smallest == family.micro_batch or (family.tensor, family.micro_batch, 1) in self.table_floors:
+            return 0
+        try:
+            floor = self._floor_of(family.tensor, smallest, 1)
+        except CaptureError:
+            return 0  # the model does not work at the smallest
+        if offloads:
+            least = floor.least_bytes(family.micro_batch / smallest, 2**30)  # what is kept may live elsewhere
+        else:
+            least = floor.least_bytes(family.micro_batch / smallest, family.pipeline)
+        usable = self.job.memory_limit_bytes - self.job.cluster.device.framework_reserved_bytes
+        return int(least) - usable
+
+    def _solve(self, candidate: Candidate, bound_s: float) -> None:
+        p, d, t = candidate.mesh
+        self._progress(
+            f"mesh {p} x {d} x {t}, micro-batch {candidate.micro_batch}, ZeRO {max(candidate.zero)}, "
+            f"{candidate.schedule}"
+        )
+        found = solve_mesh(self.choices, candidate, self.job)
+        if isinstance(found, Shortfall):
+            self._falls_short(candidate, found, bound_s)
+            if found.bound_s < float("inf"):
+                heapq.heappush(self.queue, Waiting(max(found.bound_s, bound_s), candidate, 2))
+            return
+        self.add(found)
+        bound_s = max(found.bound_s, bound_s)
+        if bound_s < found.step_s * (1 - _TOLERANCE):
+            heapq.heappush(self.queue, Waiting(bound_s, candidate, 2))
+        if found.memory_binds:
+            self._offload(candidate, bound_s)
+
+    def _refine(self, candidate: Candidate, bound_s: float) -> None:
+        """Goes through all plans of a candidate, or what is left of the work allowed."""
+        worth_s = self.best.step_s if self.best else float("inf")
+        allowed = min(_MOST_WORK_AT_ONCE, self._work_left)
+        found, left_s, work = refine(self.choices, candidate, self.job, worth_s, allowed)
+        self._work_left -= work
+        if found is not None:
+            self.add(found)
+        self.open_bound_s = min(self.open_bound_s, max(left_s, bound_s))
+
+    def add(self, found: MeshSolution) -> None:
+        """Keeps a solution."""
+        self.solved.append(found)
+        if self.best is None or rank(found) < rank(self.best):
+            self.best = found
+
+    def _falls_short(self, candidate: Candidate, shortfall: Shortfall, bound_s: float) -> None:
+        self.shortfalls[candidate] = shortfall
+        self._offload(candidate, bound_s)
+
+    def _offload(self, candidate: Candidate, bound_s: float) -> None:
+        """The same candidate with more or less of it in host memory."""
+        if candidate.offload != NO_OFFLOAD or self.space.pins.offload is not None:
+            return
+        for other in with_offloads(candidate, self.space):
+            self.num_candidates += 1
+            missing = self._certain_shortfall(other)
+            if missing > 0:
+                self.shortfalls[other] = Shortfall(other, 0, missing)
+            else:
+                heapq.heappush(self.queue, Waiting(bound_s, other, 0))
+
+    def _certain_shortfall(self, candidate: Candidate) -> int:
+        needed = least_state_bytes(self.choices.trainable_elements, candidate, self.job)
+        return needed - self.job.memory_limit_bytes
+
+    def table_floor(self, candidate: Candidate) -> TableFloor:
+        """Of the tables of a candidate."""
+        return self._floor_of(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
+
+    def _floor_of(self, tensor: int, micro_batch: int, stride: int) -> TableFloor:
+        key = (tensor, micro_batch, stride)
+        if key not in self.table_floors:
+            self._progress(f"placements at tensor degree {key[0]}, micro-batch {key[1]}")
+            self.table_floors[key] = TableFloor(self.choices.tables(*key))
+        return self.table_floors[key]
+
+    def _family_floor_s(self, family: Family, chain_s: float) -> float:
+        """Over the schedules that it may run."""
+        share = self.job.cluster.device.time_share
+        p, m = family.pipeline, family.num_micro_batches
+        named = list(dict.fromkeys(name for name, _ in schedules(family, self.space)))
+        floors = [
+            makespan_floor_s(
+                schedule,
+                p,
+                m,
+                chain_s,
+                path_s=chain_s * _LEAST_PATH if schedule in _SPLIT and p > 1 else None,
+                forward_s=chain_s * _LEAST_FORWARD,
+            )
+            for schedule in named
+        ]
+        if share > 1 and p > 1:
+            floors = [max(floor / share, m * chain_s / p) for floor in floors]
+        return min(floors, default=float("inf"))
+
+    def _tightened(self, waiting: Waiting, family: Family) -> Waiting:
+        """A family with a better bound: from a larger micro-batch where that is enough, else its own.
+
+        A micro-batch is at least as quick a sample as a smaller one, so that its chain bounds the smaller
+        one's.
+        """
+        tensor, size = family.tensor, family.micro_batch
+        per_sample_s = [s / other for (t, other), s in self._chains.items() if t == tensor and other > size]
+        scaled_s = self._family_floor_s(family, max(per_sample_s, default=0.0) * size)
+        if scaled_s > waiting.bound_s * (1 + _TOLERANCE):
+            return Waiting(scaled_s, family, 0)
+        if (tensor, size) not in self._chains:
+            self._chains[tensor, size] = self.choices.floor_s(tensor, size, 1)
+        floor_s = self._family_floor_s(family, self._chains[tensor, size])
+        return Waiting(max(waiting.bound_s, floor_s), family, 1)
+
+
+def rank(solution: MeshSolution) -> tuple[object, ...]:
+    """Quicker first; of equally quick ones the simpler."""
+    candidate = solution.candidate
+    return solution.step_s, candidate.offload, candidate
 
 
 def search(
     choices: Choices,
-    candidates: Iterable[Candidate],
+    families: Iterable[Family],
+    space: Space,
     job: Job,
     *,
     num_alternatives: int = 3,
+    with_baselines: bool = False,
     time_limit_s: float | None = None,
-    progress: Callable[[str], None] | None = None,
+    progress: Progress | None = None,
 ) -> SearchResult | None:
-    """The candidate of least predicted step time; None where none fits.
+    """The plan of least predicted step time; None where none fits.
 
     Args:
         num_alternatives: other meshes of which a candidate is solved as well, to be shown beside the best.
+        with_baselines: whether the plans that people write by hand are found as well.
         time_limit_s: wall time after which the best found so far is returned with its gap.
         progress: told, in a few words, what is being solved.
 
@@ -78,158 +316,28 @@ def search(
         CaptureError: the model works at none of the micro-batches.
     """
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-    state = _State()
-    queue = _start(choices, candidates, job, state)
-    num_candidates = len(queue) + len(state.shortfalls)
-    bound_s = _run(choices, queue, job, state, deadline, progress)
+    state = Search(choices, space, job, deadline=deadline, progress=progress)
+    considered = tuple(families)
+    state.start(considered)
+    bound_s = state.run()
     best = state.best
     if best is None:
         if state.refused is not None and not state.shortfalls:
             raise state.refused
-        if queue:
+        if state.queue:
             raise InfeasibleError(
                 "no plan was found within the time limit; allow more with --time-limit", binding="time limit"
             )
         return None
     num_solved = len(state.solved) + len(state.shortfalls)
-    alternatives = _alternatives(choices, queue, job, state, num_alternatives, deadline)
-    step_s = best.prediction.step_time_s
+    bound_s = min(bound_s, best.step_s)
+    gap = 1 - bound_s / best.step_s
     return SearchResult(
         best=best,
-        bound_s=min(bound_s, step_s),
-        gap=max(0.0, 1 - bound_s / step_s),
-        num_candidates=num_candidates,
+        bound_s=bound_s,
+        gap=gap if gap > _TOLERANCE else 0.0,
+        num_candidates=state.num_candidates,
         num_solved=num_solved,
-        alternatives=alternatives,
+        alternatives=runners_up(state, num_alternatives),
+        baselines=baselines(state, considered) if with_baselines else (),
     )
-
-
-def _rank(solution: MeshSolution) -> tuple[float, Candidate]:
-    return solution.prediction.step_time_s, solution.candidate
-
-
-def step_floor_s(candidate: Candidate, chain_s: float, device: Device) -> float:
-    """Lower bound of the step from the time of the whole chain for one micro-batch."""
-    alone_s = chain_s * (1 + (candidate.num_micro_batches - 1) / candidate.pipeline)
-    work_s = chain_s * candidate.num_micro_batches / candidate.pipeline
-    return max(work_s, alone_s / device.time_share)
-
-
-def _start(choices: Choices, candidates: Iterable[Candidate], job: Job, state: _State) -> list[_Waiting]:
-    """The queue; candidates whose parameters alone do not fit are left out."""
-    queue = []
-    for candidate in candidates:
-        missing = least_state_bytes(choices.trainable_elements, candidate, job) - job.memory_limit_bytes
-        if missing > 0:
-            state.shortfalls[candidate] = missing
-            continue
-        chain_s = choices.floor_s(candidate.tensor, candidate.micro_batch, 0)
-        floor_s = step_floor_s(candidate, chain_s, job.cluster.device)
-        queue.append(_Waiting(floor_s, candidate, 0))
-    heapq.heapify(queue)
-    return queue
-
-
-def _run(
-    choices: Choices,
-    queue: list[_Waiting],
-    job: Job,
-    state: _State,
-    deadline: float | None,
-    progress: Callable[[str], None] | None,
-) -> float:
-    """Works the queue off; returns the lower bound of everything that was not solved."""
-    best_s = float("inf")
-    while queue:
-        if queue[0].bound_s >= best_s or (deadline is not None and time.monotonic() > deadline):
-            break
-        first = heapq.heappop(queue)
-        candidate = first.candidate
-        if first.effort == 0:
-            try:
-                heapq.heappush(queue, _tightened(choices, first, state, job.cluster.device))
-            except CaptureError as refused:
-                # The model does not work at this micro-batch (BatchNorm of one sample, say).
-                state.refused = state.refused or refused
-            continue
-        if progress is not None:
-            p, d, t = candidate.mesh
-            progress(f"mesh {p} x {d} x {t}, micro-batch {candidate.micro_batch}, ZeRO {max(candidate.zero)}")
-        found = solve_mesh(choices, candidate, job)
-        if isinstance(found, Shortfall):
-            state.shortfalls[candidate] = found.missing_bytes
-            continue
-        state.solved.append(found)
-        best_s = min(best_s, found.prediction.step_time_s)
-    # What was not solved to the optimum of its objective may hide as much of its step time.
-    unproved = [_proved_s(solution, choices, job.cluster.device) for solution in state.solved]
-    return min([best_s, *unproved, *(waiting.bound_s for waiting in queue[:1])])
-
-
-def _proved_s(solution: MeshSolution, choices: Choices, device: Device) -> float:
-    """What no solution of the candidate is quicker than."""
-    step_s, candidate = solution.prediction.step_time_s, solution.candidate
-    if device.time_share == 1 or candidate.pipeline == 1:
-        return step_s * solution.bound_s / solution.objective_s
-    # The chain is solved as if no stage ran the quicker for another's waiting.
-    chain_s = choices.floor_s(candidate.tensor, candidate.micro_batch, 1)
-    return min(step_s, step_floor_s(candidate, chain_s, device))
-
-
-def _tightened(choices: Choices, waiting: _Waiting, state: _State, device: Device) -> _Waiting:
-    """A candidate with a better bound: from a larger micro-batch where that is enough, else its own.
-
-    A micro-batch is at least as quick a sample as a smaller one, so that its chain bounds the smaller one's;
-    unless blocks were measured: a small one may fit into caches.
-    """
-    candidate = waiting.candidate
-    per_sample_s = [
-        chain_s / size
-        for (tensor, size), chain_s in state.chains.items()
-        if tensor == candidate.tensor and size > candidate.micro_batch and not device.blocks
-    ]
-    scaled_s = step_floor_s(candidate, max(per_sample_s, default=0.0) * candidate.micro_batch, device)
-    if scaled_s > waiting.bound_s * (1 + 1e-9):
-        return _Waiting(scaled_s, candidate, 0)
-    chain_s = choices.floor_s(candidate.tensor, candidate.micro_batch, 1)
-    state.chains[candidate.tensor, candidate.micro_batch] = chain_s
-    return _Waiting(max(waiting.bound_s, step_floor_s(candidate, chain_s, device)), candidate, 1)
-
-
-def _alternatives(
-    choices: Choices,
-    queue: Sequence[_Waiting],
-    job: Job,
-    state: _State,
-    num_wanted: int,
-    deadline: float | None,
-) -> tuple[Alternative, ...]:
-    """The best candidate of each of the next best meshes, and what each loses."""
-    best = state.best
-    assert best is not None
-    by_mesh: dict[tuple[int, int, int], list[MeshSolution]] = {}
-    for solution in state.solved:
-        by_mesh.setdefault(solution.candidate.mesh, []).append(solution)
-    waiting = sorted(queue)
-    meshes = dict.fromkeys(item.candidate.mesh for item in waiting if item.candidate.mesh not in by_mesh)
-    for mesh in meshes:
-        late = deadline is not None and time.monotonic() > deadline
-        if len(by_mesh) > num_wanted or late:
-            break
-        own = _State(chains=state.chains, shortfalls=state.shortfalls)
-        _run(choices, [item for item in waiting if item.candidate.mesh == mesh], job, own, deadline, None)
-        if own.solved:
-            by_mesh[mesh] = own.solved
-    runners_up = []
-    for mesh, solutions in by_mesh.items():
-        if mesh != best.candidate.mesh:
-            other = min(solutions, key=_rank)
-            runners_up.append(
-                (_rank(other), Alternative(other.candidate, other.prediction, why_not(other, best)))
-            )
-    for candidate, missing_bytes in sorted(state.shortfalls.items(), key=lambda item: (item[1], item[0])):
-        if candidate.mesh not in by_mesh:
-            by_mesh[candidate.mesh] = []
-            text = does_not_fit(missing_bytes)
-            runners_up.append(((float("inf"), candidate), Alternative(candidate, None, text)))
-    return tuple(alternative for _, alternative in sorted(runners_up, key=lambda r: r[0])[:num_wanted])

@@ -90,13 +90,20 @@ class SegmentCost:
 
 
 class Segments:
-    """Segments of a chain for one table and one number of micro-batches in flight."""
+    """Segments of a chain for one table, one number of micro-batches in flight and one limit.
+
+    Attributes:
+        words: placements that may flow, by index.
+        truncated: whether a Pareto front was cut short.
+        limited: whether memory forbade the quickest options of a segment.
+    """
 
     def __init__(self, problem: ChainProblem, stage: int, words: tuple[str, ...]) -> None:
         self._problem = problem
         self._stage = stage
         self._table = problem.table(stage)
         self._in_flight = problem.in_flight[stage]
+        self._limit_bytes = problem.limit(stage)
         self.words = words
         self._groups_of_block = {
             block: frozenset(g for g, shared in enumerate(problem.shared) if block in shared.blocks)
@@ -111,6 +118,7 @@ class Segments:
         self._lean: dict[tuple[int, int], list[list[float]]] = {}
         self._least_bytes: dict[int, list[list[float]]] = {}
         self.truncated = False
+        self.limited = False
 
     def extend(self, composition: int | None, block: int) -> int:
         """The segment that has one more block at its end (None: the empty one)."""
@@ -191,8 +199,12 @@ class Segments:
             self._least_bytes[composition] = least
         return self._least_bytes[composition]
 
+    def leanest_bytes(self, composition: int) -> tuple[float, ...]:
+        """Least peak bytes over all words, of the segment alone and so of all that it begins."""
+        return tuple(min(row) for row in self.least_memory_bytes(composition))
+
     def _limit(self, composition: int) -> int:
-        return self._compositions[composition].limit_bytes(self._problem.limit_bytes)
+        return self._compositions[composition].limit_bytes(self._limit_bytes)
 
     def _solve(self, composition: int, source: int, target: int) -> SegmentCost | None:
         path = self._paths(composition, None)[source][target]
@@ -201,6 +213,7 @@ class Segments:
         limit = self._limit(composition)
         if path.resident_bytes + path.transient_bytes <= limit:
             return SegmentCost(path.seconds, None)
+        self.limited = True
         best: SegmentCost | None = None
         for threshold in reversed(self._compositions[composition].transients):
             if threshold > limit:

@@ -1,8 +1,12 @@
-"""By how much a chain misses its memory: the cut and the options whose fullest stage is the least full."""
+"""By how much a chain misses its memory: the cut and the options whose fullest stage is the least full.
+
+Whether a chain fits into stages of a given size is quick to tell: stage by stage, as many blocks as fit,
+since what is left to later stages only shrinks (of prefixes that end in different words, the longest of
+each). The least size is found by halving.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from autopar.solve.chain import ChainSolver
@@ -23,36 +27,65 @@ class Excess:
 
 def least_excess(problem: ChainProblem) -> Excess:
     """Least over all cuts and options of the memory of the fullest stage, less the limit."""
-    solver, size, last = ChainSolver(problem), len(problem.blocks), problem.num_stages - 1
-    # By the block after the stages so far and the word between: bytes and number of the fullest of them.
-    fullest: dict[tuple[int, str], tuple[float, int]] = {(0, problem.first_word): (0.0, 0)}
-    for stage in range(problem.num_stages):
-        reached: dict[tuple[int, str], tuple[float, int]] = {}
-        for (start, word), before in sorted(fullest.items()):
-            for end, target, num_bytes in _stage_ends(problem, solver, stage, start, word):
-                candidate = max(before, (num_bytes, stage))
-                known = reached.get((end, target))
-                if (stage == last) == (end == size) and (known is None or candidate[0] < known[0]):
-                    reached[end, target] = candidate
-        fullest = reached
-    least = fullest.get((size, problem.last_word))
-    if least is None or least[0] == float("inf"):
-        return Excess(0, problem.limit_bytes)
-    return Excess(least[1], int(least[0]) - problem.limit_bytes)
+    packing = _Packing(problem)
+    high = 1
+    while packing.fullest(high) is None:
+        high *= 2
+        if high > 2**62:
+            return Excess(0, problem.limit_bytes)
+    low, found = high // 2, packing.fullest(high)
+    assert found is not None
+    while low + 1 < found[0]:
+        middle = (low + found[0]) // 2
+        smaller = packing.fullest(middle)
+        if smaller is None:
+            low = middle
+        else:
+            found = smaller
+    return Excess(found[1], found[0] - problem.limit_bytes)
 
 
-def _stage_ends(
-    problem: ChainProblem, solver: ChainSolver, stage: int, start: int, word: str
-) -> Iterator[tuple[int, str, float]]:
-    """Where a stage that starts at a block in a word may end, with its least memory."""
-    segments, composition = solver.segments(stage), None
-    last = problem.num_stages - 1
-    for block in range(start, len(problem.blocks) - (last - stage)):
-        composition = segments.extend(composition, block)
-        end = block + 1
-        if problem.first_blocks and stage < last and problem.first_blocks[stage + 1] != end:
-            continue
-        row = segments.least_memory_bytes(composition)[segments.words.index(word)]
-        for target, num_bytes in zip(segments.words, row, strict=True):
-            if num_bytes < float("inf"):
-                yield end, target, num_bytes
+class _Packing:
+    def __init__(self, problem: ChainProblem) -> None:
+        self._problem = problem
+        self._solver = ChainSolver(problem)
+
+    def fullest(self, size_bytes: int) -> tuple[int, int] | None:
+        """Bytes and number of the fullest stage of a cut whose stages all stay within a size."""
+        problem, blocks = self._problem, len(self._problem.blocks)
+        last = problem.num_stages - 1
+        if last >= blocks:
+            return None
+        # By the word between: the furthest block reached, and bytes and number of the fullest stage so far.
+        reached: dict[str, tuple[int, tuple[int, int]]] = {problem.first_word: (0, (0, 0))}
+        for stage in range(problem.num_stages):
+            after: dict[str, tuple[int, tuple[int, int]]] = {}
+            for word, (start, fullest) in sorted(reached.items()):
+                for target, (end, num_bytes) in self._furthest(stage, start, word, size_bytes).items():
+                    candidate = (end, max(fullest, (num_bytes, stage)))
+                    known = after.get(target)
+                    if known is None or (-candidate[0], candidate[1]) < (-known[0], known[1]):
+                        after[target] = candidate
+            reached = after
+        found = reached.get(problem.last_word)
+        return found[1] if found is not None and found[0] == blocks else None
+
+    def _furthest(self, stage: int, start: int, word: str, size_bytes: int) -> dict[str, tuple[int, int]]:
+        """By the word in which a stage ends: the furthest end within the size, and its bytes."""
+        segments, composition = self._solver.segments(stage), None
+        problem, last = self._problem, self._problem.num_stages - 1
+        firsts = problem.first_blocks
+        furthest = len(problem.blocks) - (last - stage)
+        only = None if firsts is None else firsts[stage + 1] if stage < last else len(problem.blocks)
+        only = len(problem.blocks) if stage == last else only
+        found: dict[str, tuple[int, int]] = {}
+        source = segments.words.index(word)
+        for block in range(start, furthest):
+            composition = segments.extend(composition, block)
+            row = segments.least_memory_bytes(composition)[source]
+            fitting = {t: int(b) for t, b in zip(segments.words, row, strict=True) if b <= size_bytes}
+            if not fitting and min(segments.leanest_bytes(composition)) > size_bytes:
+                break
+            if only in (None, block + 1):
+                found.update({target: (block + 1, num_bytes) for target, num_bytes in fitting.items()})
+        return found

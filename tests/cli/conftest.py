@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GPT = str(ROOT / "examples" / "gpt.py")
 SMALL = [x for n in ("n_layer=4", "n_embd=64", "n_head=4", "seq=32", "vocab=256") for x in ("--arg", n)]
 PINS = (
-    "mesh.pipeline=2 mesh.tensor=2 batch.micro=4 "
+    "mesh.pipeline=2 mesh.tensor=2 batch.micro=4 pipeline.schedule=1f1b zero=0 "
     "tensor.blocks.*.attn.qkv=column tensor.blocks.*.attn.proj=row recompute.blocks.0-1=full"
 )
 

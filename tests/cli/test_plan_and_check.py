@@ -30,12 +30,40 @@ def test_plan_json_is_one_document_with_the_documented_schema(
     assert main(["plan", GPT, *SMALL, *FLAGS, "--json", "-o", str(path)]) == 0
     out, _ = capsys.readouterr()
     document = json.loads(out)
-    assert list(document) == ["schema", "status", "plan_file", "plan", "predicted", "search", "alternatives"]
-    assert document["schema"] == 1 and document["status"] == "optimal" and document["plan_file"] == str(path)
+    assert list(document) == [
+        "schema",
+        "status",
+        "plan_file",
+        "plan",
+        "predicted",
+        "search",
+        "baselines",
+        "alternatives",
+    ]
+    names = [baseline["name"] for baseline in document["baselines"]]
+    assert names == ["Megatron", "data parallel", "FSDP"]
+    for baseline in document["baselines"]:
+        seconds = baseline["step_time_s"]
+        assert baseline["remark"] and (seconds is None or seconds >= document["search"]["bound_s"])
+    assert (
+        document["schema"] == 1
+        and document["status"] in ("optimal", "feasible")
+        and document["plan_file"] == str(path)
+    )
     assert list(document["predicted"]) == PREDICTED
     assert {"wall_s", "capture_s", "solve_s", "num_candidates", "bound_s", "gap"} <= set(document["search"])
     other = document["alternatives"][0]
-    assert list(other) == ["mesh", "micro", "zero", "step_time_s", "peak_memory_bytes", "why_not"]
+    assert list(other) == [
+        "mesh",
+        "micro",
+        "zero",
+        "schedule",
+        "virtual",
+        "offload",
+        "step_time_s",
+        "peak_memory_bytes",
+        "why_not",
+    ]
     assert list(other["mesh"]) == ["pipeline", "data", "tensor"]
     assert plan_of_document(document["plan"], {}, "json") == read_plan(path)
     assert main(["check", str(path), "--json"]) == 0

@@ -70,7 +70,7 @@ def test_pins_are_law_and_never_beat_the_free_plan(
 ) -> None:
     result, pins = planner(*sets), parse_sets(sets)
     plan = result.plan
-    assert result.status == "optimal"
+    assert (result.status == "optimal") == (result.gap == 0) and result.gap < 0.5
     assert not missing_decisions(plan)
     for axis in ("pipeline", "data", "tensor"):
         assert getattr(pins.mesh, axis) in (None, getattr(plan.mesh, axis))
@@ -82,9 +82,7 @@ def test_pins_are_law_and_never_beat_the_free_plan(
         wanted = [(line.pattern, line.word) for line in getattr(pins, section)]
         assert [(x.pattern, x.word) for x in getattr(plan, section)][: len(wanted)] == wanted
     resolve(plan, captured.at(plan.micro_batch or 0))
-    # The free search is over ZeRO 0 and 3, the same on every stage.
-    if pins.zero in (None, 0, 3):
-        assert result.prediction.step_time_s >= free.prediction.step_time_s * (1 - 1e-9)
+    assert result.prediction.step_time_s >= free.prediction.step_time_s * (1 - 1e-9)
 
 
 @pytest.mark.parametrize("sets", [[], ["mesh.tensor=4"], ["mesh.pipeline=2", "mesh.tensor=2"]], ids=" ".join)

@@ -38,6 +38,9 @@ PREDICTION = Prediction(
 class Lost:
     mesh: Mesh = field(default_factory=lambda: Mesh(1, 8, 1))
     micro_batch: int = 8
+    schedule: ScheduleName = ScheduleName.ZBV
+    virtual: int = 2
+    offload: str = "none"
     zero: int | tuple[int, ...] = 3
     step_time_s: float | None = 0.25
     peak_memory_bytes: int | None = None
@@ -86,7 +89,7 @@ def test_headline_says_what_how_fast_and_how_sure() -> None:
 
 def test_alternatives_table_says_why_not() -> None:
     row = shown(alternatives_table([Lost()])).splitlines()[2]
-    assert row.split() == "1 x 8 x 1 8 3 250.0 ms 2.5x slower".split()  # noqa: SIM905
+    assert row.split() == "1 x 8 x 1 8 3 zbv x 2 250.0 ms 2.5x slower".split()  # noqa: SIM905
 
 
 def test_prediction_document_has_the_documented_keys() -> None:

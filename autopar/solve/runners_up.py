@@ -1,0 +1,92 @@
+"""The best plan of each of the next best meshes, and what each loses; from what the search knows already."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from autopar.errors import CaptureError
+from autopar.solve.candidate import Alternative, Candidate, Family, MeshSolution
+from autopar.solve.candidates import NO_OFFLOAD, candidates
+from autopar.solve.mesh import solve_mesh
+from autopar.solve.why_not import does_not_fit, why_not
+
+if TYPE_CHECKING:
+    from autopar.solve.search import Search
+
+_MOST_TRIED = 3
+_MOST_NEW_TABLES = 2
+Mesh = tuple[int, int, int]
+
+
+def runners_up(state: Search, num_wanted: int) -> tuple[Alternative, ...]:
+    """Other meshes: those solved on the way, then those next in the queue, then those that do not fit."""
+    best = state.best
+    assert best is not None
+    found: dict[Mesh, MeshSolution] = {}
+    for solution in state.solved:
+        mesh = solution.candidate.mesh
+        if mesh != best.candidate.mesh and (mesh not in found or solution.step_s < found[mesh].step_s):
+            found[mesh] = solution
+    if len(found) < num_wanted:
+        _solve_more(state, found, num_wanted)
+    ranked = [
+        ((s.step_s, s.candidate), Alternative(s.candidate, s.prediction, why_not(s, best)))
+        for s in found.values()
+    ]
+    ranked.sort(key=lambda item: item[0])
+    alternatives = [alternative for _, alternative in ranked]
+    seen = {best.candidate.mesh, *found}
+    for candidate, shortfall in sorted(
+        state.shortfalls.items(), key=lambda item: (item[1].missing_bytes, item[0])
+    ):
+        if candidate.mesh not in seen:
+            seen.add(candidate.mesh)
+            alternatives.append(Alternative(candidate, None, does_not_fit(shortfall.missing_bytes)))
+    return tuple(alternatives[:num_wanted])
+
+
+def _solve_more(state: Search, found: dict[Mesh, MeshSolution], num_wanted: int) -> None:
+    """Solves a candidate of some more meshes, without proof, the cheapest to solve first."""
+    assert state.best is not None
+    tried: dict[Mesh, int] = {state.best.candidate.mesh: _MOST_TRIED}
+    waiting = sorted(state.queue)
+    new_tables = 0
+    for known_only in (True, False):
+        for item in waiting:
+            if len(found) >= num_wanted or state.is_late:
+                return
+            example = item.item
+            mesh = example.pipeline, example.data, example.tensor
+            if mesh in found or tried.get(mesh, 0) >= _MOST_TRIED:
+                continue
+            is_known = (example.tensor, example.micro_batch, 1) in state.table_floors
+            if is_known != known_only or (not is_known and new_tables >= _MOST_NEW_TABLES):
+                continue
+            new_tables += not is_known
+            tried[mesh] = tried.get(mesh, 0) + 1
+            for candidate in _simple_candidates(state, example):
+                solution = _solved(state, candidate)
+                if solution is not None:
+                    found[mesh] = solution
+                    break
+
+
+def _simple_candidates(state: Search, example: Family | Candidate) -> list[Candidate]:
+    """A candidate itself; of a family, the two that promise most."""
+    if isinstance(example, Candidate):
+        return [example]
+    legal = [c for c in candidates(example, state.space) if c.offload == NO_OFFLOAD]
+    legal = legal or list(candidates(example, state.space))[:1]
+    try:
+        return sorted(legal, key=lambda c: (state.table_floor(c).step_s(c, state.job), c))[:2]
+    except CaptureError:
+        return []
+
+
+def _solved(state: Search, candidate: Candidate) -> MeshSolution | None:
+    try:
+        found = solve_mesh(state.choices, candidate, state.job)
+    except CaptureError:
+        return None
+    return replace(found, bound_s=0.0) if isinstance(found, MeshSolution) else None

@@ -1,0 +1,81 @@
+"""A first lower bound of a candidate from the tables of its family: sums of the blocks' least times."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autopar.cost.choice import BlockChoice
+from autopar.plan.decisions import ScheduleName
+from autopar.solve.bounds import makespan_floor_s
+from autopar.solve.candidate import Candidate, ChoiceTable, Job
+from autopar.solve.packing import least_load
+
+_LARGEST_ELEMENT_BYTES = 4
+_SPLIT = (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
+
+
+class TableFloor:
+    """Least times over all tables of a tensor degree and micro-batch.
+
+    Attributes:
+        is_empty: no table has a choice for every block.
+    """
+
+    def __init__(self, tables: Sequence[ChoiceTable]) -> None:
+        self.is_empty = not tables
+        self._loads: list[list[float]] = []
+        self._paths: list[float] = []
+        self._forwards: list[float] = []
+        self._tables = tuple(tables)
+        self._least: dict[tuple[int, int], float] = {}
+        for table in tables:
+            whole = [min(c.forward_s + c.backward_s for c in kind) for kind in table.kinds]
+            path = [
+                min(c.forward_s + c.backward_s - c.backward_weight_s for c in kind) for kind in table.kinds
+            ]
+            self._loads.append([whole[kind] for kind in table.blocks])
+            self._paths.append(sum(path[kind] for kind in table.blocks))
+            forward = [min(c.forward_s for c in kind) for kind in table.kinds]
+            self._forwards.append(sum(forward[kind] for kind in table.blocks))
+
+    def least_bytes(self, samples: float, pipeline: int) -> float:
+        """What activations of so many times the samples take at least on some rank: a block while it runs,
+        and its share of what all blocks keep of one micro-batch. Both grow with the samples, but for the
+        gradients of parameters."""
+        least = float("inf")
+        for table in self._tables:
+            running, saved = [], []
+            for kind in table.kinds:
+                running.append(min(_running_bytes(c) * samples for c in kind))
+                saved.append(min(c.saved_bytes * samples for c in kind))
+            kept = sum(saved[kind] for kind in table.blocks) / pipeline
+            least = min(least, max(kept, max(running[kind] for kind in table.blocks)))
+        return least if self._tables else 0.0
+
+    def step_s(self, candidate: Candidate, job: Job) -> float:
+        """Lower bound of the candidate's step, whatever the memory."""
+        p, m = candidate.pipeline, candidate.num_micro_batches
+        share = job.cluster.device.time_share
+        floors = []
+        for index, (loads, path_s) in enumerate(zip(self._loads, self._paths, strict=True)):
+            if (index, p) not in self._least:
+                self._least[index, p] = least_load(loads, p)
+            floor = makespan_floor_s(
+                candidate.schedule,
+                p,
+                m,
+                sum(loads),
+                self._least[index, p],
+                path_s=path_s if candidate.schedule in _SPLIT else None,
+                forward_s=self._forwards[index],
+            )
+            if share > 1 and p > 1:
+                floor = max(floor / share, m * sum(loads) / p)
+            floors.append(floor)
+        return min(floors, default=float("inf"))
+
+
+def _running_bytes(choice: BlockChoice) -> int:
+    """Saved and transient activations of a block while it runs, without its parameters' gradients."""
+    elements = sum(share.num_elements for share in choice.parameters)
+    return choice.saved_bytes + max(0, choice.transient_bytes - _LARGEST_ELEMENT_BYTES * elements)
