@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from autopar.capture.model_graph import Block, InputKind, ModelGraph
 from autopar.cost.blocks import Readings, block_choice, sharding_signature
 from autopar.cost.choice import BlockChoice
-from autopar.cost.operators import node_seconds
+from autopar.cost.operator_traffic import COPY_IF_NEEDED
+from autopar.cost.operators import node_seconds, operator_name
 from autopar.hardware.cluster import Cluster
 from autopar.hardware.device import Device
 from autopar.plan.decisions import Recompute
@@ -84,11 +85,17 @@ def whole_choices(
 
 
 def whole_seconds(block: Block, device: Device) -> float:
-    """Seconds of the operators of a block on one rank, forward and backward: all that needs no run of it."""
+    """Least seconds of a block on one rank, forward and backward: its operators, as if nothing that may lie
+    right already were copied.
+    """
     if measured := device.blocks.get(block.class_key):
         return measured.forward_s + measured.backward_s
     gradients = nodes_with_gradient(block)
-    costs = [node_seconds(n, gradients, device) for n in block.graph.nodes if n.op == "call_function"]
+    costs = [
+        node_seconds(node, gradients, device)
+        for node in block.graph.nodes
+        if node.op == "call_function" and operator_name(node.target) not in COPY_IF_NEEDED
+    ]
     return sum(cost.forward_s + cost.backward_s for cost in costs)
 
 
@@ -136,7 +143,7 @@ class TableSolver:
     def floor_s(self, pins: BlockPins) -> float:
         """Least seconds of the block over all boundaries: the ILP with both words free, unless pinned."""
         solution = self._solve((pins.input_word, pins.output_word), pins, Price())
-        return solution.bound_s if solution is not None else float("inf")
+        return max(0.0, solution.bound_s - self.table.copies_s) if solution is not None else float("inf")
 
     def word_pairs(self, pins: BlockPins) -> tuple[tuple[str, str], ...]:
         """Input and output words that the pins leave."""

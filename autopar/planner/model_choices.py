@@ -84,7 +84,7 @@ class ModelChoices:
         self._pins: dict[int, Pins] = {}
         self._probe: ModelGraph | None = None
         self.readings = Readings(cluster)
-        self._flops_per_sample: float | None = None
+        self._sample_s: float | None = None
 
     @property
     def graph(self) -> ModelGraph:
@@ -122,14 +122,14 @@ class ModelChoices:
         )
 
     def floor_s(self, tensor: int, micro_batch: int, effort: int, tensor_stride: int = 1) -> float:
-        """Least seconds of all blocks; effort 0: FLOPs at peak, 1: the operator ILPs with free boundaries."""
+        """Least seconds of all blocks.
+
+        Args:
+            effort: 0: what all operators take on one rank, divided by the ranks; 1: the operator ILPs with
+                free boundaries.
+        """
         if effort == 0:
-            if self._flops_per_sample is None:
-                flops = sum(model_flops(block) for block in self.graph.blocks)
-                self._flops_per_sample = 3 * flops / self.graph.micro_batch
-            return (
-                self._flops_per_sample * micro_batch / (tensor * self._cluster.device.peak(self._precision))
-            )
+            return self._least_sample_s() * micro_batch / tensor
         setting = self._setting(tensor, micro_batch, tensor_stride)
         if setting.floor_s is None:
             floors = [self._kind_floor_s(setting, kind) for kind in range(len(setting.kinds))]
@@ -143,6 +143,28 @@ class ModelChoices:
             found = [self._choice_table(setting, tied) for tied in self._tied_placements(setting)]
             setting.choice_tables = tuple(table for table in found if all(table.kinds))
         return setting.choice_tables
+
+    def _least_sample_s(self) -> float:
+        """Least seconds of a sample: FLOPs at peak, or the operators of the whole global batch at once.
+
+        No operator is quicker a sample on fewer samples, or on a piece than on its share of the whole; unless
+        rates or blocks were measured.
+        """
+        if self._sample_s is None:
+            device, graph = self._cluster.device, self.graph
+            # One product of the backward pass is sure: inputs of the model want no gradient.
+            flops = 2 * sum(model_flops(block) for block in graph.blocks)
+            self._sample_s = flops / graph.micro_batch / device.peak(self._precision)
+            most = self._constraints.global_batch
+            if self._capture.dynamic and most and not device.blocks and device.memory_rates is None:
+                whole: dict[str, float] = {}
+                blocks = self._capture.at(most).blocks
+                for block in blocks:
+                    if block.class_key not in whole:
+                        whole[block.class_key] = whole_seconds(block, device)
+                seconds = sum(whole[block.class_key] for block in blocks)
+                self._sample_s = max(self._sample_s, seconds / most)
+        return self._sample_s
 
     def _kind_floor_s(self, setting: _Setting, kind: int) -> float:
         if setting.degree == 1:

@@ -16,7 +16,8 @@ from torch import fx
 
 from autopar.capture.model_graph import Block, InputKind, ModelGraph, TensorSpec
 from autopar.cost.measured import correction
-from autopar.cost.operators import operator_seconds, rule_seconds
+from autopar.cost.operator_traffic import COPY_IF_NEEDED
+from autopar.cost.operators import operator_name, operator_seconds, rule_seconds
 from autopar.hardware.cluster import Cluster
 from autopar.hardware.link import CollectiveKind
 from autopar.lower.block import transfers_inside
@@ -53,6 +54,7 @@ class OperatorTable:
         inputs: indices of the nodes that stand for activations; their strategies are by input word.
         input_words: words that differ on the block's input, ``replicate`` first.
         output_words: likewise, on its output.
+        copies_s: at most so much of any assignment's time are copies that may turn out not to be needed.
     """
 
     problem: OperatorProblem
@@ -65,6 +67,7 @@ class OperatorTable:
     inputs: tuple[int, ...]
     input_words: tuple[str, ...]
     output_words: tuple[str, ...]
+    copies_s: float
 
     def allowed(
         self,
@@ -199,6 +202,11 @@ class _Builder:
             tuple(inputs),
             self._input_words,
             self._output_words,
+            sum(
+                max(s.cost.seconds for s in self._nodes[index].strategies)
+                for node, index in self._index.items()
+                if node.op == "call_function" and operator_name(node.target) in COPY_IF_NEEDED
+            ),
         )
 
     def _words(self, producer: int) -> tuple[str, ...]:
