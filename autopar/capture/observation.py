@@ -22,7 +22,7 @@ from autopar.capture.user_code import is_user_file
 # Compared as the structure of the module, before any call.
 _STRUCTURE = frozenset({"_parameters", "_buffers", "_modules", "_non_persistent_buffers_set"})
 # They run while torch traces, whatever the model.
-_TRACERS_LIBRARIES = ("sympy", "mpmath", "networkx", "numpy", "typing_extensions")
+_TRACERS_LIBRARIES = frozenset({"sympy", "mpmath", "networkx", "numpy", "typing_extensions"})
 
 
 class Observation:
@@ -62,7 +62,8 @@ class Observation:
         if code in self._codes:
             return
         self._codes.add(code)
-        if not is_user_file(code.co_filename) or values.get("__name__", "").startswith(_TRACERS_LIBRARIES):
+        package = str(values.get("__name__", "")).partition(".")[0]
+        if not is_user_file(code.co_filename) or package in _TRACERS_LIBRARIES:
             return
         self._nested.update(constant for constant in code.co_consts if isinstance(constant, types.CodeType))
         for name in code.co_names:

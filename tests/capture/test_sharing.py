@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from autopar.capture import sharing
+from autopar.capture import clean, sharing
+from autopar.capture.expand import ExpansionError
+from autopar.capture.repeat_operators import REPEAT
 from autopar.capture.target import ModelSource, source_from_functions
 from tests.capture.models import SMALL, small_source
 from tests.capture.same_graph import assert_same_graph, capture_both_ways
@@ -626,6 +628,20 @@ def test_layers_inside_a_layer_traced_in_full(traced: list[str]) -> None:
     model = source(lambda: Stack(Outer, num_layers=8))
     assert count(model, traced, "Outer") == 4  # then they are no longer tried, and the layers inside are
     assert traced.count("Layer") == 1
+
+
+def test_graph_that_cannot_be_expanded_is_traced_in_full(
+    traced: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expand = clean.expand_repeats
+
+    def refuse(graph: fx.Graph) -> None:
+        if any(node.target is REPEAT for node in graph.nodes):
+            raise ExpansionError("for this test")
+        expand(graph)
+
+    monkeypatch.setattr(clean, "expand_repeats", refuse)
+    assert count(stack(Layer), traced) == 1
 
 
 def test_classes_are_left_as_they_were() -> None:
