@@ -68,8 +68,8 @@ def test_flops_of_an_lstm_are_those_of_its_products() -> None:
 def test_large_products_run_at_the_measured_rate(h100: Device) -> None:
     n = 16384
     result = cost(h100, "linear", [spec(n, n), spec(n, n)], spec(n, n))
-    # The best that was measured is 794 TFLOP/s; published runs sustain 1 / 1.13 of it (h100-sxm-80gb.yaml).
-    assert result.flops / result.forward_s == pytest.approx(794e12 / 1.13, rel=0.01)
+    # The best that was measured is 794 TFLOP/s; published runs sustain 1 / 1.16 of it (h100-sxm-80gb.yaml).
+    assert result.flops / result.forward_s == pytest.approx(794e12 / 1.16, rel=0.01)
     assert result.backward_s == pytest.approx(2 * result.forward_s, rel=0.01)
 
 
