@@ -235,12 +235,12 @@ class ChainSolver:
         extra_s = self._problem.extra_s
         for (start, block), composition in found.items():
             if composition not in known:
-                known[composition] = np.array(
+                # Segments of one composition hold the same kinds and the same tied parameters.
+                added_s = 0.0 if extra_s is None else extra_s(stage, start, block + 1)
+                known[composition] = added_s + np.array(
                     [[np.inf if c is None else c.seconds for c in row] for row in segments.best(composition)]
                 )
             costs[start, block - start] = known[composition]
-            if extra_s is not None:
-                costs[start, block - start] += extra_s(stage, start, block + 1)
         return costs
 
     def _with_send(self, costs: NDArray[np.float64], stage: int) -> NDArray[np.float64]:

@@ -36,7 +36,7 @@ from autopar.solve.chain_problem import ChainProblem, ChainSolution
 from autopar.solve.exhaust import Exhaust
 from autopar.solve.fronts import Fronts
 from autopar.solve.packing import least_load
-from autopar.solve.shortfall import least_excess
+from autopar.solve.shortfall import can_fit, least_excess
 from autopar.solve.stage_floor import StageFloor, StageFloors
 
 _RETRIES = 8
@@ -142,7 +142,10 @@ class TableAttempt:
         if candidate.pipeline == 1 and candidate.virtual == 1:
             pipeline_s = candidate.num_micro_batches * (floor.forward_s + floor.backward_s)
             return pipeline_s + floor.sync_s + floor.update_s
-        return self._floor_s(floor.forward_s + floor.backward_s - floor.extra_s, self._least_load_s())
+        total_s = floor.forward_s + floor.backward_s - floor.extra_s
+        if min(candidate.zero) == 3:
+            total_s = max(total_s, self._floors[3].traffic_floor_s())
+        return self._floor_s(total_s, self._least_load_s())
 
     def shortfall(self) -> Shortfall:
         """By how much the leanest way misses the memory."""
@@ -169,7 +172,7 @@ class TableAttempt:
     def _first_plan(self, solver: ChainSolver) -> tuple[_Plan | Shortfall, bool]:
         """The chain problem's plan, solved again with less memory while it misses the step model's count;
         and whether memory binds."""
-        solution = solver.solve()
+        solution = solver.solve() if can_fit(self._problem()) else None
         if solution is None:
             return self.shortfall(), True
         limited, limits = solver.limited, self._limits()

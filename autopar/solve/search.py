@@ -95,6 +95,7 @@ class Search:
         self.open_bound_s = float("inf")  # of what was given up
         self._work_left = _MOST_WORK
         self._smallest: dict[int, int] = {}
+        self._elements: int | None = None
         self._chains: dict[tuple[int, int], float] = {}
         self._deadline = deadline
         self._progress = progress or (lambda text: None)
@@ -235,7 +236,9 @@ class Search:
                 heapq.heappush(self.queue, Waiting(bound_s, other, 0))
 
     def _certain_shortfall(self, candidate: Candidate) -> int:
-        needed = least_state_bytes(self.choices.trainable_elements, candidate, self.job)
+        if self._elements is None:
+            self._elements = self.choices.trainable_elements
+        needed = least_state_bytes(self._elements, candidate, self.job)
         return needed - self.job.memory_limit_bytes
 
     def table_floor(self, candidate: Candidate) -> TableFloor:

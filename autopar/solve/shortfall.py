@@ -45,6 +45,11 @@ def least_excess(problem: ChainProblem) -> Excess:
     return Excess(found[1], found[0] - problem.limit_bytes)
 
 
+def can_fit(problem: ChainProblem) -> bool:
+    """Whether some cut and options stay within the limit, the same for all stages."""
+    return _Packing(problem).fullest(problem.limit_bytes) is not None
+
+
 class _Packing:
     def __init__(self, problem: ChainProblem) -> None:
         self._problem = problem

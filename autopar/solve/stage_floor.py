@@ -64,6 +64,20 @@ class StageFloors:
         """Forward of one block by itself."""
         return self._least[self._table.blocks[block]][0]
 
+    def traffic_floor_s(self) -> float:
+        """Under ZeRO 3: least forward and backward of all blocks, however they are cut into stages.
+
+        Of Σ max(compute, gather beside it) over the blocks of a stage, both sums are lower bounds, and they
+        add up over stages; likewise in the backward pass.
+        """
+        idle = [_idle(self._ideals[kind]) for kind in self._table.blocks]
+        repeated = repeated_elements(self._table.shared, 0, len(idle))
+        bare = stage_seconds(idle, self._training, self._zero, repeated)
+        blocks = range(len(idle))
+        forward_s = sum(self.forward_alone_s(block) for block in blocks)
+        backward_s = sum(self.alone_s(block) for block in blocks) - forward_s
+        return max(forward_s, bare.forward_s) + max(backward_s, bare.backward_s)
+
     def _floor(self, kinds: Sequence[int], repeated: tuple[int, ...]) -> StageFloor:
         blocks = [self._ideals[kind] for kind in kinds]
         seconds = stage_seconds(blocks, self._training, self._zero, repeated)
@@ -98,6 +112,11 @@ def option_seconds(choice: BlockChoice, training: Training) -> tuple[float, floa
     """Forward, input half and weight half of the backward of a block."""
     weight_s = choice.backward_weight_s if training.splits_backward else 0.0
     return choice.forward_s, choice.backward_s - weight_s, weight_s
+
+
+def _idle(block: BlockChoice) -> BlockChoice:
+    """A block that hides nothing."""
+    return replace(block, forward_compute_s=0.0, backward_compute_s=0.0, backward_weight_s=0.0, saved_bytes=0)
 
 
 def _least(kind: Sequence[BlockChoice], training: Training) -> tuple[float, float, float]:
