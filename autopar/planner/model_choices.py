@@ -28,8 +28,8 @@ from autopar.planner.block_choices import (
     whole_choices,
     whole_seconds,
 )
-from autopar.planner.operator_table import operator_table
 from autopar.planner.pins import Pins, resolve_pins
+from autopar.planner.tabulate import operator_table
 from autopar.sharding.placement import REPLICATE, Placement, local_shape
 from autopar.sharding.roles import Use, parameter_uses
 from autopar.solve.candidate import ChoiceTable
