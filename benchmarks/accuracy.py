@@ -23,6 +23,7 @@ from dataclasses import asdict
 
 from published.express import reason_not_expressed
 from published.layers import layer_errors, memory_errors
+from published.links import link_errors
 from published.predict import Predicted, Predictor
 from published.runs import Run, read_runs
 from published.summary import Scores, SourceSummary, summarise
@@ -43,7 +44,7 @@ def main() -> None:
         _print_rows(predicted)
     _print_summaries(summaries)
     if not options.source:
-        _print_layers()
+        _print_parts()
 
 
 def _options() -> argparse.Namespace:
@@ -125,13 +126,16 @@ def _print_line(first: str, *cells: str) -> None:
     print(f"{first[:45]:46}" + "".join(f"{cell:>11}" for cell in cells))
 
 
-def _print_layers() -> None:
+def _print_parts() -> None:
     print("\nKorthikanti et al. 2022, one layer of the 22B model, ms")
     for error in layer_errors():
         print(f"  {error}")
     print("Korthikanti et al. 2022, formula for activations of the first stage, GiB")
     for error in memory_errors():
         print(f"  {error}")
+    print("All-reduces (nccl-tests): mean error and bias")
+    for line in link_errors():
+        print(f"  {line}")
 
 
 def _number(value: float | None, form: str) -> str:
