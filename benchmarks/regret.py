@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from published.metrics import spearman
 from regret_ranks import RegretJob, chunks_of, whereabouts
 
 from autopar.capture.capture import Capture, capture
@@ -110,35 +111,7 @@ class Outcome:
     refused: tuple[str, ...]
 
     @property
-    def spearman(self) -> float:
-        """Rank correlation of predicted and measured."""
-        predicted = [row.prediction.step_time_s for row in self.rows]
-        return spearman(predicted, [row.median_s for row in self.rows])
-
-    @property
-    def regret(self) -> float:
-        """How much slower the plan chosen is than the best."""
-        return self.chosen.median_s / min(row.median_s for row in self.rows) - 1
-
-    @property
-    def mean_error(self) -> float:
-        """Mean of |predicted / measured - 1|."""
-        return statistics.mean(abs(row.prediction.step_time_s / row.median_s - 1) for row in self.rows)
-
-
-def spearman(one: Sequence[float], other: Sequence[float]) -> float:
-    """Correlation of ranks; equal values share their mean rank."""
-
-    def ranks(values: Sequence[float]) -> list[float]:
-        ordered = sorted(values)
-        return [
-            ordered.index(value) + (ordered.count(value) - 1) / 2 for value in values
-        ]  # fmt: skip
-
-    return statistics.correlation(ranks(one), ranks(other)) if len(one) > 1 else 1.0
-
-
-def micro_batches(batch: int, data: int, most: int) -> list[int]:
+    def micro_batches(batch: int, data: int, most: int) -> list[int]:
     """Micro-batch sizes that split a data rank's share into a power of two of at most ``most`` pieces."""
     counts = [2**i for i in range(most.bit_length()) if 2**i <= most]
     return [batch // data // n for n in counts if batch % (data * n) == 0]
@@ -238,7 +211,7 @@ def run_in_time(command: Sequence[str], folder: Path, limit_s: float, name: str)
     """Runs a script with all that it starts, tells how far it is, and ends it after ``limit_s``."""
     environment = dict(os.environ, OMP_NUM_THREADS="1", TORCH_CPP_LOG_LEVEL="ERROR", CUDA_VISIBLE_DEVICES="")
     process = subprocess.Popen(
-        [sys.executable, *command], env=environment, stdout=sys.stderr, start_new_session=True
+        [sys.executable, *command], env=environment, stdout=2, start_new_session=True
     )
     told, deadline_s = "", time.monotonic() + limit_s
     try:
