@@ -111,7 +111,23 @@ class Outcome:
     refused: tuple[str, ...]
 
     @property
-    def micro_batches(batch: int, data: int, most: int) -> list[int]:
+    def spearman(self) -> float:
+        """Rank correlation of predicted and measured."""
+        predicted = [row.prediction.step_time_s for row in self.rows]
+        return spearman(predicted, [row.median_s for row in self.rows])
+
+    @property
+    def regret(self) -> float:
+        """How much slower the plan chosen is than the best."""
+        return self.chosen.median_s / min(row.median_s for row in self.rows) - 1
+
+    @property
+    def mean_error(self) -> float:
+        """Mean of |predicted / measured - 1|."""
+        return statistics.mean(abs(row.prediction.step_time_s / row.median_s - 1) for row in self.rows)
+
+
+def micro_batches(batch: int, data: int, most: int) -> list[int]:
     """Micro-batch sizes that split a data rank's share into a power of two of at most ``most`` pieces."""
     counts = [2**i for i in range(most.bit_length()) if 2**i <= most]
     return [batch // data // n for n in counts if batch % (data * n) == 0]
@@ -210,9 +226,7 @@ def measure(
 def run_in_time(command: Sequence[str], folder: Path, limit_s: float, name: str) -> None:
     """Runs a script with all that it starts, tells how far it is, and ends it after ``limit_s``."""
     environment = dict(os.environ, OMP_NUM_THREADS="1", TORCH_CPP_LOG_LEVEL="ERROR", CUDA_VISIBLE_DEVICES="")
-    process = subprocess.Popen(
-        [sys.executable, *command], env=environment, stdout=2, start_new_session=True
-    )
+    process = subprocess.Popen([sys.executable, *command], env=environment, stdout=2, start_new_session=True)
     told, deadline_s = "", time.monotonic() + limit_s
     try:
         while process.poll() is None:
