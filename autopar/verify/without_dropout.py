@@ -80,7 +80,10 @@ def without_dropout(graph: ModelGraph) -> tuple[ModelGraph, bool]:
     blocks: list[Block] = []
     for block in graph.blocks:
         copied = fx.Graph()
-        copied.output(copied.graph_copy(block.graph, {}))
+        copies: dict[fx.Node, fx.Node] = {}
+        copied.output(copied.graph_copy(block.graph, copies))
+        for node, copy in copies.items():
+            copy.name = node.name  # a graph avoids names of builtins (slice); the block knows inputs by them
         for node in copied.nodes:
             changed |= _switch_off(node)
         for node in copied.nodes:

@@ -67,3 +67,12 @@ def test_other_random_numbers_are_refused_at_the_users_line():
         UsageError, match=r"test_without_dropout.py:\d+: the model draws random numbers \(aten.rand_like"
     ):
         without_dropout(graph)
+
+
+def test_names_stay_those_that_the_blocks_know():
+    # A graph does not give a node the name of a builtin, such as slice; those of the model may have it.
+    graph = capture(load_target(str(MODELS / "perception.py"), {})).at(2)
+    changed, _ = without_dropout(graph)
+    for before, after in zip(graph.blocks, changed.blocks, strict=True):
+        assert [node.name for node in after.graph.nodes] == [node.name for node in before.graph.nodes]
+    assert any(node.name == "slice" for block in graph.blocks for node in block.graph.nodes)
