@@ -21,9 +21,9 @@ def link_errors() -> Iterator[str]:
     groups: dict[tuple[str, ...], list[tuple[float, float]]] = defaultdict(list)
     with _FILE.open(newline="") as file:
         for row in csv.DictReader(file):
-            nodes, ranks = int(row["nodes"]), int(row["gpus"])
-            cluster = make_cluster(load_device(row["device"]), nodes)
-            seconds = cluster.collective_s(CollectiveKind.ALL_REDUCE, float(row["payload_bytes"]), ranks)
+            cluster = make_cluster(load_device(row["device"]), int(row["nodes"]))
+            num_bytes, num_ranks = float(row["payload_bytes"]), int(row["gpus"])
+            seconds = cluster.collective_s(CollectiveKind.ALL_REDUCE, num_bytes, num_ranks)
             groups[row["hardware"], row["nodes"], row["gpus"]].append((seconds, float(row["time_us"]) * 1e-6))
     for (hardware, nodes, ranks), times in groups.items():
         ours, measured = zip(*times, strict=True)

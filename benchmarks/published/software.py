@@ -30,7 +30,7 @@ def _variants() -> dict[str, dict[str, Any]]:
 
 
 def _changed(device: Device, variant: dict[str, Any]) -> Device:
-    changes: dict[str, float] = {}
+    changes: dict[str, Any] = {}
     if "memory_efficiency" in variant:
         changes["memory_efficiency"] = variant["memory_efficiency"]["value"]
     if "overlap" in variant:
