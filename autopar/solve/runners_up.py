@@ -50,7 +50,7 @@ def _solve_more(state: Search, found: dict[Mesh, MeshSolution], num_wanted: int)
     """Solves a candidate of some more meshes, without proof, the cheapest to solve first."""
     assert state.best is not None
     tried: dict[Mesh, int] = {state.best.candidate.mesh: _MOST_TRIED}
-    waiting = sorted(state.queue)
+    waiting = sorted(state.cut + state.queue)
     new_tables = 0
     for known_only in (True, False):
         for item in waiting:

@@ -1,11 +1,12 @@
-"""The joint search over all outer decisions: best first by a lower bound.
+"""The joint search over all outer decisions, cut by lower bounds.
 
 One queue holds families (degrees and micro-batch) and candidates (a family with schedule, ZeRO level, shard
-group, order of the axes, offload), each with a lower bound of its step. The bound of a family starts as FLOPs
-at peak and is tightened by the operators' least times; then its tables are made and its candidates take its
-place, whose bounds follow from the tables, at first without regard to memory. A candidate is solved when
-nothing in the queue has a lower bound. When the first in the queue is not quicker than the best plan found,
-nothing behind it is either, and the search ends.
+group, order of the axes, offload), each with a lower bound of its step and a guess of what it may be. The
+bound of a family starts as FLOPs at peak and is tightened by the operators' least times; then its tables are
+made and its candidates take its place, whose bounds follow from the tables, at first without regard to
+memory. What promises most is worked on first; what cannot be quicker than the best plan found is dropped.
+When nothing is left, the best plan is proved. On huge models and clusters the work is limited: the least
+bound of what is left then says how far the plan may be from the best.
 
 What lives in host memory can only cost time: offloading is tried where memory bound the same candidate
 without it, whose bound it shares.
@@ -38,6 +39,20 @@ from autopar.solve.table_floor import TableFloor
 
 _TOLERANCE = 1e-9
 _MOST_WORK = 400_000
+# Units of work: a block in a stage of a solve, and those it may be in one segment with; making a table.
+_MOST_UNITS = 20_000
+_TABLE_UNITS = 1_500
+_AGAIN = 0.02
+# Going through everything comes after all that may bring a better plan quickly.
+_LAST = 1e12
+# Bubble of a schedule for one stage of p - 1, in times of a stage.
+_BUBBLES = {
+    ScheduleName.GPIPE: 1.0,
+    ScheduleName.ONE_F_ONE_B: 1.0,
+    ScheduleName.INTERLEAVED: 1.0,
+    ScheduleName.ZERO_BUBBLE: 1 / 3,
+    ScheduleName.ZBV: 1 / 3,
+}
 _SPLIT = (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
 # Of the time of a chain: gradients of weights are at most a half (they cost as much as the forward, about),
 # and the forward is at least a fifth (a third, or a quarter with everything recomputed).
@@ -49,9 +64,10 @@ Progress = Callable[[str], None]
 
 @dataclass(slots=True)
 class Waiting:
-    """In the queue; ``effort`` says how much its bound has cost so far."""
+    """In the queue; ``effort`` says how much its bound has cost so far, ``guess_s`` what its step may be."""
 
     bound_s: float
+    guess_s: float
     item: Family | Candidate
     effort: int
 
@@ -60,12 +76,12 @@ class Waiting:
 
     @property
     def key(self) -> tuple[float, Family, bool, tuple[object, ...]]:
-        """By bound; then by degrees, from simple to involved; candidates before families."""
+        """By promise; then by degrees, from simple to involved; candidates before families."""
         if isinstance(self.item, Family):
-            return self.bound_s, self.item, True, ()
+            return self.guess_s, self.item, True, ()
         item = self.item
         return (
-            self.bound_s,
+            self.guess_s,
             item.family,
             False,
             (item.offload, item.virtual, item.zero, item.schedule, item.order, item.shard_group),
@@ -86,6 +102,7 @@ class Search:
     ) -> None:
         self.choices, self.space, self.job = choices, space, job
         self.queue: list[Waiting] = []
+        self.cut: list[Waiting] = []
         self.solved: list[MeshSolution] = []
         self.shortfalls: dict[Candidate, Shortfall] = {}
         self.best: MeshSolution | None = None
@@ -93,9 +110,10 @@ class Search:
         self.num_candidates = 0
         self.table_floors: dict[tuple[int, int, int], TableFloor] = {}
         self.open_bound_s = float("inf")  # of what was given up
-        self._work_left = _MOST_WORK
+        self._work_left, self._units_left = _MOST_WORK, _MOST_UNITS
         self._smallest: dict[int, int] = {}
         self._elements: int | None = None
+        self._num_solved: dict[Family, int] = {}
         self._chains: dict[tuple[int, int], float] = {}
         self._deadline = deadline
         self._progress = progress or (lambda text: None)
@@ -110,19 +128,35 @@ class Search:
         for family in families:
             known = self._smallest.get(family.tensor, family.micro_batch)
             self._smallest[family.tensor] = min(known, family.micro_batch)
-            floor_s = self._family_floor_s(family, self.choices.floor_s(family.tensor, family.micro_batch, 0))
+            chain_s = self.choices.floor_s(family.tensor, family.micro_batch, 0)
+            floor_s = self._family_floor_s(family, chain_s)
             if floor_s < float("inf"):
-                heapq.heappush(self.queue, Waiting(floor_s, family, 0))
+                self._wait(floor_s, family, 0, chain_s)
 
     def run(self) -> float:
-        """Works the queue off; returns a lower bound of every plan."""
-        while self.queue:
-            if self.best and self.queue[0].bound_s >= self.best.step_s * (1 - _TOLERANCE):
-                break
-            if self.is_late:
-                break
-            self._advance(heapq.heappop(self.queue))
-        return min(self.open_bound_s, self.queue[0].bound_s if self.queue else float("inf"))
+        """Works the queue off, what promises most first; returns a lower bound of every plan."""
+        while self.queue and not self.is_late and self._units_left > 0:
+            waiting = heapq.heappop(self.queue)
+            if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
+                self._advance(waiting)
+            else:
+                self.cut.append(waiting)
+        return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
+
+    def _wait(self, bound_s: float, item: Family | Candidate, effort: int, chain_s: float) -> None:
+        """Puts something into the queue."""
+        guess_s = max(bound_s, self._guess_s(item, chain_s))
+        heapq.heappush(self.queue, Waiting(bound_s, guess_s, item, effort))
+
+    def _guess_s(self, item: Family | Candidate, chain_s: float) -> float:
+        """What a step may take: even stages, and the bubble that the schedule usually leaves."""
+        p, m = item.pipeline, item.num_micro_batches
+        if isinstance(item, Candidate):
+            kinds = [(item.schedule, item.virtual)]
+        else:
+            kinds = list(schedules(item, self.space))
+        fills = [_BUBBLES[schedule] / virtual for schedule, virtual in kinds]
+        return chain_s / p * (m + (p - 1) * min(fills, default=1.0))
 
     def _advance(self, waiting: Waiting) -> None:
         """Tightens the bound of what was first in the queue, opens it, or solves it."""
@@ -131,13 +165,14 @@ class Search:
             if isinstance(item, Candidate):
                 if waiting.effort == 0:
                     floor_s = max(waiting.bound_s, free_floor_s(self.choices, item, self.job))
-                    heapq.heappush(self.queue, Waiting(floor_s, item, 1))
+                    self._wait(floor_s, item, 1, self.table_floor(item).chain_s)
                 elif waiting.effort == 1:
-                    self._solve(item, waiting.bound_s)
+                    if not self._is_delayed(item, waiting):
+                        self._solve(item, waiting.bound_s)
                 else:
                     self._refine(item, waiting.bound_s)
             elif waiting.effort == 0:
-                heapq.heappush(self.queue, self._tightened(waiting, item))
+                self._tighten(waiting, item)
             else:
                 self._open(item, waiting.bound_s)
         except CaptureError as refused:
@@ -164,7 +199,7 @@ class Search:
             if floor.is_empty:
                 continue
             floor_s = max(bound_s, floor.step_s(candidate, self.job))
-            heapq.heappush(self.queue, Waiting(floor_s, candidate, 0))
+            self._wait(floor_s, candidate, 0, floor.chain_s)
 
     def _activations_missing(self, family: Family) -> int:
         """By how much activations miss the memory of a device, judged by the tables of the smallest
@@ -184,22 +219,35 @@ class Search:
         usable = self.job.memory_limit_bytes - self.job.cluster.device.framework_reserved_bytes
         return int(least) - usable
 
+    def _is_delayed(self, candidate: Candidate, waiting: Waiting) -> bool:
+        """Lets other families have their turn: the more of a family is solved, the less the rest promises."""
+        again = _AGAIN * self._num_solved.get(candidate.family, 0)
+        guess_s = max(waiting.bound_s, self._guess_s(candidate, self.table_floor(candidate).chain_s))
+        guess_s *= 1 + again
+        if guess_s <= waiting.guess_s:
+            self._num_solved[candidate.family] = self._num_solved.get(candidate.family, 0) + 1
+            return False
+        heapq.heappush(self.queue, Waiting(waiting.bound_s, guess_s, candidate, 1))
+        return True
+
     def _solve(self, candidate: Candidate, bound_s: float) -> None:
         p, d, t = candidate.mesh
         self._progress(
             f"mesh {p} x {d} x {t}, micro-batch {candidate.micro_batch}, ZeRO {max(candidate.zero)}, "
             f"{candidate.schedule}"
         )
+        num_blocks, num_stages = self.choices.num_blocks, candidate.num_stages
+        self._units_left -= num_blocks * (num_stages + num_blocks // num_stages)
         found = solve_mesh(self.choices, candidate, self.job)
         if isinstance(found, Shortfall):
             self._falls_short(candidate, found, bound_s)
             if found.bound_s < float("inf"):
-                heapq.heappush(self.queue, Waiting(max(found.bound_s, bound_s), candidate, 2))
+                heapq.heappush(self.queue, Waiting(max(found.bound_s, bound_s), _LAST, candidate, 2))
             return
         self.add(found)
         bound_s = max(found.bound_s, bound_s)
         if bound_s < found.step_s * (1 - _TOLERANCE):
-            heapq.heappush(self.queue, Waiting(bound_s, candidate, 2))
+            heapq.heappush(self.queue, Waiting(bound_s, _LAST + bound_s, candidate, 2))
         if found.memory_binds:
             self._offload(candidate, bound_s)
 
@@ -233,7 +281,7 @@ class Search:
             if missing > 0:
                 self.shortfalls[other] = Shortfall(other, 0, missing)
             else:
-                heapq.heappush(self.queue, Waiting(bound_s, other, 0))
+                self._wait(bound_s, other, 0, self.table_floor(other).chain_s)
 
     def _certain_shortfall(self, candidate: Candidate) -> int:
         if self._elements is None:
@@ -249,6 +297,7 @@ class Search:
         key = (tensor, micro_batch, stride)
         if key not in self.table_floors:
             self._progress(f"placements at tensor degree {key[0]}, micro-batch {key[1]}")
+            self._units_left -= _TABLE_UNITS if tensor > 1 else _TABLE_UNITS // 4
             self.table_floors[key] = TableFloor(self.choices.tables(*key))
         return self.table_floors[key]
 
@@ -272,7 +321,7 @@ class Search:
             floors = [max(floor / share, m * chain_s / p) for floor in floors]
         return min(floors, default=float("inf"))
 
-    def _tightened(self, waiting: Waiting, family: Family) -> Waiting:
+    def _tighten(self, waiting: Waiting, family: Family) -> None:
         """A family with a better bound: from a larger micro-batch where that is enough, else its own.
 
         A micro-batch is at least as quick a sample as a smaller one, so that its chain bounds the smaller
@@ -280,13 +329,14 @@ class Search:
         """
         tensor, size = family.tensor, family.micro_batch
         per_sample_s = [s / other for (t, other), s in self._chains.items() if t == tensor and other > size]
-        scaled_s = self._family_floor_s(family, max(per_sample_s, default=0.0) * size)
-        if scaled_s > waiting.bound_s * (1 + _TOLERANCE):
-            return Waiting(scaled_s, family, 0)
+        scaled_s = max(per_sample_s, default=0.0) * size
+        if self._family_floor_s(family, scaled_s) > waiting.bound_s * (1 + _TOLERANCE):
+            self._wait(self._family_floor_s(family, scaled_s), family, 0, scaled_s)
+            return
         if (tensor, size) not in self._chains:
             self._chains[tensor, size] = self.choices.floor_s(tensor, size, 1)
-        floor_s = self._family_floor_s(family, self._chains[tensor, size])
-        return Waiting(max(waiting.bound_s, floor_s), family, 1)
+        chain_s = self._chains[tensor, size]
+        self._wait(max(waiting.bound_s, self._family_floor_s(family, chain_s)), family, 1, chain_s)
 
 
 def rank(solution: MeshSolution) -> tuple[object, ...]:

@@ -38,6 +38,11 @@ class TableFloor:
             forward = [min(c.forward_s for c in kind) for kind in table.kinds]
             self._forwards.append(sum(forward[kind] for kind in table.blocks))
 
+    @property
+    def chain_s(self) -> float:
+        """Of one micro-batch through all blocks, forward and backward."""
+        return min((sum(loads) for loads in self._loads), default=float("inf"))
+
     def least_bytes(self, samples: float, pipeline: int) -> float:
         """What activations of so many times the samples take at least on some rank: a block while it runs,
         and its share of what all blocks keep of one micro-batch. Both grow with the samples, but for the
