@@ -7,7 +7,7 @@ overridden, first to last, until it does not: so what is costed is what runs, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.capture.model_graph import Block, InputKind, ModelGraph
@@ -15,6 +15,7 @@ from autopar.cost.blocks import Readings, block_choice, sharding_signature
 from autopar.cost.choice import BlockChoice
 from autopar.cost.operator_traffic import COPY_IF_NEEDED
 from autopar.cost.operators import node_seconds, operator_name
+from autopar.errors import UsageError
 from autopar.hardware.cluster import Cluster
 from autopar.hardware.device import Device
 from autopar.plan.decisions import Recompute
@@ -28,8 +29,10 @@ from autopar.solve.operator_problem import Price, assignment_cost
 from autopar.solve.operators import OperatorSolution, OperatorSolver
 
 # A byte saved is priced against the forward time that recomputing it would take: a third of the block's time.
-_SAVED_PRICES = (0.0, 0.3, 3.0)
-NUM_PRICES = len(_SAVED_PRICES)
+# A byte held is priced at its update, and at several times that: few micro-batches may share the update,
+# and gradients may have to cross a slow network.
+_PRICES = ((0.0, 1.0), (0.0, 2.5), (0.0, 6.0), (0.3, 1.0), (3.0, 1.0))
+NUM_PRICES = len(_PRICES)
 """Prices of memory under which every block is solved."""
 # A byte held competes with the saved bytes of some micro-batches in flight.
 _HELD_PER_SAVED = 0.25
@@ -169,8 +172,13 @@ class TableSolver:
             if quickest is not None:
                 saved_bytes = max(quickest.cost.saved_bytes, 1.0)
                 self._recompute_s_per_byte = quickest.cost.seconds / 3 / saved_bytes
-        saved = [factor * self._recompute_s_per_byte for factor in _SAVED_PRICES]
-        return tuple(Price(s, update_s_per_byte + s * _HELD_PER_SAVED) for s in saved)
+        return tuple(
+            Price(
+                saved * self._recompute_s_per_byte,
+                held * update_s_per_byte + saved * self._recompute_s_per_byte * _HELD_PER_SAVED,
+            )
+            for saved, held in _PRICES
+        )
 
     def allowed(self, words: tuple[str | None, str | None], pins: BlockPins) -> dict[int, tuple[int, ...]]:
         """Strategies that words and pins leave; a word that shards nothing here is ``replicate``."""
@@ -215,21 +223,31 @@ def realise(
     placed = (words, tuple(placements.items()))
     overrides = dict(pins.overrides)
     keys = {node.name: node.meta.get("operator_key") for node in block.graph.nodes}
+    different: dict[str, str] | None = None
+    unsayable: set[str] = set()
     while True:
         key = (placed, tuple(overrides.items()))
         if key not in solver.shardings:
-            solver.shardings[key] = propagate(
-                block, degree, placements, inputs, results, overrides, solver.facts
-            )
+            try:
+                solver.shardings[key] = propagate(
+                    block, degree, placements, inputs, results, overrides, solver.facts
+                )
+            except UsageError:
+                # A rule for fused parts that no operand placed so leads to: a plan cannot ask for it.
+                if different is None:
+                    raise
+                unsayable |= different.keys()
+                overrides = {name: text for name, text in overrides.items() if name not in different}
+                key = (placed, tuple(overrides.items()))
         sharding = solver.shardings[key]
         ran = strategies_of(table, sharding, allowed)
         cost = assignment_cost(problem, ran) if ran is not None else None
         if cost is not None and cost.priced_s(price) <= solution.objective_s * (1 + _WORTH_AN_OVERRIDE):
             return sharding, overrides
-        different = _first_difference(table, solution, sharding, keys, overrides)
+        different = _first_difference(table, solution, sharding, keys, {*overrides, *unsayable})
         if different is None:
             return sharding, overrides
-        overrides |= different
+        overrides = overrides | different
 
 
 def _first_difference(
@@ -237,12 +255,12 @@ def _first_difference(
     solution: OperatorSolution,
     sharding: BlockSharding,
     keys: Mapping[str, str | None],
-    overrides: Mapping[str, str],
+    settled: Collection[str],
 ) -> dict[str, str] | None:
     for index, rules in table.rules.items():
         name = table.names[index]
         wanted, key = str(rules[solution.strategies[index]]), keys[name]
-        is_free = key is not None and key not in overrides and index not in table.elements
+        is_free = key is not None and key not in settled and index not in table.elements
         if is_free and str(sharding.rules[name]) != wanted:
             assert key is not None
             return {key: wanted}
