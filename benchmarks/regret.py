@@ -72,7 +72,7 @@ SUBJECTS = {
         "examples/resnet.py", {"depth": 18, "width": 32, "image_size": 64, "num_classes": 100}, 32
     ),
     "recommender": Subject(
-        "examples/recommender.py", {"num_users": 100_000, "num_items": 50_000, "dim": 32}, 4096
+        "examples/recommender.py", {"num_users": 100_000, "num_items": 50_000, "dim": 64}, 4096
     ),
 }
 
