@@ -40,7 +40,7 @@ from autopar.solve.table_floor import TableFloor
 _TOLERANCE = 1e-9
 _MOST_WORK = 400_000
 # Units of work: a block in a stage of a solve, and those it may be in one segment with; making a table.
-_MOST_UNITS = 20_000
+_MOST_UNITS = 40_000
 _TABLE_UNITS = 1_500
 _AGAIN = 0.02
 # Going through everything comes after all that may bring a better plan quickly.
