@@ -164,12 +164,14 @@ def _import_everything(row: Row) -> None:
     import numpy
     import ortools.linear_solver.pywraplp
     import ortools.sat.python.cp_model
+    import sympy
+    import torch._dynamo  # what torch.export imports when it is first called
     import torch.export
     import yaml
 
     import autopar.planner.planner
 
-    loaded = [networkx, numpy, ortools, torch, yaml, autopar]
+    loaded = [networkx, numpy, ortools, sympy, torch, yaml, autopar]
     if "/hf/" in row.target:
         import transformers
 
