@@ -14,7 +14,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -152,6 +152,8 @@ class Watchdog:
         keys = [f"{name}/{rank}" for rank in range(self._size)]
         values = self._wait_for(keys, self._timeout_s)
         missing = [rank for rank, found in enumerate(values) if found is None]
+        if len(set(values)) > 1:
+            self._stay_until_read(name, missing)
         if missing:
             raise DistributedError(
                 f"{_ranks(missing)} did not start within {format_seconds(self._timeout_s)}; look at their"
@@ -204,12 +206,15 @@ class Watchdog:
             self._post()
 
     def _linger(self) -> None:
+        self._stay_until_read("explained", self._gone)
+
+    def _stay_until_read(self, what: str, gone: Collection[int]) -> None:
         # The store lives in rank 0: it stays until the others have read why they stop.
         with suppress(RuntimeError, OSError):
-            self._store.set(f"explained/{self._rank}", "")
+            self._store.set(f"{what}/read/{self._rank}", "")
             if self._rank == 0:
-                alive = [rank for rank in range(self._size) if rank not in self._gone]
-                self._wait_for([f"explained/{rank}" for rank in alive], 2 * self._grace_s)
+                alive = [rank for rank in range(self._size) if rank not in gone]
+                self._wait_for([f"{what}/read/{rank}" for rank in alive], 2 * self._grace_s)
 
     def _read(self, rank: int) -> Report:
         key = f"heartbeat/{rank}"

@@ -1,8 +1,12 @@
 """A rank that dies, hangs or raises: the others stop in time and name it."""
 
-import pytest
+import threading
 
-from autopar.runtime.watchdog import is_communication_error
+import pytest
+from torch.distributed import HashStore
+
+from autopar.errors import DistributedError
+from autopar.runtime.watchdog import Watchdog, is_communication_error
 from tests.runtime.world import Case, run_cases
 
 TIMEOUT_S = 5.0
@@ -49,6 +53,30 @@ def test_a_failure_names_the_virtual_stage_and_the_action():
     message = survivors("raise-backward", options, 2)[0]["message"]
     assert "rank 1 failed in step 1, weight backward of micro-batch 0 on stage 1" in message
     assert "ZeroDivisionError: a mistake in the model" in message
+
+
+def test_the_host_of_the_store_stays_until_every_rank_has_read_that_they_differ():
+    store = HashStore()
+    messages = {}
+
+    def agree(rank, plan):
+        watchdog = Watchdog(store, rank, 2, TIMEOUT_S)
+        try:
+            with pytest.raises(DistributedError) as raised:
+                watchdog.agree("plan", plan, "plan")
+            messages[rank] = str(raised.value)
+        finally:
+            watchdog.stop()
+
+    host = threading.Thread(target=agree, args=(0, "one plan"))
+    host.start()
+    store.set("plan/1", "another plan")  # rank 1 has come, and is slow to read
+    host.join(timeout=0.5)
+    assert host.is_alive()
+    agree(1, "another plan")
+    host.join(timeout=TIMEOUT_S)
+    assert set(messages) == {0, 1}
+    assert all("plan of rank 1 differ from those of rank 0" in text for text in messages.values())
 
 
 @pytest.mark.parametrize(
