@@ -102,11 +102,12 @@ class Layout:
 
     def holders(self, parameter: SharedParameter) -> tuple[int, ...]:
         """Stages that hold a shared parameter, ascending."""
-        result = []
+        result, first = [], 0
         for stage, blocks in enumerate(self.stages):
-            first = self.first_block(stage)
-            if any(first <= block < first + len(blocks) for block in parameter.blocks):
+            end = first + len(blocks)
+            if any(first <= block < end for block in parameter.blocks):
                 result.append(stage)
+            first = end
         return tuple(result)
 
     def boundary_bytes(self, boundary: int) -> int:

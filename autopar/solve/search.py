@@ -35,14 +35,20 @@ from autopar.solve.candidate import (
 from autopar.solve.candidates import NO_OFFLOAD, Space, candidates, schedules, with_offloads
 from autopar.solve.mesh import free_floor_s, least_state_bytes, refine, solve_mesh
 from autopar.solve.runners_up import runners_up
+from autopar.solve.scout import Scout
 from autopar.solve.table_floor import TableFloor
 
 _TOLERANCE = 1e-9
-_MOST_WORK = 400_000
+_MOST_WORK = 200_000
 # Units of work: a block in a stage of a solve, and those it may be in one segment with; making a table.
-_MOST_UNITS = 40_000
+_MOST_UNITS = 12_000
 _TABLE_UNITS = 1_500
 _AGAIN = 0.02
+# Of what a quick look promises: how many are solved at once, how many of one family, and how much slower than
+# the best plan they may look.
+_MOST_SCOUTED = 6
+_MOST_OF_A_FAMILY = 2
+_WORTH_A_TRY = 1.05
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
 # Bubble of a schedule for one stage of p - 1, in times of a stage.
@@ -108,6 +114,7 @@ class Search:
         self.best: MeshSolution | None = None
         self.refused: CaptureError | None = None
         self.num_candidates = 0
+        self.scouted: set[Candidate] = set()
         self.table_floors: dict[tuple[int, int, int], TableFloor] = {}
         self.open_bound_s = float("inf")  # of what was given up
         self._work_left, self._units_left = _MOST_WORK, _MOST_UNITS
@@ -135,6 +142,7 @@ class Search:
 
     def run(self) -> float:
         """Works the queue off, what promises most first; returns a lower bound of every plan."""
+        self._scout()
         while self.queue and not self.is_late and self._units_left > 0:
             waiting = heapq.heappop(self.queue)
             if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
@@ -142,6 +150,27 @@ class Search:
             else:
                 self.cut.append(waiting)
         return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
+
+    def _scout(self) -> None:
+        """Solves what a quick look at every family promises most, so that much else need not be solved."""
+        scout = Scout(self.choices, self.space, self.job, lambda: self.is_late)
+        guesses = {w.item: w.guess_s for w in self.queue if isinstance(w.item, Family)}
+        bounds = {w.item: w.bound_s for w in self.queue}
+        tried: dict[Family, int] = {}
+        for promise in scout.look(guesses):
+            candidate = promise.candidate
+            if self.is_late or len(self.scouted) >= _MOST_SCOUTED:
+                break
+            if tried.get(candidate.family, 0) >= _MOST_OF_A_FAMILY:
+                continue
+            if self.best is not None and promise.step_s > _WORTH_A_TRY * self.best.step_s:
+                break
+            tried[candidate.family] = tried.get(candidate.family, 0) + 1
+            self.scouted.add(candidate)
+            try:
+                self._solve(candidate, bounds[candidate.family])
+            except CaptureError as refused:
+                self.refused = self.refused or refused
 
     def _wait(self, bound_s: float, item: Family | Candidate, effort: int, chain_s: float) -> None:
         """Puts something into the queue."""
@@ -190,6 +219,8 @@ class Search:
         for candidate in candidates(family, self.space):
             if candidate.offload != NO_OFFLOAD and self.space.pins.offload is None:
                 continue  # joins the queue when memory binds the candidate without
+            if candidate in self.scouted:
+                continue
             self.num_candidates += 1
             missing = self._certain_shortfall(candidate)
             if missing > 0:

@@ -1,0 +1,193 @@
+"""Simple ways of running a table: one word of recomputation for all blocks, stages of even times.
+
+A recipe is no optimum, but it is a whole plan that the step model judges in milliseconds: good ones are found
+among thousands of candidates before any of these is solved.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from typing import TypeAlias
+
+from autopar.cost.choice import BlockChoice
+from autopar.cost.layout import Layout
+from autopar.cost.prediction import Prediction
+from autopar.cost.step import predict
+from autopar.plan.decisions import Recompute
+from autopar.solve.candidate import Candidate, ChoiceTable, Job
+from autopar.solve.chain_build import chosen_stages, layout_of
+
+# Options up to a block, last first: (those before, the last).
+_Way: TypeAlias = "tuple[_Way, int] | None"
+# A byte saved is weighed against the time that it takes to make it again, by this much.
+_MEMORY_WEIGHTS = (0.0, 0.3)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One option of every block.
+
+    Attributes:
+        seconds: of every block, forward and backward.
+        saved_bytes: of all blocks for one micro-batch.
+    """
+
+    options: tuple[int, ...]
+    seconds: tuple[float, ...]
+    saved_bytes: int
+
+    @property
+    def total_s(self) -> float:
+        """Of all blocks."""
+        return sum(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A plan of a candidate that fits."""
+
+    candidate: Candidate
+    layout: Layout
+    prediction: Prediction
+    table: int
+
+    @property
+    def step_s(self) -> float:
+        """Predicted."""
+        return self.prediction.step_time_s
+
+    @property
+    def choices(self) -> tuple[BlockChoice, ...]:
+        """Of every block, in order."""
+        return tuple(choice for stage in self.layout.stages for choice in stage)
+
+
+@dataclass(slots=True)
+class Recipes:
+    """The recipes of the tables of one tensor degree and micro-batch; the quicker first."""
+
+    tables: Sequence[ChoiceTable]
+    _made: list[list[Recipe]] | None = None
+    _cuts: dict[tuple[int, int, int], tuple[int, ...]] = field(default_factory=dict)
+
+    def first_fitting(self, candidate: Candidate, job: Job, num_tables: int | None = None) -> Tried | None:
+        """The best over the tables of the quickest recipe that fits.
+
+        Args:
+            num_tables: tables to try, those with the quickest recipes; None: all.
+        """
+        best: Tried | None = None
+        by_speed = sorted((r[0].total_s, index) for index, r in enumerate(self._recipes()) if r)
+        for _, index in by_speed[:num_tables]:
+            recipes = self._recipes()[index]
+            tried = self._quickest_fitting(candidate, job, index, recipes)
+            if tried is not None and (best is None or tried.step_s < best.step_s):
+                best = tried
+        return best
+
+    def _quickest_fitting(
+        self, candidate: Candidate, job: Job, index: int, recipes: Sequence[Recipe]
+    ) -> Tried | None:
+        """The quickest; else, if the leanest fits, the first on the way to it."""
+        if not recipes:
+            return None
+        leanest = min(range(len(recipes)), key=lambda number: recipes[number].saved_bytes)
+        lean: Tried | None = None
+        for number, recipe in enumerate(recipes):
+            if lean is not None and number >= leanest:
+                return lean
+            tried = self._try(candidate, job, index, number, recipe)
+            if tried.prediction.fits:
+                return tried
+            if lean is None and number != leanest:
+                lean = self._try(candidate, job, index, leanest, recipes[leanest])
+            if lean is None or not lean.prediction.fits:
+                return None
+        return lean
+
+    def _recipes(self) -> list[list[Recipe]]:
+        if self._made is None:
+            self._made = [
+                sorted(dict.fromkeys(_recipes_of(table)), key=lambda recipe: recipe.total_s)
+                for table in self.tables
+            ]
+        return self._made
+
+    def _try(self, candidate: Candidate, job: Job, index: int, number: int, recipe: Recipe) -> Tried:
+        first_blocks = job.first_blocks
+        if first_blocks is None:
+            key = (index, number, candidate.num_stages)
+            if key not in self._cuts:
+                self._cuts[key] = even_cut(recipe.seconds, candidate.num_stages)
+            first_blocks = self._cuts[key]
+        table = self.tables[index]
+        layout = layout_of(candidate, job, table, chosen_stages(table, first_blocks, recipe.options))
+        prediction = predict(layout, job.cluster, job.memory_limit_bytes)
+        return Tried(candidate, layout, prediction, index)
+
+
+def even_cut(seconds: Sequence[float], num_stages: int) -> tuple[int, ...]:
+    """First blocks of stages whose times are about even, none of them empty."""
+    sums = list(accumulate(seconds, initial=0.0))
+    size, firsts = len(seconds), [0]
+    for stage in range(1, num_stages):
+        wanted = sums[-1] * stage / num_stages
+        at = bisect_left(sums, wanted)
+        if at > 0 and wanted - sums[at - 1] < sums[min(at, size)] - wanted:
+            at -= 1
+        firsts.append(min(max(at, firsts[-1] + 1), size - (num_stages - stage)))
+    return tuple(firsts)
+
+
+def _recipes_of(table: ChoiceTable) -> Iterator[Recipe]:
+    for recompute in Recompute:
+        for weight in _MEMORY_WEIGHTS:
+            found = _cheapest(table, recompute, weight)
+            if found is not None:
+                yield found
+
+
+def _cheapest(table: ChoiceTable, recompute: Recompute, weight: float) -> Recipe | None:
+    """The cheapest options of all blocks whose words meet."""
+    rate = weight * _seconds_per_byte(table)
+    offered: list[list[tuple[int, BlockChoice, float]]] = []
+    for kind in table.kinds:
+        costed = [(i, c, c.forward_s + c.backward_s + rate * c.saved_bytes) for i, c in enumerate(kind)]
+        offered.append([item for item in costed if item[1].recompute is recompute] or costed)
+    reached: dict[str, tuple[float, _Way]] = {"replicate": (0.0, None)}
+    for kind_index in table.blocks:
+        after: dict[str, tuple[float, _Way]] = {}
+        for index, choice, cost in offered[kind_index]:
+            before = reached.get(choice.input_word)
+            if before is None:
+                continue
+            total = before[0] + cost
+            if choice.output_word not in after or total < after[choice.output_word][0]:
+                after[choice.output_word] = (total, (before[1], index))
+        reached = after
+    way = reached.get("replicate")
+    if way is None:
+        return None
+    options = _unwound(way[1])
+    chosen = [table.kinds[kind][option] for kind, option in zip(table.blocks, options, strict=True)]
+    seconds = tuple(c.forward_s + c.backward_s for c in chosen)
+    return Recipe(tuple(options), seconds, sum(c.saved_bytes for c in chosen))
+
+
+def _unwound(way: _Way) -> list[int]:
+    options: list[int] = []
+    while way is not None:
+        way, option = way
+        options.append(option)
+    options.reverse()
+    return options
+
+
+def _seconds_per_byte(table: ChoiceTable) -> float:
+    """Of the forward pass by what it saves, over all kinds."""
+    seconds = sum(min(c.forward_s for c in kind) for kind in table.kinds)
+    saved = sum(max(c.saved_bytes for c in kind) for kind in table.kinds)
+    return seconds / max(saved, 1)

@@ -1,0 +1,206 @@
+"""A quick look at every family before any is solved: recipes, judged by the step model.
+
+The tables of a tensor degree are made at one micro-batch; for others they are stretched: bytes grow with the
+samples, times as the operators' on one rank do. What a look promises is only an estimate; the candidates that
+promise most are then tried with tables of their own, and their plans are plans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from autopar.cost.choice import BlockChoice
+from autopar.errors import CaptureError
+from autopar.plan.decisions import ScheduleName
+from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Family, Job
+from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
+from autopar.solve.recipes import Recipes
+
+_MOST_LOOKS = 400
+_MOST_LOOKS_CLOSELY = 250
+_FAMILIES_LOOKED_AT_CLOSELY = 6
+_STEP = 16
+_TOO_SLOW = 1.1
+_ROUNDS = 4
+# Settings that stand for others in a first look: less memory, fewer gaps.
+_PLAIN_LEVELS = (1, 3)
+_PLAIN_SCHEDULES = (ScheduleName.ONE_F_ONE_B, ScheduleName.INTERLEAVED, ScheduleName.ZBV)
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What a candidate may take, by a look."""
+
+    step_s: float
+    candidate: Candidate
+
+
+class Scout:
+    """Looks at candidates with stretched tables."""
+
+    def __init__(
+        self,
+        choices: Choices,
+        space: Space,
+        job: Job,
+        is_late: Callable[[], bool],
+    ) -> None:
+        self._choices, self._space, self._job = choices, space, job
+        self._is_late = is_late
+        self._recipes: dict[tuple[int, int], Recipes] = {}
+        self._sizes: dict[int, tuple[int, ...]] = {}
+        self._seen: dict[Candidate, float] = {}
+        self._looks = 0
+
+    def look(self, guesses: Mapping[Family, float]) -> list[Promise]:
+        """Candidates by what they promise, the best first; more of the best families.
+
+        Args:
+            guesses: of the families' steps; what is guessed to be much slower than the best is not looked at.
+        """
+        ordered = sorted((guess_s, family) for family, guess_s in guesses.items())
+        for _, family in ordered:
+            sizes = {*self._sizes.get(family.tensor, ()), family.micro_batch}
+            self._sizes[family.tensor] = tuple(sorted(sizes))
+        best_s = float("inf")
+        promises: dict[Family, Promise] = {}
+        for guess_s, family in ordered:
+            if guess_s >= _TOO_SLOW * best_s or self._looks >= _MOST_LOOKS or self._is_late():
+                break
+            found = self._best_of(self._plain(family), num_tables=1)
+            if found is not None:
+                promises[family] = found
+                best_s = min(best_s, found.step_s)
+        ranked = sorted(promises.values(), key=_rank)
+        self._looks = 0
+        for promise in ranked[:_FAMILIES_LOOKED_AT_CLOSELY]:
+            self._look_closely(promise)
+        return sorted((Promise(s, c) for c, s in self._seen.items() if s < float("inf")), key=_rank)
+
+    def _plain(self, family: Family) -> Iterator[Candidate]:
+        """The settings of a family that say most about it."""
+        pins, seen = self._space.pins, set[tuple[ScheduleName, int]]()
+        order: tuple[str, ...] | None = None
+        for candidate in candidates(family, self._space):
+            order = order or candidate.order
+            level = max(candidate.zero)
+            if pins.zero is None and level not in _PLAIN_LEVELS and family.data > 1:
+                continue
+            if pins.schedule is None and candidate.schedule not in _PLAIN_SCHEDULES:
+                continue
+            is_plain = candidate.order == order and candidate.offload == (pins.offload or NO_OFFLOAD)
+            if is_plain and (candidate.schedule, level) not in seen:
+                seen.add((candidate.schedule, level))
+                yield candidate
+
+    def _look_closely(self, promise: Promise) -> None:
+        """Changes one decision after the other while that helps."""
+        legal = list(candidates(promise.candidate.family, self._space))
+        best = promise
+        for _ in range(3):
+            start = best
+            for names in (
+                ("schedule", "virtual"),
+                ("zero",),
+                ("shard_group",),
+                ("order", "shard_group"),
+                ("offload",),
+            ):
+                others = [c for c in legal if _differs_only(c, best.candidate, names)]
+                found = self._best_of(others)
+                if found is not None and found.step_s < best.step_s:
+                    best = found
+                if self._looks >= _MOST_LOOKS_CLOSELY or self._is_late():
+                    return
+            if best is start:
+                return
+
+    def _best_of(self, considered: Iterable[Candidate], num_tables: int | None = None) -> Promise | None:
+        best: Promise | None = None
+        for candidate in considered:
+            step_s = self._estimate_s(candidate, num_tables)
+            if step_s < float("inf") and (best is None or (step_s, candidate) < _rank(best)):
+                best = Promise(step_s, candidate)
+        return best
+
+    def _estimate_s(self, candidate: Candidate, num_tables: int | None = None) -> float:
+        """Predicted step of the best recipe; infinite where none fits."""
+        if candidate not in self._seen:
+            self._looks += 1
+            short, times = _shortened(candidate)
+            try:
+                tried = self._stretched(candidate).first_fitting(short, self._job, num_tables)
+            except CaptureError:
+                tried = None
+            self._seen[candidate] = tried.step_s * times if tried is not None else float("inf")
+        return self._seen[candidate]
+
+    def _stretched(self, candidate: Candidate) -> Recipes:
+        key = (candidate.tensor, candidate.micro_batch)
+        if key not in self._recipes:
+            base = _base(self._sizes[candidate.tensor], candidate.micro_batch)
+            tables = self._choices.tables(candidate.tensor, base)
+            if base != candidate.micro_batch:
+                times = self._choices.floor_s(candidate.tensor, candidate.micro_batch, 0)
+                once = self._choices.floor_s(candidate.tensor, base, 0)
+                samples = candidate.micro_batch / base
+                tables = tuple(_stretch(t, samples, times / once if once else samples) for t in tables)
+            self._recipes[key] = Recipes(tables)
+        return self._recipes[key]
+
+
+def _shortened(candidate: Candidate) -> tuple[Candidate, float]:
+    """The candidate with fewer micro-batches, and how many times longer its own step is: the schedule repeats
+    itself once the pipeline is full."""
+    p, m = candidate.pipeline, candidate.num_micro_batches
+    few = _ROUNDS * p
+    if m <= few:
+        return candidate, 1.0
+    fill = (p - 1) / candidate.virtual
+    return replace(candidate, num_micro_batches=few), (m + fill) / (few + fill)
+
+
+def _base(sizes: Sequence[int], size: int) -> int:
+    """The micro-batch whose tables are stretched to ``size``: sizes are thinned out to steps of sixteen."""
+    kept = [sizes[0]]
+    for other in sizes:
+        if other >= _STEP * kept[-1]:
+            kept.append(other)
+    return max(other for other in kept if other <= size)
+
+
+def _rank(promise: Promise) -> tuple[float, Candidate]:
+    return promise.step_s, promise.candidate
+
+
+def _differs_only(one: Candidate, other: Candidate, names: tuple[str, ...]) -> bool:
+    kept = {name: getattr(other, name) for name in names}
+    levels = {"zero": other.zero} if "zero" in names or "virtual" in names else {}
+    if "virtual" in names and max(one.zero) != max(other.zero):
+        return False
+    return one != other and replace(one, **{**kept, **levels}) == other
+
+
+def _stretch(table: ChoiceTable, samples: float, times: float) -> ChoiceTable:
+    """The table at so many times the samples."""
+
+    def stretched(c: BlockChoice) -> BlockChoice:
+        return replace(
+            c,
+            forward_compute_s=c.forward_compute_s * times,
+            forward_comm_s=c.forward_comm_s * samples,
+            backward_compute_s=c.backward_compute_s * times,
+            backward_comm_s=c.backward_comm_s * samples,
+            saved_bytes=int(c.saved_bytes * samples),
+            transient_bytes=int(c.transient_bytes * samples),
+            output_bytes=int(c.output_bytes * samples),
+            model_flops=c.model_flops * samples,
+            backward_weight_s=c.backward_weight_s * times,
+        )
+
+    return replace(
+        table,
+        kinds=tuple(tuple(stretched(c) for c in kind) for kind in table.kinds),
+        carried_bytes=tuple(int(b * samples) for b in table.carried_bytes),
+    )
