@@ -24,11 +24,18 @@ PLANS = {
     "everything": {"data": 2, "zero": 3, "offload": "optimizer,parameters,activations"},
 }
 STEPPED = [name for name in PLANS if not name.startswith("activations")]
+WHOLE = ("optimizer-pipeline", "optimizer-zero3", "parameters-tensor", "everything")
 HALF = ("optimizer-zero0", "optimizer-zero3", "parameters", "activations-zero3")
+
+
+def surface(name):
+    return Case(f"surface-{name}", "surface", options=PLANS[name])
+
+
 CASES = [
     *(Case(name, "verify", options={**options, "num_steps": 1}) for name, options in PLANS.items()),
     *(Case(f"clip-{name}", "clip", options=PLANS[name]) for name in STEPPED),
-    *(Case(f"surface-{name}", "surface", options=PLANS[name]) for name in STEPPED),
+    *(surface(name) for name in WHOLE),
     *(
         Case(f"half-{name}", "half", dtype="bfloat16", options={**PLANS[name], "precision": "bf16"})
         for name in HALF
@@ -59,11 +66,21 @@ def test_updates_and_clipping_equal_one_process(two, name):
         assert result["parameters"] < 1e-9
 
 
-@pytest.mark.parametrize("name", STEPPED)
-def test_gradients_add_up_and_the_state_is_whole(two, name):
-    for result in check(two[f"surface-{name}"], 2):
+def assert_whole(results):
+    for result in check(results, 2):
         assert result["accumulated"] < 1e-12
         assert result["state"] == 0.0
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_gradients_add_up_and_the_state_is_whole(two, name):
+    assert_whole(two[f"surface-{name}"])
+
+
+@pytest.mark.slow
+def test_gradients_add_up_and_the_state_is_whole_under_the_other_plans():
+    for results in run_cases(2, [surface(name) for name in STEPPED if name not in WHOLE]).values():
+        assert_whole(results)
 
 
 @pytest.mark.parametrize("name", HALF)
