@@ -14,7 +14,7 @@ AutoparError (1, our bug unless a subclass says otherwise)
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 
 class AutoparError(Exception):
@@ -35,14 +35,23 @@ class InfeasibleError(AutoparError):
     Attributes:
         binding: the constraint that cannot be met, in a few words.
         shortfall_bytes: memory missing on the tightest device, if memory binds.
+        remedies: what would do, by kind, if memory binds; None or an empty list where nothing of a kind does.
     """
 
     exit_status = 3
 
-    def __init__(self, message: str, *, binding: str = "", shortfall_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        binding: str = "",
+        shortfall_bytes: int | None = None,
+        remedies: Mapping[str, int | list[str] | None] | None = None,
+    ) -> None:
         super().__init__(message)
         self.binding = binding
         self.shortfall_bytes = shortfall_bytes
+        self.remedies = dict(remedies or {})
 
 
 class FileError(AutoparError):

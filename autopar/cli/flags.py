@@ -10,6 +10,8 @@ from autopar.hardware.yaml_lines import parse_with_lines
 from autopar.plan.decisions import Plan, Precision, Scalar
 from autopar.plan.read import OPTIMIZERS, plan_of_document
 
+AUTO = "auto"
+
 
 def add_model_flags(parser: argparse.ArgumentParser) -> None:
     """``--arg``."""
@@ -40,11 +42,19 @@ def add_device_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_decision_flags(parser: argparse.ArgumentParser) -> None:
-    """``--batch``, ``--optimizer``, ``--precision``, ``--set``, ``--with``."""
+def add_decision_flags(parser: argparse.ArgumentParser, *, auto_batch: bool = False) -> None:
+    """``--batch``, ``--optimizer``, ``--precision``, ``--set``, ``--with``.
+
+    Args:
+        auto_batch: whether ``--batch auto`` is understood.
+    """
     group = parser.add_argument_group("decisions (what is not given is solved for)")
+    samples = "samples per optimiser step, over all devices"
     group.add_argument(
-        "--batch", type=positive, metavar="N", help="samples per optimiser step, over all devices"
+        "--batch",
+        type=positive_or_auto if auto_batch else positive,
+        metavar="N|auto" if auto_batch else "N",
+        help=f"{samples}; auto: those of the best throughput" if auto_batch else samples,
     )
     group.add_argument("--optimizer", choices=OPTIMIZERS, help="for the bytes of its state (default: adamw)")
     group.add_argument(
@@ -98,6 +108,16 @@ def positive(text: str) -> int:
     return _whole(text, 1)
 
 
+def positive_or_auto(text: str) -> int | str:
+    """A whole number of at least 1, or ``auto``."""
+    if text == AUTO:
+        return text
+    try:
+        return positive(text)
+    except argparse.ArgumentTypeError as problem:
+        raise argparse.ArgumentTypeError(f"{problem}, nor '{AUTO}'") from problem
+
+
 def natural(text: str) -> int:
     """A whole number of at least 0."""
     return _whole(text, 0)
@@ -130,8 +150,9 @@ def model_arguments(texts: Iterable[str]) -> dict[str, Scalar]:
     return arguments
 
 
-def flag_constraints(batch: int | None, optimizer: str | None, precision: str | None) -> list[Plan]:
+def flag_constraints(batch: int | str | None, optimizer: str | None, precision: str | None) -> list[Plan]:
     """One partial plan for each flag that fixes a decision, named after it for messages."""
+    batch = None if batch == AUTO else batch
     documents = [
         (f"--batch {batch}", batch, {"batch": {"global": batch}}),
         (f"--optimizer {optimizer}", optimizer, {"optimizer": optimizer}),

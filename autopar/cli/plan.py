@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_model_flags(parser)
     add_device_flags(parser)
-    add_decision_flags(parser)
+    add_decision_flags(parser, auto_batch=True)
     add_search_flags(parser)
     add_output_flags(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="where the plan goes (default: stdout)")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from autopar.cli.devices_choice import choose_cluster, memory_limit_bytes, reference_to
 from autopar.cli.files import existing_file
-from autopar.cli.flags import flag_constraints, model_arguments
+from autopar.cli.flags import AUTO, flag_constraints, model_arguments
 from autopar.cli.outcome import tell
 from autopar.plan.decisions import Plan
 from autopar.plan.merge import merge
@@ -62,6 +62,7 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     # takes a sixth of its time.
     gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)
 
+    from autopar.planner.best_batch import plan_best_batch
     from autopar.planner.planner import make_plan
     from autopar.planner.request import PlanRequest
 
@@ -75,7 +76,7 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
         seed=args.seed,
     )
     told = progress(args)
-    result = make_plan(request, told)
+    result = (plan_best_batch if args.batch == AUTO else make_plan)(request, told)
     if told is None and not args.quiet:
         for note in result.notes:
             tell(note)

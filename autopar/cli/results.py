@@ -28,7 +28,7 @@ from autopar.report.text import (
 )
 
 if TYPE_CHECKING:
-    from autopar.planner.request import PlanResult
+    from autopar.planner.request import BatchTried, PlanResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +40,7 @@ class Costed:
         gap: how far the plan may be above the bound, as a fraction; None where nothing was solved.
         bound_s: no plan is faster under the cost model; None where nothing was solved.
         search: what the search took; None where nothing was searched.
+        batches: the global batches tried under ``--batch auto``.
     """
 
     plan: Plan
@@ -50,6 +51,7 @@ class Costed:
     alternatives: tuple[NotChosen, ...] = ()
     search: Mapping[str, Any] | None = None
     baselines: tuple[Baseline, ...] = ()
+    batches: tuple[BatchTried, ...] = ()
 
     @staticmethod
     def of_result(result: PlanResult) -> Costed:
@@ -63,6 +65,7 @@ class Costed:
             alternatives=result.alternatives,
             search=asdict(result.search) | {"bound_s": result.bound_s, "gap": result.gap},
             baselines=result.baselines,
+            batches=result.batches,
         )
 
 
@@ -103,6 +106,8 @@ def to_json(costed: Costed, plan_file: str | None) -> str:
     if costed.search is not None:
         document["search"] = dict(costed.search)
         document["baselines"] = [_baseline(other) for other in costed.baselines]
+    if costed.batches:
+        document["batches"] = [asdict(tried) for tried in costed.batches]
     document["alternatives"] = [_alternative(other) for other in costed.alternatives]
     return _dumped(document)
 
@@ -118,6 +123,7 @@ def infeasible_json(problem: InfeasibleError) -> str:
             "predicted": None,
             "binding": problem.binding,
             "shortfall_bytes": problem.shortfall_bytes,
+            "remedies": problem.remedies,
             "message": str(problem),
         }
     )

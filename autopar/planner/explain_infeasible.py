@@ -1,31 +1,18 @@
-"""The errors of what cannot be planned: the binding constraint, the shortfall, the remedies."""
+"""The error where nothing fits: the binding constraint, the shortfall, the remedies."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from autopar.errors import InfeasibleError, UsageError
-from autopar.hardware.cluster import Cluster
+from autopar.errors import InfeasibleError
 from autopar.plan.decisions import Plan
-from autopar.planner.model_choices import ModelChoices
-from autopar.solve.candidate import Family, Job
-from autopar.solve.candidates import OuterPins, Space, divisors
-from autopar.solve.diagnosis import diagnose
+from autopar.planner.remedies import Remedies
+from autopar.solve.candidate import Job, Shortfall
 from autopar.units import format_bytes
 
 
-def nothing_fits(
-    choices: ModelChoices, families: Sequence[Family], space: Space, job: Job, settled: Plan
-) -> InfeasibleError:
+def nothing_fits(least: Shortfall, remedies: Remedies, job: Job, settled: Plan) -> InfeasibleError:
     """Names the stage that misses least memory on the best mesh, at its leanest, and what would do."""
-    mesh = settled.mesh
-    diagnosis = diagnose(choices, families, space, job, may_grow=not (mesh.pipeline and mesh.data))
-    least, device = diagnosis.least, job.cluster.device
-    candidate = least.candidate
+    candidate, device = least.candidate, job.cluster.device
     usable = job.memory_limit_bytes - device.framework_reserved_bytes
-    remedies = [f"devices with {format_bytes(diagnosis.enough_bytes)}"]
-    if diagnosis.enough_devices is not None:
-        remedies.append(f"{diagnosis.enough_devices} such devices")
     if not settled.recompute and not settled.tensor and settled.zero is None:
         lean = "everything recomputed where that helps"
     else:
@@ -34,72 +21,26 @@ def nothing_fits(
         f"no plan fits: memory of stage {least.stage} needs {format_bytes(max(least.missing_bytes, 0))} more "
         f"than the {format_bytes(usable)} usable of a {device.name}, at best (mesh {candidate.pipeline} x "
         f"{candidate.data} x {candidate.tensor}, micro-batch {candidate.micro_batch}, "
-        f"ZeRO {max(candidate.zero)}, {lean}); it would fit on {' or '.join(remedies)}",
+        f"ZeRO {max(candidate.zero)}, {lean}); it would fit {_alternatives(remedies)}",
         binding=f"memory of stage {least.stage}",
         shortfall_bytes=max(least.missing_bytes, 0),
+        remedies={
+            "memory_per_device_bytes": remedies.memory_bytes,
+            "devices": remedies.devices,
+            "global_batch": remedies.global_batch,
+            "micro_batch": remedies.micro_batch,
+            "free": list(remedies.free),
+        },
     )
 
 
-def no_candidate(
-    settled: Plan, pins: OuterPins, degrees: Sequence[int], num_blocks: int, cluster: Cluster
-) -> InfeasibleError | UsageError:
-    """Which pin leaves no legal setting, and the values that would be legal."""
-    num_devices, mesh = cluster.num_devices, settled.mesh
-    assert settled.global_batch is not None
-    for axis, degree, legal in (
-        ("tensor", mesh.tensor, tuple(degrees)),
-        ("pipeline", pins.num_stages or mesh.pipeline, _up_to(num_blocks, num_devices)),
-        ("data", mesh.data, divisors(num_devices)),
-    ):
-        if degree is not None and degree not in legal:
-            return InfeasibleError(
-                f"mesh.{axis} {degree} is not possible: {_why(axis, degree, num_devices, num_blocks)}; "
-                f"legal degrees are {_list(legal)}",
-                binding=f"mesh.{axis}",
-            )
-    given = {"pipeline": pins.num_stages or mesh.pipeline, "data": mesh.data, "tensor": mesh.tensor}
-    product = 1
-    for degree in given.values():
-        product *= degree or 1
-    if num_devices % product or (all(given.values()) and product != num_devices):
-        text = " x ".join(f"{axis} {degree}" for axis, degree in given.items() if degree)
-        return InfeasibleError(
-            f"mesh {text} cannot fill {num_devices} devices: the degrees must multiply to {num_devices}; "
-            "change or free one of them",
-            binding="mesh",
-        )
-    if pins.micro_batch is not None:
-        samples = settled.global_batch // (mesh.data or 1)
-        return InfeasibleError(
-            f"batch.micro {pins.micro_batch} does not divide the samples of a data rank: batch.global is "
-            f"{settled.global_batch} and legal micro-batches are {_list(divisors(max(samples, 1)))}",
-            binding="batch.micro",
-        )
-    if isinstance(pins.zero, tuple):
-        return InfeasibleError(
-            f"zero lists {len(pins.zero)} levels, one for each stage, but no mesh of {num_devices} devices "
-            "has that many stages; write one level for all",
-            binding="zero",
-        )
-    return InfeasibleError(
-        f"batch.global {settled.global_batch} does not divide over any mesh of {num_devices} devices with at "
-        f"most {num_blocks} stages and tensor degrees {_list(tuple(degrees))}; use a multiple of "
-        f"{num_devices}",
-        binding="batch.global",
-    )
-
-
-def _up_to(num_blocks: int, num_devices: int) -> tuple[int, ...]:
-    return tuple(degree for degree in divisors(num_devices) if degree <= num_blocks)
-
-
-def _why(axis: str, degree: int, num_devices: int, num_blocks: int) -> str:
-    if num_devices % degree:
-        return f"it does not divide the {num_devices} devices"
-    if axis == "pipeline":
-        return f"the model has {num_blocks} blocks"
-    return "no dim of the model's parameters divides by it"
-
-
-def _list(numbers: Sequence[int]) -> str:
-    return ", ".join(map(str, numbers)) if numbers else "none"
+def _alternatives(remedies: Remedies) -> str:
+    texts = [f"on devices with {format_bytes(remedies.memory_bytes)}"]
+    if remedies.devices is not None:
+        texts.append(f"on {remedies.devices} such devices")
+    if remedies.global_batch is not None:
+        texts.append(f"with batch.global {remedies.global_batch}")
+    if remedies.micro_batch is not None:
+        texts.append(f"with batch.micro {remedies.micro_batch}")
+    texts += [f"with {key} left to the planner" for key in remedies.free]
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} or {texts[-1]}"

@@ -7,28 +7,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from autopar.capture.capture import Capture, capture
-from autopar.capture.model_graph import ModelGraph
 from autopar.cost.blocks import Readings
 from autopar.cost.measured import measured_note
 from autopar.cost.prediction import Prediction
-from autopar.errors import PlanError, UsageError
+from autopar.errors import InfeasibleError, UsageError
 from autopar.hardware.cluster import Cluster
-from autopar.lower.supported import check_supported
-from autopar.plan.agreement import check_agreement
-from autopar.plan.decisions import (
-    MESH_AXES,
-    ClusterReference,
-    Mesh,
-    ModelReference,
-    Plan,
-    Precision,
-    ScheduleName,
-)
+from autopar.plan.decisions import MESH_AXES, ClusterReference, Mesh, ModelReference, Plan, Precision
 from autopar.planner.check import DEFAULT_OPTIMIZER, DTYPES, predict_plan
 from autopar.planner.compose import compose_plan
-from autopar.planner.explain_infeasible import no_candidate, nothing_fits
+from autopar.planner.explain_infeasible import nothing_fits
+from autopar.planner.legal_families import legal_families
 from autopar.planner.model_choices import ModelChoices
 from autopar.planner.pins import pinned_first_blocks
+from autopar.planner.remedies import find_remedies
 from autopar.planner.request import (
     BaselineResult,
     PlanRequest,
@@ -36,8 +27,9 @@ from autopar.planner.request import (
     RunnerUp,
     SearchStatistics,
 )
-from autopar.solve.candidate import Alternative, BaselineFound, Family, Job
-from autopar.solve.candidates import OuterPins, Space, candidates, divisors, families, meshes
+from autopar.solve.candidate import Alternative, BaselineFound, Family, Job, SearchResult
+from autopar.solve.candidates import Space
+from autopar.solve.diagnosis import diagnose, fits, may_fit
 from autopar.solve.search import search
 
 _SAMPLES_PER_DEVICE = 32
@@ -67,57 +59,133 @@ def make_plan(
     for note in notes:
         tell(note)
     tell("capturing the model")
+    captured = captured_for(request, settled, captured)
+    choices = choices_for(request, settled, captured)
+    capture_s = time.monotonic() - started
+    task = PlanningTask(
+        request, settled, choices, captured, *legal_families(choices, settled, request.cluster)
+    )
+    result = task.solve(request.time_limit_s, progress)
+    if result is None:
+        raise task.why_nothing_fits()
+    wall_s = time.monotonic() - started
+    return replace(
+        result,
+        notes=(*notes, *result.notes),
+        search=replace(result.search, wall_s=wall_s, capture_s=capture_s, solve_s=wall_s - capture_s),
+    )
+
+
+def captured_for(request: PlanRequest, settled: Plan, captured: Capture | None) -> Capture:
+    """The model in the precision of the plan."""
     assert settled.precision is not None
     captured = captured or capture(request.source, DTYPES[settled.precision])
     assert captured.dtype == DTYPES[settled.precision]
-    choices = ModelChoices(captured, request.cluster, settled.precision, settled)
-    first_blocks = pinned_first_blocks(settled, choices.graph)
-    capture_s = time.monotonic() - started
+    return captured
 
-    assert settled.global_batch is not None and settled.optimizer is not None
-    job = Job(
-        request.cluster,
-        settled.precision,
-        settled.optimizer,
-        settled.global_batch,
-        request.memory_limit_bytes or request.cluster.device.memory_bytes,
-        first_blocks,
-    )
-    legal, space = legal_families(choices, settled, request.cluster)
-    found = search(
-        choices,
-        legal,
-        space,
-        job,
-        num_alternatives=max(0, request.top - 1),
-        with_baselines=request.with_baselines,
-        time_limit_s=request.time_limit_s,
-        progress=progress,
-    )
-    if found is None:
-        raise nothing_fits(choices, legal, space, job, settled)
-    plan = compose_plan(settled, found.best, choices, request.cluster)
-    prediction = _checked_prediction(plan, captured, request.cluster, job, choices.readings)
-    step_s = prediction.step_time_s
-    bound_s = min(found.bound_s, step_s)
-    gap = 0.0 if found.gap <= 0 else 1 - bound_s / step_s
-    return PlanResult(
-        plan=plan,
-        status="optimal" if gap <= 1e-9 else "feasible",
-        gap=gap,
-        bound_s=bound_s if gap > 0 else step_s,
-        prediction=prediction,
-        alternatives=tuple(_runner_up(a) for a in found.alternatives),
-        search=SearchStatistics(
-            wall_s=time.monotonic() - started,
-            capture_s=capture_s,
-            solve_s=time.monotonic() - started - capture_s,
-            num_candidates=found.num_candidates,
-            num_solved=found.num_solved,
-        ),
-        notes=(*notes, *filter(None, [_measured(plan, captured, request.cluster, tell)])),
-        baselines=tuple(_baseline(baseline, step_s) for baseline in found.baselines),
-    )
+
+def choices_for(request: PlanRequest, settled: Plan, captured: Capture) -> ModelChoices:
+    """The tables of a captured model; they hold for the global batch and for smaller ones."""
+    assert settled.precision is not None
+    return ModelChoices(captured, request.cluster, settled.precision, settled)
+
+
+class PlanningTask:
+    """A request with everything that is known before the search.
+
+    Args:
+        settled: the constraints with all that is given.
+        legal: what may be searched.
+    """
+
+    def __init__(
+        self,
+        request: PlanRequest,
+        settled: Plan,
+        choices: ModelChoices,
+        captured: Capture,
+        legal: tuple[Family, ...],
+        space: Space,
+    ) -> None:
+        assert settled.precision is not None and settled.optimizer is not None
+        assert settled.global_batch is not None
+        self._request, self._settled, self._choices, self._captured = request, settled, choices, captured
+        self._legal, self._space = legal, space
+        self._job = Job(
+            request.cluster,
+            settled.precision,
+            settled.optimizer,
+            settled.global_batch,
+            request.memory_limit_bytes or request.cluster.device.memory_bytes,
+            pinned_first_blocks(settled, choices.graph),
+        )
+
+    def solve(self, time_limit_s: float | None, progress: Progress | None) -> PlanResult | None:
+        """The best plan; None where none fits.
+
+        Raises:
+            InfeasibleError: nothing was found within the time limit.
+            CaptureError: the model works at none of the micro-batches.
+        """
+        started = time.monotonic()
+        found = self._search(time_limit_s, progress)
+        if found is None:
+            return None
+        cluster = self._request.cluster
+        plan = compose_plan(self._settled, found.best, self._choices, cluster)
+        prediction = _checked_prediction(plan, self._captured, cluster, self._job, self._choices.readings)
+        step_s = prediction.step_time_s
+        bound_s = min(found.bound_s, step_s)
+        gap = 0.0 if found.gap <= 0 else 1 - bound_s / step_s
+        wall_s = time.monotonic() - started
+        note = _measured(plan, self._captured, cluster, progress or (lambda text: None))
+        return PlanResult(
+            plan=plan,
+            status="optimal" if gap <= 1e-9 else "feasible",
+            gap=gap,
+            bound_s=bound_s if gap > 0 else step_s,
+            prediction=prediction,
+            alternatives=tuple(_runner_up(a) for a in found.alternatives),
+            search=SearchStatistics(wall_s, 0.0, wall_s, found.num_candidates, found.num_solved),
+            notes=(note,) if note else (),
+            baselines=tuple(_baseline(baseline, step_s) for baseline in found.baselines),
+        )
+
+    def why_nothing_fits(self) -> InfeasibleError:
+        """By how much the memory is missed, and what would remedy it."""
+        settled, job = self._settled, self._job
+        may_grow = not (settled.mesh.pipeline and settled.mesh.data)
+        diagnosis = diagnose(self._choices, self._legal, self._space, job, may_grow=may_grow)
+        remedies = find_remedies(diagnosis, self._choices, self._captured, settled, job)
+        return nothing_fits(diagnosis.least, remedies, job, settled)
+
+    def _search(self, time_limit_s: float | None, progress: Progress | None) -> SearchResult | None:
+        choices, legal, space, job = self._choices, self._legal, self._space, self._job
+        if not may_fit(choices, legal, space, job):
+            return None  # told at once: the search would first cost what it cannot place
+        try:
+            return search(
+                choices,
+                legal,
+                space,
+                job,
+                num_alternatives=max(0, self._request.top - 1),
+                with_baselines=self._request.with_baselines,
+                time_limit_s=time_limit_s,
+                progress=progress,
+            )
+        except InfeasibleError:
+            # It gave up before it had found anything: is there anything to be found?
+            leanest = fits(choices, legal, space, job)
+            if leanest is None and time_limit_s is None:
+                return None
+            if leanest is None:
+                raise
+        floors = (
+            choices.floor_s(f.tensor, f.micro_batch, 0) * f.num_micro_batches / f.pipeline for f in legal
+        )
+        bound_s = min(*floors, leanest.step_s)
+        return SearchResult(leanest, bound_s, 1 - bound_s / leanest.step_s, 0, 1)
 
 
 def _measured(plan: Plan, captured: Capture, cluster: Cluster, tell: Progress) -> str:
@@ -157,90 +225,6 @@ def settle(request: PlanRequest) -> tuple[Plan, tuple[str, ...]]:
         ),
         tuple(notes),
     )
-
-
-def legal_families(
-    choices: ModelChoices, settled: Plan, cluster: Cluster
-) -> tuple[tuple[Family, ...], Space]:
-    """Every setting of degrees and micro-batch that the model, the cluster and the constraints allow, and how
-    each may be run.
-
-    Raises:
-        InfeasibleError: there is none; lists the legal degrees.
-        PlanError: the constraints hold at no tensor degree.
-    """
-    pins = outer_pins(settled)
-    degrees, problem = legal_tensor_degrees(choices, settled, cluster)
-    if problem is not None and not degrees:
-        raise problem
-    assert settled.global_batch is not None
-    space = Space(
-        pins, choices.num_blocks, cluster.nodes, cluster.devices_per_node, _Support(choices.graph).allows
-    )
-    legal = tuple(meshes(cluster.num_devices, choices.num_blocks, degrees, pins))
-    found = tuple(
-        family
-        for family in families(settled.global_batch, legal, pins)
-        if next(candidates(family, space), None) is not None
-    )
-    if not found:
-        raise no_candidate(settled, pins, degrees, choices.num_blocks, cluster)
-    return found, space
-
-
-def outer_pins(settled: Plan) -> OuterPins:
-    """The outer decisions that constraints fix."""
-    return OuterPins(
-        settled.mesh,
-        settled.micro_batch,
-        settled.zero,
-        settled.schedule,
-        settled.virtual,
-        len(settled.stages) if settled.stages is not None else None,
-        settled.shard_group,
-        settled.offloaded if settled.offload is not None else None,
-    )
-
-
-class _Support:
-    """Which outer decisions go together, as the lowering sees it."""
-
-    def __init__(self, graph: ModelGraph) -> None:
-        self._graph = graph
-        self._known: dict[object, bool] = {}
-
-    def allows(self, schedule: ScheduleName, virtual: int, zero: int, offload: tuple[str, ...]) -> bool:
-        """Whether a plan with these decisions can be run."""
-        key = (schedule, virtual, zero, offload)
-        if key not in self._known:
-            plan = Plan(schedule=schedule, virtual=virtual, zero=zero, offload=",".join(offload) or "none")
-            try:
-                check_agreement(plan)
-                check_supported(plan, self._graph)
-                self._known[key] = True
-            except PlanError:
-                self._known[key] = False
-        return self._known[key]
-
-
-def legal_tensor_degrees(
-    choices: ModelChoices, settled: Plan, cluster: Cluster
-) -> tuple[tuple[int, ...], PlanError | None]:
-    """Degrees inside a node that divide something of the model, and why the constraints forbid others."""
-    problem: PlanError | None = None
-    degrees = [1]
-    for degree in divisors(cluster.num_devices):
-        is_pinned = settled.mesh.tensor == degree
-        if degree == 1 or (cluster.devices_per_node % degree and not is_pinned):
-            continue
-        try:
-            if choices.shards_anything(degree):
-                degrees.append(degree)
-        except PlanError as refused:
-            problem = problem or refused
-    if problem is not None and settled.mesh.tensor not in (None, 1) and settled.mesh.tensor not in degrees:
-        raise problem
-    return tuple(degrees), problem
 
 
 def _default_global_batch(constraints: Plan, num_devices: int) -> int:

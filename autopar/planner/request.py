@@ -104,6 +104,20 @@ class SearchStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchTried:
+    """A global batch that was tried for its throughput.
+
+    Attributes:
+        step_time_s: predicted, of its best plan; None where none fits.
+        samples_per_s: likewise.
+    """
+
+    global_batch: int
+    step_time_s: float | None
+    samples_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class PlanResult:
     """A complete plan and what is known of it.
 
@@ -113,6 +127,7 @@ class PlanResult:
         gap: (predicted step - bound) / predicted step; 0 when optimal.
         bound_s: no plan within the constraints is predicted to be quicker.
         notes: defaults that were chosen, for people.
+        batches: what was tried, where the global batch was the planner's to choose.
     """
 
     plan: Plan
@@ -124,3 +139,4 @@ class PlanResult:
     search: SearchStatistics
     notes: tuple[str, ...] = ()
     baselines: tuple[BaselineResult, ...] = ()
+    batches: tuple[BatchTried, ...] = ()

@@ -6,14 +6,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
+from autopar.cost.offload import host_state_bytes
 from autopar.errors import CaptureError
 from autopar.plan.decisions import MESH_AXES, ScheduleName
 from autopar.solve.candidate import Candidate, Choices, Family, Job, MeshSolution, Shortfall
 from autopar.solve.candidates import NO_OFFLOAD, OuterPins, Space, candidates, divisors
+from autopar.solve.chain_build import candidate_training
 from autopar.solve.mesh import least_state_bytes, shortfall_of, solve_mesh
 
 _MOST_TRIED = 64
-_LEAN_SCHEDULES = (ScheduleName.ONE_F_ONE_B, ScheduleName.ZBV)
 _MOST_PROOFS = 10
 _FACTORS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
@@ -49,16 +50,30 @@ def diagnose(
     )
 
 
-def fits(choices: Choices, families: Iterable[Family], space: Space, job: Job) -> Candidate | None:
-    """A candidate that fits, if the leanest of some mesh does."""
+def may_fit(choices: Choices, families: Iterable[Family], space: Space, job: Job) -> bool:
+    """Whether what no rank can do without, the state of its parameters, fits under some candidate."""
+    elements = choices.trainable_elements
+    return any(
+        least_state_bytes(elements, candidate, job) <= job.memory_limit_bytes
+        and _host_has_room(elements, candidate, job)
+        for family in reversed(_smallest_micro_batches(families))
+        for candidate in candidates(family, space)
+    )
+
+
+def fits(choices: Choices, families: Iterable[Family], space: Space, job: Job) -> MeshSolution | None:
+    """A plan that fits, if the leanest candidate of some mesh has one."""
+    considered = tuple(families)
+    if not may_fit(choices, considered, space, job):
+        return None
     try:
-        least = least_shortfall(choices, families, space, job)
+        least = least_shortfall(choices, considered, space, job)
     except (CaptureError, ValueError):
         return None
     if least.missing_bytes > 0:
         return None
     found = solve_mesh(choices, least.candidate, job)
-    return least.candidate if isinstance(found, MeshSolution) else None
+    return found if isinstance(found, MeshSolution) else None
 
 
 def least_shortfall(choices: Choices, families: Iterable[Family], space: Space, job: Job) -> Shortfall:
@@ -67,10 +82,10 @@ def least_shortfall(choices: Choices, families: Iterable[Family], space: Space, 
     Raises:
         ValueError: there is nothing to consider.
     """
-    ordered = sorted(
-        (least_state_bytes(choices.trainable_elements, c, job) - job.memory_limit_bytes, c)
-        for c in _leanest(families, space)
-    )
+    elements = choices.trainable_elements
+    lean = list(_leanest(families, space))
+    lean = [c for c in lean if _host_has_room(elements, c, job)] or lean
+    ordered = sorted((least_state_bytes(elements, c, job) - job.memory_limit_bytes, c) for c in lean)
     best: Shortfall | None = None
     for unavoidable_bytes, candidate in ordered[:_MOST_TRIED]:
         if best is not None and (unavoidable_bytes >= best.missing_bytes or best.missing_bytes <= 0):
@@ -85,17 +100,31 @@ def least_shortfall(choices: Choices, families: Iterable[Family], space: Space, 
 
 def _leanest(families: Iterable[Family], space: Space) -> Iterator[Candidate]:
     """Of every mesh, at its smallest micro-batch, the candidates that may hold least."""
+    for family in _smallest_micro_batches(families):
+        legal = tuple(candidates(family, space))
+        # One stage a rank: what several stages of a rank hold together is more than the chain counts.
+        simple = [c for c in legal if c.schedule is ScheduleName.ONE_F_ONE_B and c.shard_group == 0]
+        simple = [c for c in simple if c.order == MESH_AXES]
+        yield from (legal if space.pins.schedule is not None else simple or legal)
+
+
+def _smallest_micro_batches(families: Iterable[Family]) -> tuple[Family, ...]:
+    """Of every mesh the family of the smallest micro-batch."""
     smallest: dict[tuple[int, int, int], Family] = {}
     for family in families:
         mesh = family.pipeline, family.data, family.tensor
         known = smallest.get(mesh)
         if known is None or family.micro_batch < known.micro_batch:
             smallest[mesh] = family
-    for family in smallest.values():
-        for candidate in candidates(family, space):
-            simple = candidate.schedule in _LEAN_SCHEDULES and candidate.shard_group == 0
-            if space.pins.schedule is not None or (simple and candidate.order == MESH_AXES):
-                yield candidate
+    return tuple(smallest.values())
+
+
+def _host_has_room(trainable_elements: int, candidate: Candidate, job: Job) -> bool:
+    """Whether a rank's even share of the state that is offloaded fits into its share of the host's memory."""
+    training = candidate_training(candidate, job)
+    elements = trainable_elements // (candidate.pipeline * candidate.tensor)
+    needed = host_state_bytes(elements, 0, min(candidate.zero), training)
+    return needed <= job.cluster.host_bytes_per_device
 
 
 def _proven(choices: Choices, least: Shortfall, job: Job) -> Shortfall:

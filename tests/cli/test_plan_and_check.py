@@ -184,3 +184,24 @@ def test_output_is_written_whole_with_usual_permissions(plan_file: Path, tmp_pat
     write_whole(link, "b: 1\n")
     assert link.is_symlink() and plan_file.read_text() == "b: 1\n"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["gpt.yaml", "link.yaml", "new.yaml"]
+
+
+def test_plan_batch_auto_tells_every_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    pins = [x for pin in ("mesh.pipeline=1", "mesh.tensor=1", "zero=0") for x in ("--set", pin)]
+    flags = ["--gpus", "2", "--device", "cpu", "--batch", "auto", "--top", "1"]
+    assert main(["plan", GPT, *SMALL, *flags, *pins, "--json"]) == 0
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    rates = {tried["global_batch"]: tried["samples_per_s"] for tried in document["batches"]}
+    assert document["plan"]["batch"]["global"] == max(rates, key=lambda size: rates[size])
+    assert document["predicted"]["samples_per_s"] == pytest.approx(max(rates.values()))
+    assert f"the best of {len(rates)} tried (samples/s: 2: " in err
+
+
+def test_batch_auto_is_for_plan_alone_and_excludes_a_pinned_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", GPT, *SMALL, "--batch", "most"]) == 2
+    assert "'most' is not a whole number of at least 1, nor 'auto'" in capsys.readouterr().err
+    assert main(["verify", GPT, *SMALL, "--batch", "auto"]) == 2
+    assert "'auto' is not a whole number" in capsys.readouterr().err
+    assert main(["plan", GPT, *SMALL, "--gpus", "2", "--batch", "auto", "--set", "batch.global=8"]) == 4
+    assert "--set batch.global=8: batch.global is 8 here and auto in --batch auto" in capsys.readouterr().err
