@@ -41,7 +41,7 @@ from autopar.solve.table_floor import TableFloor
 _TOLERANCE = 1e-9
 _MOST_WORK = 200_000
 # Units of work: a block in a stage of a solve, and those it may be in one segment with; making a table.
-_MOST_UNITS = 12_000
+_MOST_UNITS = 16_000
 _TABLE_UNITS = 1_500
 _AGAIN = 0.02
 # Of what a quick look promises: how many are solved at once, how many of one family, and how much slower than
