@@ -28,6 +28,7 @@ def test_a_killed_rank_is_named():
         assert "stopped waiting in step 1" in result["message"]
 
 
+@pytest.mark.slow
 def test_a_hung_rank_is_named():
     for result in survivors("hang", {"data": 3, "zero": 3}, 3)[:-1]:
         assert "rank 2 is alive but stands still in between steps, after step 0" in result["message"]
