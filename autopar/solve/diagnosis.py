@@ -43,6 +43,10 @@ def diagnose(
     """
     considered = tuple(families)
     least = _proven(choices, least_shortfall(choices, considered, space, job), job)
+    folded = _folded_shortfall(choices, considered, space, job)
+    if folded is not None and folded.missing_bytes < least.missing_bytes:
+        folded = _proven(choices, folded, job)
+        least = min(folded, least, key=lambda shortfall: shortfall.missing_bytes)
     return Diagnosis(
         least,
         job.memory_limit_bytes + least.missing_bytes,
@@ -106,6 +110,29 @@ def _leanest(families: Iterable[Family], space: Space) -> Iterator[Candidate]:
         simple = [c for c in legal if c.schedule is ScheduleName.ONE_F_ONE_B and c.shard_group == 0]
         simple = [c for c in simple if c.order == MESH_AXES]
         yield from (legal if space.pins.schedule is not None else simple or legal)
+
+
+def _folded_shortfall(
+    choices: Choices, families: Iterable[Family], space: Space, job: Job
+) -> Shortfall | None:
+    """The least of schedules that give a rank two stages: they may hold less of activations, so that they are
+    asked only where the state of the parameters fits. What it counts is too little, and has to be proved."""
+    elements = choices.trainable_elements
+    folded = (
+        candidate
+        for family in _smallest_micro_batches(families)
+        for candidate in candidates(family, space)
+        if candidate.schedule is ScheduleName.ZBV and candidate.order == MESH_AXES
+    )
+    fitting = [
+        candidate
+        for candidate in folded
+        if candidate.shard_group == 0
+        and least_state_bytes(elements, candidate, job) <= job.memory_limit_bytes
+        and _host_has_room(elements, candidate, job)
+    ]
+    found = (shortfall_of(choices, candidate, job) for candidate in fitting[:_MOST_TRIED])
+    return min(found, key=lambda shortfall: shortfall.missing_bytes, default=None)
 
 
 def _smallest_micro_batches(families: Iterable[Family]) -> tuple[Family, ...]:
