@@ -28,6 +28,7 @@ def runners_up(state: Search, num_wanted: int) -> tuple[Alternative, ...]:
         mesh = solution.candidate.mesh
         if mesh != best.candidate.mesh and (mesh not in found or solution.step_s < found[mesh].step_s):
             found[mesh] = solution
+    _solve_promised(state, found, num_wanted)
     if len(found) < num_wanted:
         _solve_more(state, found, num_wanted)
     ranked = [
@@ -44,6 +45,22 @@ def runners_up(state: Search, num_wanted: int) -> tuple[Alternative, ...]:
             seen.add(candidate.mesh)
             alternatives.append(Alternative(candidate, None, does_not_fit(shortfall.missing_bytes)))
     return tuple(alternatives[:num_wanted])
+
+
+def _solve_promised(state: Search, found: dict[Mesh, MeshSolution], num_wanted: int) -> None:
+    """Solves what a first look promised most of every other mesh, without proof."""
+    assert state.best is not None
+    looked_at: set[Mesh] = {state.best.candidate.mesh}
+    for promise in state.promises:
+        mesh = promise.candidate.mesh
+        if len(looked_at) > num_wanted or state.is_late:
+            return
+        if mesh in looked_at:
+            continue
+        looked_at.add(mesh)
+        solution = _solved(state, promise.candidate)
+        if solution is not None and (mesh not in found or solution.step_s < found[mesh].step_s):
+            found[mesh] = solution
 
 
 def _solve_more(state: Search, found: dict[Mesh, MeshSolution], num_wanted: int) -> None:

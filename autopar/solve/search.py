@@ -35,7 +35,7 @@ from autopar.solve.candidate import (
 from autopar.solve.candidates import NO_OFFLOAD, Space, candidates, schedules, with_offloads
 from autopar.solve.mesh import free_floor_s, least_state_bytes, refine, solve_mesh
 from autopar.solve.runners_up import runners_up
-from autopar.solve.scout import Scout
+from autopar.solve.scout import Promise, Scout
 from autopar.solve.table_floor import TableFloor
 
 _TOLERANCE = 1e-9
@@ -115,6 +115,7 @@ class Search:
         self.refused: CaptureError | None = None
         self.num_candidates = 0
         self.scouted: set[Candidate] = set()
+        self.promises: list[Promise] = []
         self.table_floors: dict[tuple[int, int, int], TableFloor] = {}
         self.open_bound_s = float("inf")  # of what was given up
         self._work_left, self._units_left = _MOST_WORK, _MOST_UNITS
@@ -157,7 +158,8 @@ class Search:
         guesses = {w.item: w.guess_s for w in self.queue if isinstance(w.item, Family)}
         bounds = {w.item: w.bound_s for w in self.queue}
         tried: dict[Family, int] = {}
-        for promise in scout.look(guesses):
+        self.promises = scout.look(guesses)
+        for promise in self.promises:
             candidate = promise.candidate
             if self.is_late or len(self.scouted) >= _MOST_SCOUTED:
                 break
@@ -167,6 +169,7 @@ class Search:
                 break
             tried[candidate.family] = tried.get(candidate.family, 0) + 1
             self.scouted.add(candidate)
+            self.num_candidates += 1
             try:
                 self._solve(candidate, bounds[candidate.family])
             except CaptureError as refused:
