@@ -138,6 +138,7 @@ class Plan:
         optimizer: ``adamw``, ``adam``, ``sgd``, ``sgd-momentum``: state bytes per parameter.
         offload: ``none``, or what lives in host memory (``optimizer``, ``parameters``, ``activations``),
             joined by commas.
+        compile: whether torch.compile compiles what lies between the collectives; None: not.
         path: file this was read from, for messages.
         lines: dotted key (``mesh.tensor``, ``pipeline.stages.1``, ``tensor.blocks.*.attn.qkv``) to its line
             in that file.
@@ -163,6 +164,7 @@ class Plan:
     shard_group: int | None = None
     recompute: tuple[PatternLine, ...] = ()
     offload: str | None = None
+    compile: bool | None = None
     path: str = field(default="", compare=False)
     lines: Mapping[str, int] = field(default_factory=dict, compare=False)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -47,6 +47,7 @@ def to_document(plan: Plan) -> dict[str, Any]:
         "shard_group": plan.shard_group,
         "recompute": _recompute(plan.recompute),
         "offload": _offload(plan.offload),
+        "compile": plan.compile,
     }
     return document | {key: value for key, value in sections.items() if value not in (None, {})}
 

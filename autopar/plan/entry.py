@@ -78,6 +78,12 @@ class Entry:
             self.fail(f"'{self.key}' is {self.value}; write {allowed}")
         return self.value
 
+    def boolean(self) -> bool:
+        """``true`` or ``false``."""
+        if not isinstance(self.value, bool):
+            self.fail(f"'{self.key}' is {describe(self.value)}; write true or false")
+        return self.value
+
     def word(self, allowed: Iterable[str], also: str = "") -> str:
         """One of some words; ``also`` says what else the caller would take."""
         allowed = list(allowed)

@@ -22,6 +22,7 @@ _ATTRIBUTES = {
     "zero": "zero",
     "shard_group": "shard_group",
     "offload": "offload",
+    "compile": "compile",
 }
 _MESH = (*MESH_AXES, "order")
 _PATTERNS = ("tensor", "activations", "operators", "recompute")

@@ -48,6 +48,7 @@ SECTIONS = {
     "shard_group": (),
     "recompute": (),
     "offload": (),
+    "compile": (),
     "predicted": (),
 }
 """Every key of a plan with the keys below it, in the order in which they are written."""
@@ -119,6 +120,7 @@ def plan_of_document(document: Any, lines: Mapping[str, int], path: str) -> Plan
         shard_group=_given(top, "shard_group", _degree),
         recompute=_patterns(top, "recompute", lambda entry: entry.word(Recompute)),
         offload=_given(top, "offload", _offload),
+        compile=_given(top, "compile", Entry.boolean),
         path=path,
         lines=dict(lines),
     )

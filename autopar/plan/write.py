@@ -37,6 +37,7 @@ _COMMENTS = {
     "shard_group": "neighbouring data ranks among which zero splits",
     "recompute": "none | selective | full",
     "offload": "none, or some of optimizer, parameters, activations",
+    "compile": "true: torch.compile between the collectives; predictions are without it",
     "predicted": "written by autopar, ignored when read",
 }
 

@@ -29,6 +29,7 @@ activations: {blocks.*: sequence}
 zero: [1, 3]
 recompute: {blocks.0-5: full, blocks.6-23: none}
 offload: [activations, optimizer]
+compile: true
 predicted: {anything: {at: all}}
 """
 
@@ -56,6 +57,7 @@ def test_read_plan_gives_every_decision(tmp_path: Path) -> None:
     assert plan.zero == (1, 3)
     assert plan.recompute == (PatternLine("blocks.0-5", "full"), PatternLine("blocks.6-23", "none"))
     assert plan.offload == "optimizer,activations"
+    assert plan.compile is True
     assert plan.lines["mesh.tensor"] == 5 and plan.lines["pipeline.stages.1"] == 13
     assert plan.path == str(file)
 
@@ -107,6 +109,7 @@ def test_read_plan_takes_numbers_as_names_of_blocks() -> None:
         (edited("zero: [1, 3]", "zero: [1, 3, 3]"), r"^p.yaml:20: zero lists 3 levels for 2 stages"),
         (edited("zero: [1, 3]", "zero: {a: 1}"), r"^p.yaml:20: 'zero' is a mapping"),
         (edited("zero: [1, 3]", "zero: []"), r"^p.yaml:20: 'zero' is an empty list"),
+        (edited("compile: true", "compile: 1"), r"^p.yaml:23: 'compile' is 1; write true or false"),
         (edited("[activations, optimizer]", "disk"), r"^p.yaml:22: 'offload' is 'disk' \(allowed: none, opt"),
         (
             edited("[activations, optimizer]", "[optimizer, optimizer]"),

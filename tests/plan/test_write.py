@@ -92,6 +92,7 @@ def plans(draw: st.DrawFn) -> Plan:
         shard_group=draw(st.none() | st.just(mesh.data or 8)),
         recompute=draw(lines(st.sampled_from([str(word) for word in Recompute]))),
         offload=draw(st.none() | st.sampled_from(["none", "optimizer", "optimizer,activations"])),
+        compile=draw(st.none() | st.booleans()),
     )
 
 
