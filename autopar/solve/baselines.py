@@ -38,17 +38,13 @@ def baselines(state: Search, families: Sequence[Family]) -> tuple[BaselineFound,
         families: legal ones, whatever the constraints leave of them.
     """
     flat = [f for f in families if f.pipeline == f.tensor == 1]
-    data = [f for f in flat if _is_known(state, f)] or flat[-1:]
-    known = [f for f in families if _is_known(state, f)]
+    data = [f for f in flat if state.floors.is_tabulated(f)] or flat[-1:]
+    known = [f for f in families if state.floors.is_tabulated(f)]
     return (
         _best("Megatron", state, known or flat[-1:], (0, 1)),
         _best("data parallel", state, _with_smaller(data, flat), (0,)),
         _best("FSDP", state, _with_smaller(data, flat), (3,)),
     )
-
-
-def _is_known(state: Search, family: Family) -> bool:
-    return (family.tensor, family.micro_batch, 1) in state.table_floors
 
 
 def _with_smaller(data: Sequence[Family], flat: Sequence[Family]) -> list[Family]:

@@ -77,7 +77,7 @@ def _solve_more(state: Search, found: dict[Mesh, MeshSolution], num_wanted: int)
             mesh = example.pipeline, example.data, example.tensor
             if mesh in found or tried.get(mesh, 0) >= _MOST_TRIED:
                 continue
-            is_known = (example.tensor, example.micro_batch, 1) in state.table_floors
+            is_known = state.floors.is_tabulated(example)
             if is_known != known_only or (not is_known and new_tables >= _MOST_NEW_TABLES):
                 continue
             new_tables += not is_known
@@ -96,7 +96,7 @@ def _simple_candidates(state: Search, example: Family | Candidate) -> list[Candi
     legal = [c for c in candidates(example, state.space) if c.offload == NO_OFFLOAD]
     legal = legal or list(candidates(example, state.space))[:1]
     try:
-        return sorted(legal, key=lambda c: (state.table_floor(c).step_s(c, state.job), c))[:2]
+        return sorted(legal, key=lambda c: (state.floors.table_floor(c).step_s(c, state.job), c))[:2]
     except CaptureError:
         return []
 

@@ -1,12 +1,11 @@
 """The joint search over all outer decisions, cut by lower bounds.
 
 One queue holds families (degrees and micro-batch) and candidates (a family with schedule, ZeRO level, shard
-group, order of the axes, offload), each with a lower bound of its step and a guess of what it may be. The
-bound of a family starts as FLOPs at peak and is tightened by the operators' least times; then its tables are
-made and its candidates take its place, whose bounds follow from the tables, at first without regard to
-memory. What promises most is worked on first; what cannot be quicker than the best plan found is dropped.
-When nothing is left, the best plan is proved. On huge models and clusters the work is limited: the least
-bound of what is left then says how far the plan may be from the best.
+group, order of the axes, offload), each with a lower bound of its step and a guess of what it may be
+(``floors.py``). The bound of a family is tightened twice; then its tables are made and its candidates take
+its place, at first without regard to memory. What promises most is worked on first; what cannot be quicker
+than the best plan found is dropped. When nothing is left, the best plan is proved. On huge models and
+clusters the work is limited: the least bound of what is left then says how far the plan may be from the best.
 
 What lives in host memory can only cost time: offloading is tried where memory bound the same candidate
 without it, whose bound it shares.
@@ -16,13 +15,11 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from autopar.errors import CaptureError, InfeasibleError
-from autopar.plan.decisions import ScheduleName
 from autopar.solve.baselines import baselines
-from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.candidate import (
     Candidate,
     Choices,
@@ -32,17 +29,16 @@ from autopar.solve.candidate import (
     SearchResult,
     Shortfall,
 )
-from autopar.solve.candidates import NO_OFFLOAD, Space, candidates, schedules, with_offloads
-from autopar.solve.mesh import free_floor_s, least_state_bytes, refine, solve_mesh
+from autopar.solve.candidates import NO_OFFLOAD, Space, candidates, with_offloads
+from autopar.solve.floors import Floors, Progress
+from autopar.solve.mesh import free_floor_s, refine, solve_mesh
 from autopar.solve.runners_up import runners_up
 from autopar.solve.scout import Promise, Scout
-from autopar.solve.table_floor import TableFloor
 
 _TOLERANCE = 1e-9
 _MOST_WORK = 200_000
-# Units of work: a block in a stage of a solve, and those it may be in one segment with; making a table.
+# Units of work: a block in a stage of a solve, and those it may be in one segment with; making tables.
 _MOST_UNITS = 16_000
-_TABLE_UNITS = 1_500
 _AGAIN = 0.02
 # Of what a quick look promises: how many are solved at once, how many of one family, and how much slower than
 # the best plan they may look.
@@ -51,21 +47,7 @@ _MOST_OF_A_FAMILY = 2
 _WORTH_A_TRY = 1.05
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
-# Bubble of a schedule for one stage of p - 1, in times of a stage.
-_BUBBLES = {
-    ScheduleName.GPIPE: 1.0,
-    ScheduleName.ONE_F_ONE_B: 1.0,
-    ScheduleName.INTERLEAVED: 1.0,
-    ScheduleName.ZERO_BUBBLE: 1 / 3,
-    ScheduleName.ZBV: 1 / 3,
-}
-_SPLIT = (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
-# Of the time of a chain: gradients of weights are at most a half (they cost as much as the forward, about),
-# and the forward is at least a fifth (a third, or a quarter with everything recomputed).
-_LEAST_PATH = 0.5
-_LEAST_FORWARD = 0.2
 _MOST_WORK_AT_ONCE = 150_000
-Progress = Callable[[str], None]
 
 
 @dataclass(slots=True)
@@ -116,15 +98,12 @@ class Search:
         self.num_candidates = 0
         self.scouted: set[Candidate] = set()
         self.promises: list[Promise] = []
-        self.table_floors: dict[tuple[int, int, int], TableFloor] = {}
         self.open_bound_s = float("inf")  # of what was given up
         self._work_left, self._units_left = _MOST_WORK, _MOST_UNITS
-        self._smallest: dict[int, int] = {}
-        self._elements: int | None = None
         self._num_solved: dict[Family, int] = {}
-        self._chains: dict[tuple[int, int], float] = {}
         self._deadline = deadline
         self._progress = progress or (lambda text: None)
+        self.floors = Floors(choices, space, job, self._progress)
 
     @property
     def is_late(self) -> bool:
@@ -134,17 +113,16 @@ class Search:
     def start(self, families: Iterable[Family]) -> None:
         """Fills the queue; families whose parameters alone never fit are left out."""
         for family in families:
-            known = self._smallest.get(family.tensor, family.micro_batch)
-            self._smallest[family.tensor] = min(known, family.micro_batch)
+            self.floors.note(family)
             chain_s = self.choices.floor_s(family.tensor, family.micro_batch, 0)
-            floor_s = self._family_floor_s(family, chain_s)
+            floor_s = self.floors.family_s(family, chain_s)
             if floor_s < float("inf"):
                 self._wait(floor_s, family, 0, chain_s)
 
     def run(self) -> float:
         """Works the queue off, what promises most first; returns a lower bound of every plan."""
         self._scout()
-        while self.queue and not self.is_late and self._units_left > 0:
+        while self.queue and not self.is_late and self._units_left > self.floors.units:
             waiting = heapq.heappop(self.queue)
             if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
                 self._advance(waiting)
@@ -177,18 +155,8 @@ class Search:
 
     def _wait(self, bound_s: float, item: Family | Candidate, effort: int, chain_s: float) -> None:
         """Puts something into the queue."""
-        guess_s = max(bound_s, self._guess_s(item, chain_s))
+        guess_s = max(bound_s, self.floors.guess_s(item, chain_s))
         heapq.heappush(self.queue, Waiting(bound_s, guess_s, item, effort))
-
-    def _guess_s(self, item: Family | Candidate, chain_s: float) -> float:
-        """What a step may take: even stages, and the bubble that the schedule usually leaves."""
-        p, m = item.pipeline, item.num_micro_batches
-        if isinstance(item, Candidate):
-            kinds = [(item.schedule, item.virtual)]
-        else:
-            kinds = list(schedules(item, self.space))
-        fills = [_BUBBLES[schedule] / virtual for schedule, virtual in kinds]
-        return chain_s / p * (m + (p - 1) * min(fills, default=1.0))
 
     def _advance(self, waiting: Waiting) -> None:
         """Tightens the bound of what was first in the queue, opens it, or solves it."""
@@ -197,7 +165,7 @@ class Search:
             if isinstance(item, Candidate):
                 if waiting.effort == 0:
                     floor_s = max(waiting.bound_s, free_floor_s(self.choices, item, self.job))
-                    self._wait(floor_s, item, 1, self.table_floor(item).chain_s)
+                    self._wait(floor_s, item, 1, self.floors.table_floor(item).chain_s)
                 elif waiting.effort == 1:
                     if not self._is_delayed(item, waiting):
                         self._solve(item, waiting.bound_s)
@@ -213,7 +181,7 @@ class Search:
 
     def _open(self, family: Family, bound_s: float) -> None:
         """Puts a family's candidates in its place, unless its activations alone never fit."""
-        missing = self._activations_missing(family)
+        missing = self.floors.activations_missing(family)
         if missing > 0:
             example = next(candidates(family, self.space))
             self.shortfalls[example] = Shortfall(example, 0, missing)
@@ -225,38 +193,22 @@ class Search:
             if candidate in self.scouted:
                 continue
             self.num_candidates += 1
-            missing = self._certain_shortfall(candidate)
+            missing = self.floors.certain_shortfall(candidate)
             if missing > 0:
                 self._falls_short(candidate, Shortfall(candidate, 0, missing), bound_s)
                 continue
-            floor = self.table_floor(candidate)
+            floor = self.floors.table_floor(candidate)
             if floor.is_empty:
                 continue
             floor_s = max(bound_s, floor.step_s(candidate, self.job))
             self._wait(floor_s, candidate, 0, floor.chain_s)
 
-    def _activations_missing(self, family: Family) -> int:
-        """By how much activations miss the memory of a device, judged by the tables of the smallest
-        micro-batch of the same tensor degree."""
-        smallest = self._smallest.get(family.tensor, family.micro_batch)
-        offloads = self.space.pins.offload is None or "activations" in self.space.pins.offload
-        if smallest == family.micro_batch or (family.tensor, family.micro_batch, 1) in self.table_floors:
-            return 0
-        try:
-            floor = self._floor_of(family.tensor, smallest, 1)
-        except CaptureError:
-            return 0  # the model does not work at the smallest
-        if offloads:
-            least = floor.least_bytes(family.micro_batch / smallest, 2**30)  # what is kept may live elsewhere
-        else:
-            least = floor.least_bytes(family.micro_batch / smallest, family.pipeline)
-        usable = self.job.memory_limit_bytes - self.job.cluster.device.framework_reserved_bytes
-        return int(least) - usable
-
     def _is_delayed(self, candidate: Candidate, waiting: Waiting) -> bool:
         """Lets other families have their turn: the more of a family is solved, the less the rest promises."""
         again = _AGAIN * self._num_solved.get(candidate.family, 0)
-        guess_s = max(waiting.bound_s, self._guess_s(candidate, self.table_floor(candidate).chain_s))
+        guess_s = max(
+            waiting.bound_s, self.floors.guess_s(candidate, self.floors.table_floor(candidate).chain_s)
+        )
         guess_s *= 1 + again
         if guess_s <= waiting.guess_s:
             self._num_solved[candidate.family] = self._num_solved.get(candidate.family, 0) + 1
@@ -311,66 +263,21 @@ class Search:
             return
         for other in with_offloads(candidate, self.space):
             self.num_candidates += 1
-            missing = self._certain_shortfall(other)
+            missing = self.floors.certain_shortfall(other)
             if missing > 0:
                 self.shortfalls[other] = Shortfall(other, 0, missing)
             else:
-                self._wait(bound_s, other, 0, self.table_floor(other).chain_s)
-
-    def _certain_shortfall(self, candidate: Candidate) -> int:
-        if self._elements is None:
-            self._elements = self.choices.trainable_elements
-        needed = least_state_bytes(self._elements, candidate, self.job)
-        return needed - self.job.memory_limit_bytes
-
-    def table_floor(self, candidate: Candidate) -> TableFloor:
-        """Of the tables of a candidate."""
-        return self._floor_of(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
-
-    def _floor_of(self, tensor: int, micro_batch: int, stride: int) -> TableFloor:
-        key = (tensor, micro_batch, stride)
-        if key not in self.table_floors:
-            self._progress(f"placements at tensor degree {key[0]}, micro-batch {key[1]}")
-            self._units_left -= _TABLE_UNITS if tensor > 1 else _TABLE_UNITS // 4
-            self.table_floors[key] = TableFloor(self.choices.tables(*key))
-        return self.table_floors[key]
-
-    def _family_floor_s(self, family: Family, chain_s: float) -> float:
-        """Over the schedules that it may run."""
-        share = self.job.cluster.device.time_share
-        p, m = family.pipeline, family.num_micro_batches
-        named = list(dict.fromkeys(name for name, _ in schedules(family, self.space)))
-        floors = [
-            makespan_floor_s(
-                schedule,
-                p,
-                m,
-                chain_s,
-                path_s=chain_s * _LEAST_PATH if schedule in _SPLIT and p > 1 else None,
-                forward_s=chain_s * _LEAST_FORWARD,
-            )
-            for schedule in named
-        ]
-        if share > 1 and p > 1:
-            floors = [max(floor / share, m * chain_s / p) for floor in floors]
-        return min(floors, default=float("inf"))
+                self._wait(bound_s, other, 0, self.floors.table_floor(other).chain_s)
 
     def _tighten(self, waiting: Waiting, family: Family) -> None:
-        """A family with a better bound: from a larger micro-batch where that is enough, else its own.
-
-        A micro-batch is at least as quick a sample as a smaller one, so that its chain bounds the smaller
-        one's.
-        """
-        tensor, size = family.tensor, family.micro_batch
-        per_sample_s = [s / other for (t, other), s in self._chains.items() if t == tensor and other > size]
-        scaled_s = max(per_sample_s, default=0.0) * size
-        if self._family_floor_s(family, scaled_s) > waiting.bound_s * (1 + _TOLERANCE):
-            self._wait(self._family_floor_s(family, scaled_s), family, 0, scaled_s)
+        """A family with a better bound: from a larger micro-batch where that is enough, else its own."""
+        scaled_s = self.floors.scaled_chain_s(family)
+        scaled_floor_s = self.floors.family_s(family, scaled_s)
+        if scaled_floor_s > waiting.bound_s * (1 + _TOLERANCE):
+            self._wait(scaled_floor_s, family, 0, scaled_s)
             return
-        if (tensor, size) not in self._chains:
-            self._chains[tensor, size] = self.choices.floor_s(tensor, size, 1)
-        chain_s = self._chains[tensor, size]
-        self._wait(max(waiting.bound_s, self._family_floor_s(family, chain_s)), family, 1, chain_s)
+        chain_s = self.floors.chain_s(family)
+        self._wait(max(waiting.bound_s, self.floors.family_s(family, chain_s)), family, 1, chain_s)
 
 
 def rank(solution: MeshSolution) -> tuple[object, ...]:
