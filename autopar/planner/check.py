@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from autopar.capture.capture import Capture, capture
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource
 from autopar.cost.blocks import Readings, block_choice
-from autopar.cost.layout import Layout, SharedParameter
+from autopar.cost.layout import Layout
 from autopar.cost.measured import measured_note
 from autopar.cost.prediction import Prediction
 from autopar.cost.step import predict
@@ -18,8 +19,7 @@ from autopar.errors import InfeasibleError
 from autopar.hardware.cluster import Cluster
 from autopar.lower.resolve import ResolvedPlan, missing_decisions, resolve
 from autopar.plan.decisions import MESH_AXES, Plan, Precision, ScheduleName
-from autopar.planner.model_choices import carried_bytes, local_elements, tied_parameters
-from autopar.sharding.placement import REPLICATE
+from autopar.planner.several_blocks import carried_bytes, shared_parameters
 from autopar.units import format_bytes
 
 DTYPES = {
@@ -113,15 +113,6 @@ def resolved_layout(resolved: ResolvedPlan, cluster: Cluster, readings: Readings
         for decision in resolved.blocks
     ]
     carried = carried_bytes(graph)
-    shared = tuple(
-        SharedParameter(
-            name,
-            blocks,
-            local_elements(graph, name, resolved.parameter_placements.get(name, REPLICATE), mesh.tensor),
-            graph.parameters[name].requires_grad,
-        )
-        for name, blocks in tied_parameters(graph)
-    )
     zero = plan.zero if isinstance(plan.zero, tuple) else (plan.zero or 0,) * resolved.num_stages
     return Layout(
         pipeline=mesh.pipeline,
@@ -135,7 +126,7 @@ def resolved_layout(resolved: ResolvedPlan, cluster: Cluster, readings: Readings
         precision=plan.precision,
         optimizer=plan.optimizer or DEFAULT_OPTIMIZER,
         stages=tuple(tuple(choices[index] for index in stage) for stage in resolved.stages),
-        shared=shared,
+        shared=shared_parameters(graph, resolved.parameter_placements, mesh.tensor),
         carried_bytes=tuple(carried[stage[-1]] for stage in resolved.stages[:-1]),
         order=mesh.order or MESH_AXES,
         shard_group=plan.shard_group or mesh.data,
@@ -147,31 +138,34 @@ def too_large(prediction: Prediction) -> InfeasibleError | None:
     """The error of a plan that does not fit: which stage, and by how much."""
     if prediction.fits:
         return None
-    if prediction.peak_memory_bytes <= prediction.memory_limit_bytes:
-        return _too_large_for_host(prediction)
-    totals = [stage.memory.total_bytes for stage in prediction.stages]
-    worst = totals.index(max(totals))
-    missing = totals[worst] - prediction.memory_limit_bytes
-    return InfeasibleError(
-        f"memory of stage {worst}: needs {format_bytes(totals[worst])}, {format_bytes(missing)} more than "
-        f"the {format_bytes(prediction.memory_limit_bytes)} of a device; halve batch.micro, turn recompute "
-        "on, raise zero, or give the stage fewer blocks",
-        binding=f"memory of stage {worst}",
-        shortfall_bytes=missing,
+    if prediction.peak_memory_bytes > prediction.memory_limit_bytes:
+        return _missing(
+            "memory",
+            [stage.memory.total_bytes for stage in prediction.stages],
+            prediction.memory_limit_bytes,
+            "needs {needed}, {missing} more than the {limit} of a device; halve batch.micro, turn recompute "
+            "on, raise zero, or give the stage fewer blocks",
+        )
+    return _missing(
+        "host memory",
+        [stage.memory.host_bytes for stage in prediction.stages],
+        prediction.host_limit_bytes,
+        "offload puts {needed} there for each device, {missing} more than its share of {limit}; offload "
+        "less, raise zero, or use fewer devices per node",
     )
 
 
-def _too_large_for_host(prediction: Prediction) -> InfeasibleError:
-    totals = [stage.memory.host_bytes for stage in prediction.stages]
-    worst = totals.index(max(totals))
-    missing = totals[worst] - prediction.host_limit_bytes
-    return InfeasibleError(
-        f"host memory of stage {worst}: offload puts {format_bytes(totals[worst])} there for each device, "
-        f"{format_bytes(missing)} more than its share of {format_bytes(prediction.host_limit_bytes)}; "
-        "offload less, raise zero, or use fewer devices per node",
-        binding=f"host memory of stage {worst}",
-        shortfall_bytes=missing,
+def _missing(what: str, stage_bytes: Sequence[int], limit_bytes: int, text: str) -> InfeasibleError:
+    """The error of the stage that needs most."""
+    needed_bytes = max(stage_bytes)
+    binding = f"{what} of stage {stage_bytes.index(needed_bytes)}"
+    missing_bytes = needed_bytes - limit_bytes
+    told = text.format(
+        needed=format_bytes(needed_bytes),
+        missing=format_bytes(missing_bytes),
+        limit=format_bytes(limit_bytes),
     )
+    return InfeasibleError(f"{binding}: {told}", binding=binding, shortfall_bytes=missing_bytes)
 
 
 def _warnings(plan: Plan, cluster: Cluster) -> tuple[str, ...]:

@@ -7,14 +7,13 @@ blocks read has one placement: every joint placement of these parameters gives a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from autopar.capture.capture import Capture
-from autopar.capture.model_graph import Block, InputKind, ModelGraph
+from autopar.capture.model_graph import Block, ModelGraph
 from autopar.cost.blocks import Readings, model_flops
 from autopar.cost.choice import BlockChoice
-from autopar.cost.layout import SharedParameter
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Plan, Precision, Recompute
 from autopar.planner.block_choices import (
@@ -29,21 +28,15 @@ from autopar.planner.block_choices import (
     whole_seconds,
 )
 from autopar.planner.pins import Pins, resolve_pins
+from autopar.planner.several_blocks import carried_bytes, shared_parameters, tied_parameters
 from autopar.planner.tabulate import operator_table
-from autopar.sharding.placement import REPLICATE, Placement, local_shape
+from autopar.planner.word_chains import pairs_worth_costing
+from autopar.sharding.placement import REPLICATE, Placement
 from autopar.sharding.roles import Use, parameter_uses
 from autopar.solve.candidate import ChoiceTable
 
 # Joint placements of tied parameters that are tried; beyond, only the largest parameter's are.
 _MOST_JOINT_PLACEMENTS = 9
-
-# Words that may flow in a chain that is tried.
-_WORD_SETS = (
-    ("replicate", "sequence", "batch"),
-    ("replicate", "sequence"),
-    ("replicate", "batch"),
-    ("replicate",),
-)
 
 _ALL_RECOMPUTE = (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL)
 
@@ -229,15 +222,7 @@ class ModelChoices:
                 for kind, pairs in enumerate(self._word_pairs(setting, tied))
             ),
             setting.kind_of_block,
-            tuple(
-                SharedParameter(
-                    name,
-                    blocks,
-                    local_elements(setting.graph, name, tied.get(name, REPLICATE), setting.degree),
-                    setting.graph.parameters[name].requires_grad,
-                )
-                for name, blocks in tied_parameters(setting.graph)
-            ),
+            shared_parameters(setting.graph, tied, setting.degree),
             carried_bytes(setting.graph),
         )
 
@@ -271,11 +256,7 @@ class ModelChoices:
     def _word_pairs(
         self, setting: _Setting, tied: Mapping[str, Placement]
     ) -> list[tuple[tuple[str, str], ...]]:
-        """Per kind, the pairs of words that are worth costing: those on a best chain of words.
-
-        One best chain for every price of memory and every set of words that may flow, so that each word has
-        its chance: the rest would only be taken where two words meet more dearly than they need to.
-        """
+        """Per kind, the pairs of words that are worth costing."""
         if setting.degree == 1:
             return [()] * len(setting.kinds)
         priced = []
@@ -287,15 +268,7 @@ class ModelChoices:
                     for words in solver.word_pairs(pins)
                 }
             )
-        worth: list[dict[tuple[str, str], None]] = [{} for _ in setting.kinds]
-        split_logits = tuple(
-            dict.fromkeys(w for pairs in priced for pair in pairs for w in pair if w.startswith("shard("))
-        )
-        for words in (*((*words, *split_logits) for words in _WORD_SETS if split_logits), *_WORD_SETS):
-            for price in range(NUM_PRICES):
-                for kind, pair in best_chain(priced, setting.kind_of_block, words, price):
-                    worth[kind][pair] = None
-        return [tuple(pairs) for pairs in worth]
+        return pairs_worth_costing(priced, setting.kind_of_block, NUM_PRICES)
 
     def _tied_placements(self, setting: _Setting) -> Iterator[dict[str, Placement]]:
         """Every joint placement of the tied parameters that all their blocks can take."""
@@ -336,64 +309,3 @@ def _block_pins(block: Block, pins: Pins, tensor: int, *, last: bool) -> BlockPi
         (recompute,) if recompute is not None else _ALL_RECOMPUTE,
         pins.overrides(operator_keys(block)) if tensor > 1 and pins.operators else {},
     )
-
-
-def tied_parameters(graph: ModelGraph) -> list[tuple[str, tuple[int, ...]]]:
-    """Parameters that several blocks read, with the blocks."""
-    blocks: dict[str, list[int]] = {name: [] for name in graph.parameters}
-    for block in graph.blocks:
-        for name in dict.fromkeys(parameter_names(block)):
-            blocks[name].append(block.index)
-    return [(name, tuple(readers)) for name, readers in blocks.items() if len(readers) > 1]
-
-
-def local_elements(graph: ModelGraph, name: str, placement: Placement, degree: int) -> int:
-    """Elements of one rank's piece of a parameter."""
-    elements = 1
-    for size in local_shape(graph.parameters[name].spec.shape, placement, degree):
-        elements *= size
-    return elements
-
-
-def carried_bytes(graph: ModelGraph) -> tuple[int, ...]:
-    """Per block, bytes that earlier blocks computed and later ones read: sent on if a stage ends there.
-
-    Such values are replicated on the tensor axis.
-    """
-    producer = {name: block.index for block in graph.blocks for name in block.outputs}
-    last_reader: dict[str, int] = {}
-    for block in graph.blocks:
-        for item in block.inputs:
-            if item.kind is InputKind.ACTIVATION:
-                last_reader[item.source] = max(last_reader.get(item.source, 0), block.index)
-    carried = [0] * len(graph.blocks)
-    for name, last in last_reader.items():
-        for index in range(producer[name] + 1, last):
-            carried[index] += graph.values[name].num_bytes
-    return tuple(carried)
-
-
-def best_chain(
-    priced: Sequence[Mapping[tuple[str, str], Sequence[float]]],
-    kind_of_block: Sequence[int],
-    words: Sequence[str],
-    price: int,
-) -> list[tuple[int, tuple[str, str]]]:
-    """Kind and words of every block on the cheapest chain of words; empty where there is none.
-
-    Args:
-        priced: per kind and pair of words, the objective by price.
-        words: that may flow, beside those that pins leave no choice in.
-    """
-    reached: dict[str, tuple[float, tuple[tuple[int, tuple[str, str]], ...]]] = {"replicate": (0.0, ())}
-    for kind in kind_of_block:
-        after: dict[str, tuple[float, tuple[tuple[int, tuple[str, str]], ...]]] = {}
-        free = {pair: costs for pair, costs in priced[kind].items() if set(pair) <= set(words)}
-        for (source, target), costs in (free or priced[kind]).items():
-            if source not in reached or price >= len(costs):
-                continue
-            cost = reached[source][0] + costs[price]
-            if target not in after or cost < after[target][0]:
-                after[target] = (cost, (*reached[source][1], (kind, (source, target))))
-        reached = after
-    return list(min(reached.values(), key=lambda way: way[0])[1]) if reached else []
