@@ -18,13 +18,12 @@ from torch import fx
 
 from autopar.capture.model_graph import Block, InputKind
 from autopar.errors import UsageError
-from autopar.sharding.aliasing import hidden_writes, pinned_nodes
+from autopar.sharding.aliasing import hidden_writes
 from autopar.sharding.block_facts import BlockFacts
 from autopar.sharding.placement import PARTIAL, REPLICATE, Partial, Placement, Shard
 from autopar.sharding.redistribution import conversion_units
 from autopar.sharding.rule import Rule, find_rule, replicated
 from autopar.sharding.rules.operator import tensor_arguments
-from autopar.sharding.rules.table import strategies
 
 # What a node's value is placed as: one placement, or for tuples one for each element.
 Placed = Placement | tuple[Placement, ...]
@@ -52,27 +51,6 @@ class BlockSharding:
     def placement_of(self, placeholder: str) -> Placement:
         """Placement in which a placeholder's value arrives."""
         return self.parameters.get(placeholder, self.inputs.get(placeholder, REPLICATE))
-
-
-def block_strategies(
-    block: Block, degree: int, fused: frozenset[int] = frozenset()
-) -> dict[str, tuple[Rule, ...]]:
-    """``strategies`` of every call of a block by node name, with in-place operators taken into account."""
-    pinned = pinned_nodes(block.graph)
-    return {
-        node.name: node_strategies(node, degree, fused, pinned)
-        for node in block.graph.nodes
-        if node.op == "call_function"
-    }
-
-
-def node_strategies(
-    node: fx.Node, degree: int, fused: frozenset[int], pinned: frozenset[str]
-) -> tuple[Rule, ...]:
-    """Rules of one call; the replicated one alone where its value shares storage with a mutated tensor."""
-    if node.name in pinned:
-        return (replicated(len(tensor_arguments(node))),)
-    return strategies(node, degree, fused)
 
 
 def propagate(

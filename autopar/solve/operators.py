@@ -55,13 +55,6 @@ class OperatorSolution:
     branched: bool
 
 
-def solve_operators(
-    problem: OperatorProblem, price: Price, allowed: Allowed | None = None
-) -> OperatorSolution | None:
-    """The cheapest choice of a strategy per node; None if no choice can be converted together."""
-    return OperatorSolver(problem).solve(price, allowed)
-
-
 class OperatorSolver:
     """Solves one problem under several prices and restrictions; the model is built once."""
 

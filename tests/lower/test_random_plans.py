@@ -11,7 +11,7 @@ from autopar.capture.model_graph import Block, ModelGraph
 from autopar.lower.resolve import resolve
 from autopar.plan.decisions import Plan
 from autopar.sharding.aliasing import hidden_writes
-from autopar.sharding.propagation import block_strategies
+from autopar.sharding.block_facts import BlockFacts
 from tests.lower.chain import assert_same, run_plain, run_sharded
 from tests.lower.models import load, plan_for, tensors_of
 
@@ -42,12 +42,13 @@ def random_plan(graph: ModelGraph, chance: random.Random, degree: int) -> Plan:
     activations = {block.name: chance.choice(words) for block in graph.blocks}
     operators: dict[str, str] = {}
     for block in graph.blocks:
-        rules = block_strategies(block, degree, fused_parts(graph, block, tensor))
+        facts, fused = BlockFacts(block), fused_parts(graph, block, tensor)
         for node in block.graph.nodes:
-            if node.name not in rules or node.target is operator.getitem or hidden_writes(node):
+            if node.op != "call_function" or node.target is operator.getitem or hidden_writes(node):
                 continue
             if chance.random() < 0.3:
-                operators[node.meta["operator_key"]] = str(chance.choice(rules[node.name]))
+                rule = chance.choice(facts.rules(node, degree, fused))
+                operators[node.meta["operator_key"]] = str(rule)
     return plan_for(graph, tensor, degree, activations, operators)
 
 

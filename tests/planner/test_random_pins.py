@@ -3,26 +3,22 @@
 import random
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache
 
 import pytest
-import torch
 
-from autopar.capture.capture import Capture, capture
-from autopar.capture.target import load_target
-from autopar.hardware.catalog import load_device
-from autopar.hardware.cluster import cluster_of
+from autopar.capture.capture import Capture
 from autopar.lower.placements import resolve_placements
 from autopar.lower.stages import output_words, recompute_words
 from autopar.plan.decisions import Plan
 from autopar.plan.pins import parse_sets
 from autopar.planner.pins import resolve_pins
-from autopar.planner.planner import make_plan
-from autopar.planner.request import PlanRequest, PlanResult
+from tests.planner.subject import Subject, captured, planned
 
-CLUSTER = cluster_of(load_device("a100-sxm-80gb"), 4)
 GPT = {"n_layer": 4, "n_embd": 512, "n_head": 8, "seq": 128, "vocab": 2048}
-MODELS = {"gpt": ("examples/gpt.py", GPT, 32), "recommender": ("examples/recommender.py", {}, 1024)}
+MODELS = {
+    "gpt": Subject("examples/gpt.py", GPT, 32, with_baselines=False),
+    "recommender": Subject("examples/recommender.py", {}, 1024, with_baselines=False),
+}
 MESHES = [(p, d, t) for p in (1, 2, 4) for d in (1, 2, 4) for t in (1, 2, 4) if p * d * t == 4]
 LINES = {
     "gpt": {
@@ -38,33 +34,13 @@ LINES = {
 }
 
 
-@cache
-def captured(model: str) -> Capture:
-    target, args, _ = MODELS[model]
-    return capture(load_target(target, args), torch.bfloat16)
-
-
-@cache
-def planned(model: str, *sets: str) -> PlanResult:
-    source = captured(model)
-    request = PlanRequest(
-        source.source,
-        CLUSTER,
-        MODELS[model][2],
-        constraints=parse_sets(sets),
-        top=1,
-        with_baselines=False,
-    )
-    return make_plan(request, captured=source)
-
-
 def drawn_pins(model: str, rng: random.Random) -> Iterator[str]:
     """Pins that go together: a whole mesh, and of the other decisions each with even chances."""
     pipeline, data, tensor = rng.choice(MESHES)
     names = {"pipeline": pipeline, "data": data, "tensor": tensor}
     for axis in rng.sample(sorted(names), 2 if rng.random() < 0.7 else 3):
         yield f"mesh.{axis}={names[axis]}"  # two degrees leave the third no choice
-    samples = MODELS[model][2] // data
+    samples = MODELS[model].global_batch // data
     if rng.random() < 0.5:
         yield f"batch.micro={rng.choice([size for size in (1, 2, 4, 8, 16, 64, 256) if samples % size == 0])}"
     zero = rng.choice((None, 0, 1, 2, 3))
@@ -74,7 +50,7 @@ def drawn_pins(model: str, rng: random.Random) -> Iterator[str]:
         yield f"shard_group={rng.choice([size for size in (1, 2, 4) if data % size == 0])}"
     if rng.random() < 0.6:
         schedules = ["1f1b", "gpipe", "zero-bubble"]
-        blocks = len(captured(model).at(2).blocks)
+        blocks = len(captured(MODELS[model]).at(2).blocks)
         if pipeline > 1 and 2 * pipeline <= blocks and model == "gpt":
             schedules += ["interleaved", "zbv"]
         schedule = rng.choice(schedules)
@@ -113,8 +89,8 @@ def check_honoured(pins: Plan, plan: Plan, capture_: Capture) -> None:
 @pytest.mark.parametrize("model", MODELS)
 def test_pins_are_honoured_and_never_beat_the_free_plan(model: str, seed: int) -> None:
     sets = tuple(drawn_pins(model, random.Random(seed)))
-    free, pinned = planned(model), planned(model, *sets)
-    check_honoured(parse_sets(sets), pinned.plan, captured(model))
+    free, pinned = planned(MODELS[model]), planned(MODELS[model], *sets)
+    check_honoured(parse_sets(sets), pinned.plan, captured(MODELS[model]))
     assert pinned.prediction.step_time_s >= free.bound_s * (1 - 1e-9)
     if free.status == "optimal":
         assert pinned.prediction.step_time_s >= free.prediction.step_time_s * (1 - 1e-9)

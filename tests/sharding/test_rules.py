@@ -15,7 +15,7 @@ from autopar.sharding.placement import REPLICATE, Placement, Shard, local_shape
 from autopar.sharding.propagation import BlockSharding, element_rule, value_placement
 from autopar.sharding.rule import Rule, find_rule
 from autopar.sharding.rules.operator import tensor_arguments
-from autopar.sharding.rules.table import has_rules, operator_names, strategies
+from autopar.sharding.rules.table import families_by_name, has_rules, strategies
 from tests.lower.pieces import combine, scatter
 from tests.lower.ranks import ThreadedAxis, run_on_ranks
 from tests.sharding.cases import CASES
@@ -148,7 +148,7 @@ def test_every_operator_with_rules_has_a_case() -> None:
     for case in CASES:
         packet = case.target._schema.name.removeprefix("aten::")
         proved |= {packet, f"{packet}.{case.target._overloadname}"}
-    assert set(operator_names()) - proved == UNINITIALISED
+    assert set(families_by_name()) - proved == UNINITIALISED
 
 
 def test_unknown_operator_runs_replicated() -> None:

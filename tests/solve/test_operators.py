@@ -13,7 +13,7 @@ from autopar.solve.operator_problem import (
     Strategy,
     assignment_cost,
 )
-from autopar.solve.operators import OperatorSolver, solve_operators
+from autopar.solve.operators import OperatorSolver
 
 PLACEMENTS = ("replicate", "shard(0)", "shard(1)", "partial")
 
@@ -75,11 +75,11 @@ def brute_force(problem: OperatorProblem, price: Price) -> float | None:
 
 
 @pytest.mark.parametrize("seed", range(300))
-def test_solve_operators_equals_brute_force(seed: int) -> None:
+def test_the_optimum_equals_brute_force(seed: int) -> None:
     rng = random.Random(seed)
     problem = random_problem(rng, rng.randint(2, 7))
     price = Price(rng.choice((0.0, 1e-10)), rng.choice((0.0, 2e-10)))
-    expected, solution = brute_force(problem, price), solve_operators(problem, price)
+    expected, solution = brute_force(problem, price), OperatorSolver(problem).solve(price)
     if expected is None:
         assert solution is None
         return
@@ -126,7 +126,7 @@ def test_a_conversion_is_paid_once_by_consumers_that_want_the_same() -> None:
         OperatorNode(f"r{i}", (0,), (Strategy("replicate", (Demand("replicate", True),)),), {})
         for i in range(3)
     )
-    solution = solve_operators(OperatorProblem((source, *readers)), Price())
+    solution = OperatorSolver(OperatorProblem((source, *readers))).solve(Price())
     assert solution is not None
     assert solution.objective_s == pytest.approx(5.0)
 
@@ -135,7 +135,7 @@ def test_the_price_of_saved_bytes_moves_the_optimum() -> None:
     quick = Strategy("replicate", (), Cost(1.0, saved_bytes=100))
     lean = Strategy("replicate", (), Cost(2.0, saved_bytes=10))
     problem = OperatorProblem((OperatorNode("n", (), (quick, lean), {}),))
-    cheap, dear = solve_operators(problem, Price()), solve_operators(problem, Price(1.0))
+    cheap, dear = OperatorSolver(problem).solve(Price()), OperatorSolver(problem).solve(Price(1.0))
     assert cheap is not None and dear is not None
     assert (cheap.strategies, dear.strategies) == ((0,), (1,))
 
@@ -143,4 +143,4 @@ def test_the_price_of_saved_bytes_moves_the_optimum() -> None:
 def test_no_common_placement_is_infeasible() -> None:
     source = OperatorNode("source", (), (Strategy("shard(0)", ()),), {})
     reader = OperatorNode("reader", (0,), (Strategy("replicate", (Demand("replicate"),)),), {})
-    assert solve_operators(OperatorProblem((source, reader)), Price()) is None
+    assert OperatorSolver(OperatorProblem((source, reader))).solve(Price()) is None

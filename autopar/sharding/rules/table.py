@@ -102,13 +102,9 @@ _FAMILIES: tuple[tuple[Family, str], ...] = (
 
 
 @cache
-def _by_name() -> Mapping[str, Family]:
+def families_by_name() -> Mapping[str, Family]:
+    """Family by operator as the table names it: ``linear`` for all overloads, ``sum.default`` for one."""
     return {name: family for family, names in _FAMILIES for name in names.split()}
-
-
-def operator_names() -> tuple[str, ...]:
-    """Every operator that the table names: ``linear`` for all its overloads, ``sum.default`` for one."""
-    return tuple(_by_name())
 
 
 def family_of(target: object) -> Family | None:
@@ -117,8 +113,8 @@ def family_of(target: object) -> Family | None:
         return None
     packet = target._schema.name.removeprefix("aten::")
     for name in (f"{packet}.{target._overloadname}", packet):
-        if name in _by_name():
-            return _by_name()[name]
+        if name in families_by_name():
+            return families_by_name()[name]
     return pointwise.pointwise if pointwise.is_pointwise(target) else None
 
 
