@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from torch import fx
 
 from autopar.capture.model_graph import Block, InputKind
+from autopar.cost.call_facts import CallFacts
 from autopar.cost.choice import BlockChoice, ParameterShare
 from autopar.cost.collectives import transfer_s
 from autopar.cost.effects import Effect
 from autopar.cost.flops import forward_flops
-from autopar.cost.local_run import CallFacts, LocalRun, LocalValue
+from autopar.cost.local_run import LocalRun, LocalValue
 from autopar.cost.measured import with_measured_times
 from autopar.cost.operators import operator_name
 from autopar.cost.storages import BlockMemory

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from autopar.cost.passes import Passes
 from autopar.plan.decisions import Recompute
 
 
@@ -29,7 +30,7 @@ class ParameterShare:
 
 
 @dataclass(frozen=True, slots=True)
-class BlockChoice:
+class BlockChoice(Passes):
     """One way of running every block of a class: boundary and parameter placements, recompute; and its cost.
 
     Attributes:
@@ -72,13 +73,3 @@ class BlockChoice:
     output_bytes: int
     model_flops: float
     backward_weight_s: float = 0.0
-
-    @property
-    def forward_s(self) -> float:
-        """Forward time with exposed collectives."""
-        return self.forward_compute_s + self.forward_comm_s
-
-    @property
-    def backward_s(self) -> float:
-        """Backward time with recompute and exposed collectives."""
-        return self.backward_compute_s + self.backward_comm_s

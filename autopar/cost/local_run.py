@@ -1,8 +1,14 @@
 """One rank's run of a block under a sharding, added up without building or running the program.
 
 Walks the block as the lowering does (``lower.walk``); at every call notes the time, and what happens to the
-storages (``cost.effects``). What it finds is what ``cost.memory`` reads off the lowered program when that is
-run on fake tensors, at a tenth of the time; tests hold the two together.
+storages (``cost.call_facts``). What it finds is what autograd shows when the lowered program is run on fake
+tensors, at a tenth of the time; tests hold the two together.
+
+Saved bytes are the distinct storages that autograd keeps; parameters, buffers, constants and batch entries
+do not count. Transient bytes are the most that lives beyond: in the forward pass results until their last
+use, in the backward pass gradients of the values that are live at that point of the program. Under
+recomputation the block's inputs are kept, and under selective recomputation what ``lower.selective`` names;
+what autograd keeps comes back when the block's backward pass begins, beside what was kept.
 """
 
 from __future__ import annotations
@@ -10,40 +16,27 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from autopar.capture.model_graph import Block, InputKind, TensorSpec
-from autopar.capture.operator_facts import aliased_arguments
-from autopar.cost.effects import Effect, dense_strides, layout_of, observe
-from autopar.cost.memory import UNCOUNTED, WHOLE_TEMPORARY
-from autopar.cost.operator_traffic import COPY_IF_NEEDED, PIECES
-from autopar.cost.operators import FREE, OperatorCost, operator_name, operator_seconds, specs_seconds
+from autopar.cost.call_facts import CallFacts
+from autopar.cost.operator_traffic import COPY_IF_NEEDED, PIECES, WHOLE_TEMPORARY
+from autopar.cost.operators import FREE, OperatorCost, operator_seconds, specs_seconds
 from autopar.cost.stand_ins import STAND_INS
 from autopar.cost.storages import Ledger, new_ledger
 from autopar.hardware.device import Device
-from autopar.lower import local_operators
-from autopar.lower.axis import FakeAxis
-from autopar.lower.block import (
-    WRAPPERS,
-    Transfer,
-    conversion_transfers,
-    local_call,
-    transfers_inside,
-)
+from autopar.lower.block import WRAPPERS, Transfer, conversion_transfers, transfers_inside
 from autopar.lower.collectives import from_pieces
-from autopar.lower.selective import keeps_result
 from autopar.lower.walk import LocalWalk
-from autopar.sharding.block_facts import BlockFacts
 from autopar.sharding.gradients import is_floating
 from autopar.sharding.placement import Placement, local_shape
 from autopar.sharding.propagation import BlockSharding, whole_bytes
 from autopar.sharding.redistribution import Collective
 from autopar.sharding.rule import Rule
+
+UNCOUNTED = frozenset({InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT, InputKind.BATCH})
 
 _KEEP_STORAGE = frozenset({"copy_to", "to_partial"})
 _FROM_PIECES = frozenset({"gather", "gather_partial", "all_to_all", "pad_to_partial"})
@@ -78,50 +71,6 @@ class LocalValue:
         return sum(t.numel() * t.element_size() for t in self.tensors)
 
 
-class CallFacts:
-    """What is known of the calls of one block class; kept from run to run.
-
-    Attributes:
-        block: facts about the graph.
-        position: of every node: equal blocks do not have equal names.
-        structure: text that blocks share whose graphs differ in sizes alone.
-        effects: by structure, position, local operator, layouts and wishes for gradients of the arguments.
-    """
-
-    def __init__(self, block: Block, effects: dict[object, Effect]) -> None:
-        self.block = BlockFacts(block)
-        self.position = {node: index for index, node in enumerate(block.graph.nodes)}
-        self.effects = effects
-        self.names = {n: operator_name(n.target) for n in block.graph.nodes if n.op == "call_function"}
-        self.kept = frozenset(
-            n.name for n in self.names if n.name not in self.block.pinned and keeps_result(n)
-        )
-        self.aliases = {
-            n: tuple(self.block.arguments[n].index(a) for a in aliased_arguments(n)) for n in self.names
-        }
-        self.structure = self._structure(block)
-        placeholders = (n for n in block.graph.nodes if n.op == "placeholder")
-        kinds = {item.placeholder: item.kind for item in block.inputs}
-        self.kinds = {node: kinds[node.name] for node in placeholders}
-        self.mode = next(
-            (v.fake_mode for n in block.graph.nodes if hasattr(v := n.meta.get("val"), "fake_mode")),
-            FakeTensorMode(),
-        )
-
-    def _structure(self, block: Block) -> str:
-        def number(value: object) -> object:
-            return "number" if type(value) is int else value
-
-        lines = []
-        for node in block.graph.nodes:
-            arguments = fx.map_arg((node.args, dict(node.kwargs)), lambda n: f"%{self.position[n]}")
-            if self.aliases.get(node) or self.names.get(node) in COPY_IF_NEEDED:
-                # Results are made anew every time: sizes do not matter.
-                arguments = fx.node.map_aggregate(arguments, number)  # type: ignore[arg-type]
-            lines.append(f"{node.op} {node.target if node.op == 'call_function' else ''} {arguments}")
-        return "\n".join(lines)
-
-
 @dataclass(slots=True)
 class Timed:
     """A call or a conversion: its time, and whether selective recompute runs it again."""
@@ -145,7 +94,6 @@ class LocalRun(LocalWalk[LocalValue]):
         super().__init__(block, sharding, facts.block)
         self._known = facts
         self._device = device
-        self._axis = FakeAxis(self.degree)
         self._step = 0
         self.ledger: Ledger = new_ledger()
         self.calls: list[Timed] = []
@@ -179,7 +127,7 @@ class LocalRun(LocalWalk[LocalValue]):
         else:
             value = self._run(node, rule, arguments)
         self._inherit(value, node, arguments)
-        name = self._name(node, rule)
+        name = self._known.called(node, rule)
         self._time(node, rule, name, value, arguments)
         self._keep(node, rule, value, num_saved)
         self._note(value, name, arguments)
@@ -237,92 +185,24 @@ class LocalRun(LocalWalk[LocalValue]):
         pieces = torch.empty((self.degree, *shape), dtype=source.dtype, device="meta")
         return from_pieces(pieces, step.arguments[0], blocks)
 
-    def _name(self, node: fx.Node, rule: Rule) -> str:
-        return self._known.names[node] if rule.local is None or rule.local in WRAPPERS else rule.local
-
     def _run(self, node: fx.Node, rule: Rule, arguments: Sequence[LocalValue]) -> LocalValue:
-        name = self._name(node, rule)
-        effect = self._effect(node, rule, name, arguments)
-        tensors = self._results(node, rule, effect, arguments)
-        ledger = self.ledger
+        given = [a.tensors[0] for a in arguments]
+        wishes = tuple(a.requires_grad[0] for a in arguments)
+        effect = self._known.effect(node, rule, self.degree, given, wishes)
+        tensors = self._known.results(node, rule, self.degree, effect, given)
         for index in effect.kept_arguments:
-            self._save(arguments[index].tensors[0].untyped_storage())
+            self._save(given[index].untyped_storage())
         for index in effect.kept_results:
             self._save(tensors[index].untyped_storage())
         for inside in effect.inside:
-            basis = arguments[inside.basis].tensors[0] if inside.basis >= 0 else tensors[-1 - inside.basis]
+            basis = given[inside.basis] if inside.basis >= 0 else tensors[-1 - inside.basis]
             num_bytes = int(inside.bytes_per_element * basis.numel())
-            ledger.saved.add(torch.empty(num_bytes, dtype=torch.uint8, device="meta").untyped_storage())
+            self.ledger.saved.add(torch.empty(num_bytes, dtype=torch.uint8, device="meta").untyped_storage())
         return LocalValue(tensors, effect.is_tuple, effect.requires_grad, False)
 
     def _save(self, storage: torch.UntypedStorage) -> None:
         if not self.ledger.uncounted.has(id(storage)):
             self.ledger.saved.add(storage)
-
-    def _effect(self, node: fx.Node, rule: Rule, name: str, arguments: Sequence[LocalValue]) -> Effect:
-        tensors = [a.tensors[0] for a in arguments]
-        wishes = tuple(a.requires_grad[0] for a in arguments)
-        position = self._known.position[node]
-        key = (self._known.structure, position, rule.local, tuple(map(layout_of, tensors)), wishes)
-        found = self._known.effects.get(key)
-        if found is None or not (found.is_general or self._is_replayed(node, rule, found)):
-            exact = (key, tuple(t.shape for t in tensors), self.degree)
-            found = self._known.effects.get(exact)
-            if found is None:
-                found = self._observe(node, rule, name, tensors, wishes)
-                self._known.effects[exact] = found
-                self._known.effects.setdefault(key, found)
-        return found
-
-    def _observe(
-        self, node: fx.Node, rule: Rule, name: str, tensors: Sequence[Tensor], wishes: Sequence[bool]
-    ) -> Effect:
-        function: Any = node.target
-
-        def call(given: Sequence[Tensor]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            args, kwargs = local_call(node, rule, self.degree, given)
-            return ((self._axis, *args) if is_local else args), kwargs
-
-        is_local = rule.local is not None and rule.local not in WRAPPERS
-        if is_local:
-            function = getattr(local_operators, str(rule.local))
-        elif rule.local == "mean_of_shards":
-            function = partial(local_operators.mean_of_shards, self._axis, function)
-
-        no_grad = bool(node.meta.get("no_grad", False))
-        return observe(name, function, call, tensors, wishes, self._known.mode, no_grad=no_grad)
-
-    def _results(
-        self, node: fx.Node, rule: Rule, effect: Effect, arguments: Sequence[LocalValue]
-    ) -> tuple[Tensor, ...]:
-        """Tensors laid out as the results of the call are, sharing storage as they do."""
-        if self._is_replayed(node, rule, effect):
-            aliases, target = self._known.aliases[node], node.target
-            if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
-                return arguments[aliases[0]].tensors[:1]
-            args, kwargs = local_call(node, rule, self.degree, [a.tensors[0] for a in arguments])
-            with torch.no_grad():
-                result = target(*args, **kwargs)  # type: ignore[operator]
-            return tuple(result) if isinstance(result, tuple | list) else (result,)
-        if not effect.is_general:
-            return tuple(
-                torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-                for shape, stride, dtype in zip(effect.shapes, effect.strides, effect.dtypes, strict=True)
-            )
-        whole = node.meta["val"]
-        parts = whole if isinstance(whole, tuple | list) else (whole,)
-        found = []
-        for index, (order, dtype) in enumerate(zip(effect.orders, effect.dtypes, strict=True)):
-            shape = local_shape(tuple(parts[index].shape), rule.element(index), self.degree)
-            found.append(torch.empty_strided(shape, dense_strides(shape, order), dtype=dtype, device="meta"))
-        return tuple(found)
-
-    def _is_replayed(self, node: fx.Node, rule: Rule, effect: Effect) -> bool:
-        """Whether results may share storage with arguments: those are made anew every time."""
-        runs_itself = rule.local is None or rule.local == "own_stream"
-        return runs_itself and bool(
-            effect.shares or self._known.aliases[node] or self._known.names[node] in COPY_IF_NEEDED
-        )
 
     def _inherit(self, value: LocalValue, node: fx.Node, arguments: Sequence[LocalValue]) -> None:
         depends = not node.meta.get("no_grad") and any(a.has_gradient for a in arguments)

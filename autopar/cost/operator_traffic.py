@@ -53,6 +53,9 @@ VIEWS = frozenset(
 PIECES = frozenset(
     ["slice", "narrow", "select", "split", "split_with_sizes", "chunk", "unbind", "unfold", "diagonal"]
 )
+# Their backward calls make one more tensor of the size of the logits: nll's zeros before log-softmax's
+# gradient.
+WHOLE_TEMPORARY = frozenset({"cross_entropy_loss", "cross_entropy_tokens", "cross_entropy_vocab"})
 # Calls that copy, some of them only when their argument is not laid out as the result must be.
 COPY_IF_NEEDED = frozenset(["reshape", "flatten", "unflatten", "contiguous", "to", "_to_copy", "type_as"])
 # Rows picked from a table: only the picked rows are read.

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from autopar.cost.choice import BlockChoice
 from autopar.cost.offload import activations_s, step_update_s
+from autopar.cost.passes import Passes
 from autopar.cost.synchronisation import DataTraffic, data_traffic, exposed
 from autopar.cost.training import Training
 
 
 @dataclass(frozen=True, slots=True)
-class StageSeconds:
+class StageSeconds(Passes):
     """Time of one stage.
 
     Attributes:
@@ -33,16 +34,6 @@ class StageSeconds:
     sync_s: float
     update_s: float
     weight_s: float = 0.0
-
-    @property
-    def forward_s(self) -> float:
-        """One micro-batch's forward."""
-        return self.forward_compute_s + self.forward_comm_s
-
-    @property
-    def backward_s(self) -> float:
-        """One micro-batch's backward."""
-        return self.backward_compute_s + self.backward_comm_s
 
     @property
     def once_s(self) -> float:

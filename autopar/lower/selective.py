@@ -12,7 +12,6 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from autopar.capture.model_graph import Block
 from autopar.capture.operator_facts import argument_value
 from autopar.sharding.aliasing import pinned_nodes
 
@@ -59,12 +58,6 @@ def keeps_result(node: fx.Node) -> bool:
     if name not in _KERNELS or _draws(node):
         return False
     return name != "matmul" or _has_matrix(node)
-
-
-def can_select(block: Block) -> bool:
-    """Whether ``keeps_result`` tells of a block all that there is to say: nothing kept is written to."""
-    written = pinned_nodes(block.graph)
-    return not any(node.name in written and keeps_result(node) for node in block.graph.nodes)
 
 
 def kept_kernels(target: object) -> frozenset[str]:

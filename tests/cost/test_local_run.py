@@ -10,7 +10,6 @@ import pytest
 from autopar.capture.model_graph import Block
 from autopar.cost.blocks import Readings
 from autopar.cost.local_run import LocalRun
-from autopar.cost.memory import block_memory
 from autopar.cost.operator_traffic import COPY_IF_NEEDED
 from autopar.cost.operators import node_seconds, operator_name
 from autopar.errors import PlanError
@@ -21,6 +20,7 @@ from autopar.lower.resolve import resolve
 from autopar.sharding.gradients import nodes_with_gradient
 from autopar.sharding.propagation import BlockSharding
 from tests.cost.layers import captured, megatron
+from tests.cost.program_memory import block_memory
 from tests.lower.models import MODELS, load
 from tests.lower.test_random_plans import random_plan
 

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 from autopar.capture.capture import capture
 from autopar.capture.target import source_from_functions
-from autopar.cost.memory import block_memory
 from autopar.cost.storages import BlockMemory
 from autopar.lower.block import lower_block
 from autopar.sharding.placement import REPLICATE
 from autopar.sharding.propagation import propagate
 from tests.cost.layers import captured, megatron, named
+from tests.cost.program_memory import block_memory
 
 HIDDEN, HEADS, SEQ = 64, 4, 32
 

@@ -16,13 +16,13 @@ from torch.utils.checkpoint import checkpoint
 from autopar.capture.capture import capture
 from autopar.capture.model_graph import Block, InputKind, ModelGraph
 from autopar.capture.target import source_from_functions
-from autopar.cost.memory import block_memory, input_kinds
 from autopar.lower.block import LoweredBlock, lower_block
 from autopar.lower.keeping import KeepingAxis, keep_results
 from autopar.sharding.boundary import block_boundary
 from autopar.sharding.placement import Placement, Shard
 from autopar.sharding.propagation import propagate
 from tests.cost.layers import captured, megatron, named
+from tests.cost.program_memory import block_memory, input_kinds
 
 
 class EchoAxis:

@@ -1,4 +1,5 @@
-"""Memory of one block, read off by running its lowered program on fake tensors under autograd.
+"""Memory of one block, read off by running its lowered program on fake tensors under autograd: what the quick
+walk (``cost.local_run``) must find.
 
 Saved bytes are the distinct storages that autograd keeps (``torch.autograd.graph.saved_tensors_hooks``),
 parameters, buffers, constants and batch entries excluded. Operators whose CPU kernels keep other things than
@@ -19,19 +20,14 @@ import torch
 from torch import Tensor, fx
 
 from autopar.capture.model_graph import Block, InputKind
-from autopar.cost.operator_traffic import PIECES
+from autopar.cost.local_run import UNCOUNTED
+from autopar.cost.operator_traffic import PIECES, WHOLE_TEMPORARY
 from autopar.cost.operators import operator_name
 from autopar.cost.stand_ins import STAND_INS
 from autopar.cost.storages import BlockMemory, new_ledger
 from autopar.lower.axis import FakeAxis
 from autopar.lower.block import LoweredBlock
 from autopar.lower.selective import kept_nodes
-
-UNCOUNTED = frozenset({InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT, InputKind.BATCH})
-
-# Their backward calls make one more tensor of the size of the logits: nll's zeros before log-softmax's
-# gradient.
-WHOLE_TEMPORARY = frozenset({"cross_entropy_loss", "cross_entropy_tokens", "cross_entropy_vocab"})
 
 
 def block_memory(block: Block, lowered: LoweredBlock) -> BlockMemory:
