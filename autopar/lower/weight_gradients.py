@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -42,72 +43,60 @@ class WeightGradients:
             torch.autograd.backward(weight, gradient())
 
 
-def _edge(weight: Tensor) -> GradientEdge | None:
-    return get_gradient_edge(weight) if torch.is_grad_enabled() and weight.requires_grad else None
+@dataclass(frozen=True, slots=True)
+class _Later:
+    """Where the gradient of one weight goes: to the queue, from there on to ``edge``."""
+
+    queue: WeightGradients
+    edge: GradientEdge
+
+    def put(self, gradient: Callable[[], Tensor]) -> None:
+        self.queue.put(self.edge, gradient)
 
 
-class _Linear(torch.autograd.Function):
-    """``x @ weight.T + bias`` for x ``(..., in)`` and weight ``(out, in)``."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        queue: WeightGradients,
-        edge: GradientEdge,
-        anchor: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-    ) -> Tensor:
-        ctx.queue, ctx.edge = queue, edge
-        ctx.save_for_backward(x, weight)
-        return F.linear(x, weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        rows = gradient.reshape(-1, gradient.shape[-1])
-        ctx.queue.put(ctx.edge, lambda: rows.t() @ x.reshape(-1, x.shape[-1]))
-        of_x = gradient @ weight if ctx.needs_input_grad[3] else None
-        return None, None, None, of_x, None, rows.sum(0) if ctx.needs_input_grad[5] else None
+def _later(queue: WeightGradients | None, weight: Tensor) -> _Later | None:
+    """None where the gradient is made at once, or not at all."""
+    if queue is None or not torch.is_grad_enabled() or not weight.requires_grad:
+        return None
+    return _Later(queue, get_gradient_edge(weight))
 
 
 class _Product(torch.autograd.Function):
-    """``x @ weight`` for x ``(..., in)`` and weight ``(in, out)``."""
+    """``x @ weight.T + bias`` for x ``(..., in)`` and weight ``(out, in)``, where ``out_first``; otherwise
+    ``x @ weight`` for weight ``(in, out)``."""
 
     @staticmethod
-    def forward(
-        ctx: Any, queue: WeightGradients, edge: GradientEdge, anchor: Tensor, x: Tensor, weight: Tensor
-    ) -> Tensor:
-        ctx.queue, ctx.edge = queue, edge
+    def forward(ctx: Any, later: _Later, anchor: Tensor, out_first: bool, *operands: Any) -> Tensor:
+        x, weight, bias = operands
+        ctx.later, ctx.out_first = later, out_first
         ctx.save_for_backward(x, weight)
-        return x @ weight
+        result: Tensor = F.linear(x, weight, bias) if out_first else x @ weight
+        return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
+        (x, weight), out_first = ctx.saved_tensors, ctx.out_first
         rows = gradient.reshape(-1, gradient.shape[-1])
-        ctx.queue.put(ctx.edge, lambda: x.reshape(-1, x.shape[-1]).t() @ rows)
-        return None, None, None, gradient @ weight.t() if ctx.needs_input_grad[3] else None, None
+
+        def of_weight() -> Tensor:
+            columns = x.reshape(-1, x.shape[-1])
+            found: Tensor = rows.t() @ columns if out_first else columns.t() @ rows
+            return found
+
+        ctx.later.put(of_weight)
+        _, _, _, needs_x, _, needs_bias = ctx.needs_input_grad
+        of_x = gradient @ (weight if out_first else weight.t()) if needs_x else None
+        return None, None, None, of_x, None, rows.sum(0) if needs_bias else None
 
 
 class _Convolution(torch.autograd.Function):
     """A convolution of x ``(batch, in, ...)`` with weight ``(out, in / groups, ...)``."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        queue: WeightGradients,
-        edge: GradientEdge,
-        anchor: Tensor,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        options: tuple[Any, ...],
-    ) -> Tensor:
-        ctx.queue, ctx.edge, ctx.options = queue, edge, options
+    def forward(ctx: Any, later: _Later, anchor: Tensor, options: Any, *operands: Any) -> Tensor:
+        x, weight, bias = operands
+        ctx.later, ctx.options = later, options
         ctx.save_for_backward(x, weight)
         stride, padding, dilation, groups = options
         none = (0,) * len(stride)
@@ -129,10 +118,10 @@ class _Convolution(torch.autograd.Function):
             )
             return list(found)
 
-        ctx.queue.put(ctx.edge, lambda: part(False, True, False)[1])
+        ctx.later.put(lambda: part(False, True, False)[1])
         needs_x, needs_bias = ctx.needs_input_grad[3], ctx.needs_input_grad[5]
         of_x, _, of_bias = part(needs_x, False, needs_bias) if needs_x or needs_bias else (None,) * 3
-        return None, None, None, of_x, None, of_bias, None
+        return None, None, None, of_x, None, of_bias
 
 
 class _Embedding(torch.autograd.Function):
@@ -140,15 +129,9 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        queue: WeightGradients,
-        edge: GradientEdge,
-        anchor: Tensor,
-        weight: Tensor,
-        indices: Tensor,
-        padding: int,
+        ctx: Any, later: _Later, anchor: Tensor, weight: Tensor, indices: Tensor, padding: int
     ) -> Tensor:
-        ctx.queue, ctx.edge, ctx.num_rows, ctx.padding = queue, edge, weight.shape[0], padding
+        ctx.later, ctx.num_rows, ctx.padding = later, weight.shape[0], padding
         ctx.save_for_backward(indices)
         result: Tensor = _aten.embedding(weight, indices, padding)
         return result
@@ -158,34 +141,30 @@ class _Embedding(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, ...]:
         (indices,) = ctx.saved_tensors
         num_rows, padding = ctx.num_rows, ctx.padding
-        ctx.queue.put(
-            ctx.edge,
-            lambda: _aten.embedding_dense_backward(gradient, indices, num_rows, padding, False),
-        )
-        return None, None, None, None, None, None
+        ctx.later.put(lambda: _aten.embedding_dense_backward(gradient, indices, num_rows, padding, False))
+        return None, None, None, None, None
 
 
 def linear(queue: WeightGradients | None, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``aten.linear``."""
-    edge = _edge(weight)
-    if queue is None or edge is None:
-        return F.linear(x, weight, bias)
-    return _Linear.apply(queue, edge, queue.anchor, x, weight.detach(), bias)  # type: ignore[no-any-return, no-untyped-call]
+    later = _later(queue, weight)
+    return F.linear(x, weight, bias) if later is None else _product(later, True, x, weight, bias)
 
 
 def matmul(queue: WeightGradients | None, x: Tensor, weight: Tensor) -> Tensor:
     """``aten.matmul`` or ``aten.mm`` with a weight ``(in, out)``."""
-    edge = _edge(weight)
-    if queue is None or edge is None:
-        return x @ weight
-    return _Product.apply(queue, edge, queue.anchor, x, weight.detach())  # type: ignore[no-any-return, no-untyped-call]
+    later = _later(queue, weight)
+    return x @ weight if later is None else _product(later, False, x, weight)
 
 
 def addmm(queue: WeightGradients | None, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """``aten.addmm``."""
-    if queue is None or _edge(weight) is None:
-        return torch.addmm(bias, x, weight)
-    return matmul(queue, x, weight) + bias
+    later = _later(queue, weight)
+    return torch.addmm(bias, x, weight) if later is None else _product(later, False, x, weight) + bias
+
+
+def _product(later: _Later, out_first: bool, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    return _Product.apply(later, later.queue.anchor, out_first, x, weight.detach(), bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def convolution(
@@ -205,23 +184,23 @@ def convolution(
         values = (value,) if isinstance(value, int) else tuple(value)
         return values * num_dims if len(values) == 1 else values
 
-    edge = _edge(weight)
+    later = _later(queue, weight)
     options = (each(stride), each(padding), each(dilation), groups)
-    if queue is None or edge is None:
+    if later is None:
         plain: Tensor = _aten.convolution(x, weight, bias, *options[:3], False, (0,) * num_dims, groups)
         return plain
-    return _Convolution.apply(queue, edge, queue.anchor, x, weight.detach(), bias, options)  # type: ignore[no-any-return, no-untyped-call]
+    return _Convolution.apply(later, later.queue.anchor, options, x, weight.detach(), bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def embedding(
     queue: WeightGradients | None, weight: Tensor, indices: Tensor, padding_idx: int = -1, *_: bool
 ) -> Tensor:
     """``aten.embedding`` without its rarer options."""
-    edge = _edge(weight)
-    if queue is None or edge is None:
+    later = _later(queue, weight)
+    if later is None:
         plain: Tensor = _aten.embedding(weight, indices, padding_idx)
         return plain
-    return _Embedding.apply(queue, edge, queue.anchor, weight.detach(), indices, padding_idx)  # type: ignore[no-any-return, no-untyped-call]
+    return _Embedding.apply(later, later.queue.anchor, weight.detach(), indices, padding_idx)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def embedding_vocab(
