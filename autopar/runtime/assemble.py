@@ -23,6 +23,8 @@ from autopar.lower.late_gradients import late_parameters, without_sums
 from autopar.lower.resolve import BlockDecision, ResolvedPlan
 from autopar.lower.split_backward import split_backward
 from autopar.plan.decisions import Plan, ScheduleName
+from autopar.runtime.block_module import BlockProgram
+from autopar.runtime.block_reads import mutated_buffers
 from autopar.runtime.crossings import Crossing, boundary_crossings
 from autopar.runtime.executor import Executor, HeldStage
 from autopar.runtime.fill import fill
@@ -35,7 +37,7 @@ from autopar.runtime.mesh import RankMesh
 from autopar.runtime.options import Options
 from autopar.runtime.rank_stages import RankStages
 from autopar.runtime.replicas import ComputeCopies, Replicas
-from autopar.runtime.stage import BlockProgram, StageModule, mutated_buffers
+from autopar.runtime.stage import StageModule
 from autopar.runtime.storage import StoredParameter
 from autopar.runtime.watchdog import Watchdog
 from autopar.schedule.actions import SPLIT_BACKWARD, rank_stages, schedule_actions, stage_rank

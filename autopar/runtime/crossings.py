@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from autopar.lower.resolve import ResolvedPlan
-from autopar.runtime.stage import reads
+from autopar.runtime.block_reads import reads
 from autopar.sharding.placement import local_shape
 
 

@@ -16,12 +16,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from autopar.lower.weight_gradients import WeightGradients
+from autopar.runtime.block_reads import batch_reads, reads
 from autopar.runtime.crossings import Crossing
 from autopar.runtime.links import Links, Traffic
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.messages import Message, Schedule, needed, produced, traffic
 from autopar.runtime.replicas import Replicas
-from autopar.runtime.stage import StageModule, batch_reads, reads
+from autopar.runtime.stage import StageModule
 from autopar.runtime.watchdog import Watchdog
 from autopar.schedule.actions import Action, ActionKind
 

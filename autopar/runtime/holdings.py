@@ -9,8 +9,8 @@ import torch
 
 from autopar.capture.model_graph import InputKind, ModelGraph, ParameterSpec, TensorSpec
 from autopar.lower.resolve import ResolvedPlan
+from autopar.runtime.block_reads import buffer_reads, parameter_reads
 from autopar.runtime.initialise import InitialState
-from autopar.runtime.stage import buffer_reads, parameter_reads
 from autopar.runtime.storage import StoredParameter, store
 from autopar.sharding.placement import REPLICATE, Placement
 

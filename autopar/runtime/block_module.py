@@ -1,0 +1,224 @@
+"""One block of a rank's stage: a module that runs its lowered program on local tensors.
+
+A block is what is recomputed, gathered and resharded by itself. A parameter that it alone uses is registered
+on it, under its original name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.utils.checkpoint import checkpoint
+
+from autopar.capture.model_graph import Block, BlockInput, InputKind
+from autopar.lower.axis import TensorAxis
+from autopar.lower.evaluation import check_evaluation, evaluation_program
+from autopar.lower.keeping import KeepingAxis, keep_results
+from autopar.lower.weight_gradients import WeightGradients
+from autopar.plan.decisions import Recompute
+from autopar.runtime.block_reads import batch_reads
+from autopar.runtime.saved_tensors import OffloadedActivations
+from autopar.runtime.storage import StoredParameter, local_tensor
+from autopar.runtime.views import own
+
+
+class Holder(nn.Module):
+    """A level of a qualified name."""
+
+
+def register(root: nn.Module, name: str, tensor: nn.Parameter | Tensor) -> None:
+    """Registers a parameter or buffer on ``root`` under a dotted name."""
+    *path, leaf = name.split(".")
+    module = root
+    for level in path:
+        if level not in dict(module.named_children()):
+            module.add_module(level, Holder())
+        module = module.get_submodule(level)
+    if isinstance(tensor, nn.Parameter):
+        module.register_parameter(leaf, tensor)
+    else:
+        module.register_buffer(leaf, tensor)
+
+
+@dataclass(frozen=True)
+class BlockProgram:
+    """What a stage runs for one block.
+
+    Attributes:
+        block: with the inputs and outputs by global name.
+        module: the lowered graph: placeholders ``axis``, then the block's inputs; returns a tuple.
+        has_split_backward: ``weight_gradients`` is another placeholder, after ``axis``.
+        recompute: what of the forward pass runs again in the backward pass instead of being kept.
+        mutated_buffers: names of the buffers that the program changes in place.
+    """
+
+    block: Block
+    module: fx.GraphModule
+    recompute: Recompute
+    mutated_buffers: frozenset[str]
+    has_split_backward: bool = False
+
+
+class BlockModule(nn.Module):
+    """A block of the stage; in evaluation mode it runs without dropout and changes no buffer.
+
+    Args:
+        program: what to run.
+        axis: collectives of the tensor axis.
+        stored: stored form of the parameters, by canonical name.
+        compute_copies: by name, copies in the compute dtype to be read instead of the registered parameters.
+
+    Attributes:
+        clones_views: return copies of outputs that are views. FSDP hangs its hooks on the outputs, and an
+            in-place operator of the next block on a view would lose them.
+        offloaded: takes what the block saves for its backward pass to host memory, if anything does.
+    """
+
+    def __init__(
+        self,
+        program: BlockProgram,
+        axis: TensorAxis,
+        stored: Mapping[str, StoredParameter],
+        constants: Mapping[str, Tensor],
+        compute_copies: Mapping[str, Tensor],
+    ) -> None:
+        super().__init__()
+        # A list hides the program from the module tree, whose parameters must be the original names only.
+        self._program = [program]
+        is_selective = program.recompute is Recompute.SELECTIVE
+        self._keeping = [keep_results(program.module)] if is_selective else []
+        self._axis = axis
+        self._stored = stored
+        self._constants = constants
+        self._compute_copies = compute_copies
+        self.weights = Holder()
+        self._evaluation: list[fx.GraphModule] = []
+        self.clones_views = False
+        self.offloaded: OffloadedActivations | None = None
+
+    @property
+    def program(self) -> BlockProgram:
+        """What this block runs."""
+        return self._program[0]
+
+    def forward(
+        self,
+        values: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        seed: int,
+        weight_gradients: WeightGradients | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Runs the block.
+
+        Args:
+            values: activations and batch entries by global name.
+            shared: parameters registered on the stage, as the program wants them.
+            buffers: by name.
+            seed: of the block's random operators in this micro-batch.
+            weight_gradients: where the backward pass leaves them, if it is split.
+
+        Returns:
+            The block's outputs in order.
+        """
+        if not self.training:
+            return self._evaluate(values, shared, buffers)
+        if self.program.recompute is Recompute.NONE or not torch.is_grad_enabled():
+            return self._run(values, shared, buffers, seed, weight_gradients)
+        # Running a second time must neither see nor repeat what the first run did to buffers (BatchNorm
+        # statistics).
+        before = {name: buffers[name].clone() for name in sorted(self.program.mutated_buffers)}
+        keeping = KeepingAxis(self._axis) if self._keeping else None
+        runs = 0
+
+        def run(*arguments: Tensor) -> tuple[Tensor, ...]:
+            nonlocal runs
+            runs += 1
+            seen = buffers if runs == 1 else {**buffers, **{k: v.clone() for k, v in before.items()}}
+            again = dict(zip(names, arguments, strict=True))
+            if keeping is None:
+                return self._run(again, shared, seen, seed, weight_gradients)
+            with keeping.run():
+                return self._run(again, shared, seen, seed, weight_gradients, keeping)
+
+        names = list(values)
+        # Randomness is seeded inside: the generator's state need not be saved.
+        with self._saving([values[key] for key in batch_reads(self.program.block)]):
+            result: tuple[Tensor, ...] = checkpoint(
+                run, *values.values(), use_reentrant=False, preserve_rng_state=False
+            )
+        return result
+
+    def _run(
+        self,
+        values: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        seed: int,
+        weight_gradients: WeightGradients | None,
+        keeping: KeepingAxis | None = None,
+    ) -> tuple[Tensor, ...]:
+        torch.manual_seed(seed)
+        arguments = self._arguments(values, shared, buffers)
+        extra = (weight_gradients,) if self.program.has_split_backward else ()
+        results: tuple[Tensor, ...]
+        if keeping is not None:
+            results = self._keeping[0](keeping, *extra, *arguments)
+        elif self.program.recompute is Recompute.NONE:
+            inputs = zip(self.program.block.inputs, arguments, strict=True)
+            with self._saving(value for entry, value in inputs if entry.kind is not InputKind.ACTIVATION):
+                results = self.program.module(self._axis, *extra, *arguments)
+        else:
+            results = self.program.module(self._axis, *extra, *arguments)
+        return tuple(own(value) for value in results) if self.clones_views else results
+
+    def _evaluate(
+        self, values: Mapping[str, Tensor], shared: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        if not self._evaluation:
+            check_evaluation(self.program.block)
+            self._evaluation.append(evaluation_program(self.program.module))
+        # Step counters and the like are written to in the program all the same: not to the model's own.
+        copied = {name: buffers[name].clone() for name in self.program.mutated_buffers}
+        extra = (None,) if self.program.has_split_backward else ()
+        arguments = self._arguments(values, shared, {**buffers, **copied})
+        results: tuple[Tensor, ...] = self._evaluation[0](self._axis, *extra, *arguments)
+        return results
+
+    def _arguments(
+        self, values: Mapping[str, Tensor], shared: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+    ) -> list[Tensor]:
+        def argument(entry: BlockInput) -> Tensor:
+            if entry.kind is InputKind.PARAMETER:
+                return shared[entry.source] if entry.source in shared else self._read(entry.source)
+            if entry.kind is InputKind.BUFFER:
+                return buffers[entry.source]
+            if entry.kind is InputKind.CONSTANT:
+                return self._constants[entry.source]
+            return values[entry.source]
+
+        return [argument(entry) for entry in self.program.block.inputs]
+
+    def _saving(self, kept: Iterable[Tensor]) -> AbstractContextManager[None]:
+        """Around what saves tensors for the backward pass; ``kept`` stay where they are."""
+        if self.offloaded is None or not torch.is_grad_enabled():
+            return nullcontext()
+        return self.offloaded.of_block(kept)
+
+    def _read(self, name: str) -> Tensor:
+        return read_parameter(self.weights, name, self._stored[name], self._compute_copies)
+
+
+def read_parameter(
+    owner: nn.Module, name: str, stored: StoredParameter, compute_copies: Mapping[str, Tensor]
+) -> Tensor:
+    """A registered parameter as a program wants it: local, in the compute dtype, fused parts flattened."""
+    if name in compute_copies:
+        return stored.to_program(compute_copies[name])
+    *path, leaf = name.split(".")
+    tensor = getattr(owner.get_submodule(".".join(path)), leaf)
+    return stored.to_program(local_tensor(tensor))
