@@ -215,7 +215,7 @@ def load(case):
     reference = run.reference()
     expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=case.extra["lr"])
     losses = []
-    for step in range(4):
+    for step in range(7):
         expected = reference.step(run.micro_batches(step))
         if step >= 2:
             losses.append(abs(float(run.model.step(run.share(step))) - expected))
@@ -225,7 +225,12 @@ def load(case):
         expected_optimizer.zero_grad()
     error = difference(run.model.full_state_dict(), reference.model.state_dict())
     run.model.close()
-    return {"steps_done": steps_done, "loss": max(losses), "parameters": error}
+    return {
+        "steps_done": steps_done,
+        "num_losses": len(losses),
+        "loss": max(losses),
+        "parameters": error,
+    }
 
 
 def load_errors(case):

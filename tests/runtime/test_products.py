@@ -4,8 +4,9 @@ from itertools import product
 
 import pytest
 
+from tests.runtime.expect import assert_equal, assert_statistics_equal
 from tests.runtime.plans import GPT_TENSOR
-from tests.runtime.world import Case, check, run_cases
+from tests.runtime.world import Case, run_cases
 
 TENSOR = {"tied_gpt": GPT_TENSOR, "encoder_decoder": (), "perception": (("stages.*.conv", "column"),)}
 
@@ -75,31 +76,13 @@ WIDE = [
 ]
 
 
-def assert_equal(found, num_ranks):
-    report = check(found, num_ranks)[0]
-    assert report is not None and report["ok"], report
-    assert report["worst_gradient_error"] < 1e-9
-    return report
-
-
-@pytest.fixture(scope="module")
-def two():
-    return run_cases(2, TWO)
-
-
-@pytest.fixture(scope="module")
-def four():
-    return run_cases(4, FOUR)
-
-
 @pytest.mark.parametrize("name", [x.name for x in TWO])
 def test_two_ranks_equal_one_process(two, name):
     assert_equal(two[name], 2)
 
 
 def test_batchnorm_statistics_advance_once_under_recompute(two):
-    report = assert_equal(two["batchnorm-lstm-pipeline"], 2)
-    assert report["worst_buffer_error"] is not None and report["worst_buffer_error"] < 1e-12
+    assert_statistics_equal(two["batchnorm-lstm-pipeline"], 2)
 
 
 @pytest.mark.parametrize("name", [x.name for x in FOUR])

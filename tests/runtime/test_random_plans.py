@@ -6,8 +6,9 @@ import pytest
 
 from autopar.errors import PlanError
 from autopar.lower.resolve import resolve
+from tests.runtime.expect import assert_equal
 from tests.runtime.plans import make_plan
-from tests.runtime.test_products import TENSOR, assert_equal
+from tests.runtime.test_products import TENSOR
 from tests.runtime.world import Case, run_cases, source_and_graph
 
 NUM_CASES = 72

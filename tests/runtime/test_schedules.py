@@ -6,8 +6,8 @@ import pytest
 
 from autopar.plan.decisions import ScheduleName
 from autopar.schedule.actions import schedule_actions
+from tests.runtime.expect import assert_clipped, assert_close, assert_equal, assert_statistics_equal
 from tests.runtime.plans import GPT_TENSOR
-from tests.runtime.test_products import assert_equal
 from tests.runtime.world import ROOT, Case, check, run_cases
 
 VIRTUAL = {"interleaved": 2, "zero-bubble": 1, "zbv": 2}
@@ -128,16 +128,6 @@ WIDE = {
 
 
 @pytest.fixture(scope="module")
-def two():
-    return run_cases(2, TWO)
-
-
-@pytest.fixture(scope="module")
-def four():
-    return run_cases(4, FOUR)
-
-
-@pytest.fixture(scope="module")
 def surface():
     return run_cases(2, SURFACE)
 
@@ -149,8 +139,7 @@ def test_two_ranks_equal_one_process(two, name):
 
 @pytest.mark.parametrize("schedule", VIRTUAL)
 def test_batchnorm_statistics_advance_once_under_recompute(two, schedule):
-    report = assert_equal(two[f"batchnorm-lstm-{schedule}"], 2)
-    assert report["worst_buffer_error"] is not None and report["worst_buffer_error"] < 1e-12
+    assert_statistics_equal(two[f"batchnorm-lstm-{schedule}"], 2)
 
 
 @pytest.mark.parametrize("name", [x.name for x in FOUR])
@@ -200,9 +189,7 @@ def test_the_runtime_plays_the_list_of_the_simulator(surface, name):
 
 @pytest.mark.parametrize("name", PLANS)
 def test_clip_grad_norm_equals_one_process(surface, name):
-    for result in check(surface[f"clip-{name}"], 2):
-        assert result["norm"] < 1e-12
-        assert result["parameters"] < 1e-9
+    assert_clipped(surface[f"clip-{name}"], 2)
 
 
 @pytest.mark.parametrize("name", PLANS)
@@ -222,22 +209,15 @@ def test_ranks_hold_the_stages_of_their_schedule(surface):
     assert {"wte.weight", "ln_f.weight"} <= names[0]  # first stage and last on one rank
 
 
-def assert_close(results):
-    for result in check(results, 2):
-        assert result["dtypes"] == ["torch.float32"]
-        assert result["loss"] < 0.01 and result["gradient"] < 0.02
-        assert result["falls"] > 0
-
-
 @pytest.mark.parametrize("name", HALF)
 def test_bf16_is_close_to_float32(surface, name):
-    assert_close(surface[f"bf16-{name}"])
+    assert_close(surface[f"bf16-{name}"], 2)
 
 
 @pytest.mark.slow
 def test_bf16_is_close_to_float32_under_the_other_plans():
     for results in run_cases(2, [half(name) for name in PLANS if name not in HALF]).values():
-        assert_close(results)
+        assert_close(results, 2)
 
 
 @pytest.mark.parametrize("names", [("interleaved", "zbv"), ("zero-bubble", "zbv"), ("zbv", "zbv-recompute")])

@@ -2,9 +2,9 @@
 
 import pytest
 
+from tests.runtime.expect import assert_equal, assert_statistics_equal
 from tests.runtime.plans import GPT_TENSOR
-from tests.runtime.test_products import assert_equal
-from tests.runtime.world import ROOT, Case, check, run_cases
+from tests.runtime.world import ROOT, Case
 
 RESNET = {
     "model": str(ROOT / "examples" / "resnet.py"),
@@ -37,11 +37,6 @@ TWO = [
 ]
 
 
-@pytest.fixture(scope="module")
-def two():
-    return run_cases(2, TWO)
-
-
 @pytest.mark.parametrize("name", [x.name for x in TWO])
 def test_two_ranks_equal_one_process(two, name):
     assert_equal(two[name], 2)
@@ -49,5 +44,4 @@ def test_two_ranks_equal_one_process(two, name):
 
 @pytest.mark.parametrize("name", ["perception", "resnet"])
 def test_batchnorm_statistics_advance_once(two, name):
-    report = check(two[name], 2)[0]
-    assert report["worst_buffer_error"] is not None and report["worst_buffer_error"] < 1e-12
+    assert_statistics_equal(two[name], 2)

@@ -1,12 +1,16 @@
-"""Running test bodies on real gloo processes: one launch for many cases, since starting up costs seconds.
+"""Running test bodies on real gloo processes: one server that forks the ranks of many cases, since starting up
+costs seconds.
 
-A body is a function of ``bodies.py``; it runs on every rank, and what it
-returns (or raises) on each rank comes back. Models are captured once, before the ranks are forked.
+A body is a function of ``bodies.py`` (or of another module, as ``module:function``); it runs on every rank,
+and what it returns (or raises) on each rank comes back. The server has imported everything and keeps the models
+that it has captured, so that a fork of it starts at once; it lives as long as the tests that use it.
 """
 
+import gc
 import importlib
 import os
 import pickle
+import select
 import subprocess
 import sys
 import tempfile
@@ -18,6 +22,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = Path(__file__).resolve().parent / "models"
+TIME_LIMIT_S = 280
 
 
 @dataclass
@@ -67,18 +72,55 @@ def check(found, num_ranks):
     return found
 
 
-def run_cases(num_ranks: int, cases: list[Case], timeout_s: float = 60.0) -> dict[str, list[Any]]:
-    """Results by case name, one per rank; a rank that raised gives the exception's text as ``Raised``."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "cases.pickle").write_bytes(pickle.dumps((num_ranks, cases, timeout_s)))
+class Server:
+    """A process that has imported what the bodies need, and forks the ranks of one run after another."""
+
+    def __init__(self):
         environment = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1")
-        subprocess.run(
-            [sys.executable, "-m", "tests.runtime.world", folder],
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.runtime.world"],
             cwd=ROOT,
             env=environment,
-            check=False,
-            timeout=280,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
+
+    def run(self, folder):
+        """Has the cases of a folder run; whatever has not come back in time is not there."""
+        self.process.stdin.write(f"{folder}\n".encode())
+        self.process.stdin.flush()
+        ready, _, _ = select.select([self.process.stdout], [], [], TIME_LIMIT_S)
+        if not ready or not self.process.stdout.readline():
+            self.close()
+
+    def close(self):
+        """Ends the server; its ranks end by themselves when nobody answers."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@lru_cache(maxsize=1)
+def server():
+    return Server()
+
+
+def run_cases(
+    num_ranks: int, cases: list[Case], timeout_s: float = 60.0, *, alone: bool = False
+) -> dict[str, list[Any]]:
+    """Results by case name, one per rank; a rank that raised gives the exception's text as ``Raised``.
+
+    ``alone``: in a server of its own, whose memory nothing else has touched.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "cases.pickle").write_bytes(pickle.dumps((num_ranks, cases, timeout_s)))
+        used = Server() if alone else server()
+        used.run(folder)
+        if alone:
+            used.close()
+        elif used.process.poll() is not None:
+            server.cache_clear()
         found: dict[str, list[Any]] = {case.name: [None] * num_ranks for case in cases}
         for rank in range(num_ranks):
             path = Path(folder) / f"results-{rank}.pickle"
@@ -87,29 +129,51 @@ def run_cases(num_ranks: int, cases: list[Case], timeout_s: float = 60.0) -> dic
         return found
 
 
-def main(folder: Path) -> None:
-    import torch
+def body_of(case):
+    """The function of a case, and what is called before its ranks are forked."""
+    module, _, name = case.body.rpartition(":")
+    found = importlib.import_module(module or "tests.runtime.bodies")
+    return getattr(found, name), getattr(found, "prepare", source_and_graph)
 
+
+def serve_once(folder: Path) -> None:
     from autopar.verify.job import run_ranks
 
     num_ranks, cases, timeout_s = pickle.loads((folder / "cases.pickle").read_bytes())
-    torch.set_num_threads(1)
-    bodies = importlib.import_module("tests.runtime.bodies")
+    unprepared = {}
     for case in cases:
-        source_and_graph(case)
+        try:
+            body_of(case)[1](case)
+        except Exception as error:
+            unprepared[case.name] = Raised(type(error).__name__, str(error), traceback.format_exc())
 
     def body(rank: int) -> None:
         results = {}
         for case in cases:
             try:
-                results[case.name] = getattr(bodies, case.body)(case)
+                results[case.name] = unprepared.get(case.name) or body_of(case)[0](case)
             except Exception as error:
                 results[case.name] = Raised(type(error).__name__, str(error), traceback.format_exc())
             (folder / f"results-{rank}.pickle").write_bytes(pickle.dumps(results))
 
+    gc.collect()
+    gc.freeze()  # a collection in a rank would write to, and so copy, every page of the server
     run_ranks(folder, num_ranks, timeout_s, body)
+
+
+def main() -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    importlib.import_module("tests.runtime.bodies")
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what ranks print is no answer
+    for line in sys.stdin:
+        serve_once(Path(line.strip()))
+        answers.write("done\n")
+        answers.flush()
 
 
 if __name__ == "__main__":
     # Under its own name, so that what is pickled here and what the tests read are the same classes.
-    importlib.import_module("tests.runtime.world").main(Path(sys.argv[1]))
+    importlib.import_module("tests.runtime.world").main()
