@@ -92,8 +92,12 @@ class Compiler:
     def _function(self, body: fx.GraphModule, inputs: Iterable[fx.Node], draws: bool) -> Callable[..., Any]:
         key = f"{body.code}\n{[_form(x.meta['val']) for x in inputs]}"
         if key not in self._compiled:
-            compile_run = self.compile_run or _torch_compile
-            self._compiled[key] = compile_run(body, draws)
+            compiled = (self.compile_run or _torch_compile)(body, draws)
+
+            def compiled_run(*values: Any) -> Any:
+                return compiled(*values)
+
+            self._compiled[key] = compiled_run
         return self._compiled[key]
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from autopar.capture.model_graph import Block, InputKind
 from autopar.lower.axis import FakeAxis, ProcessGroupAxis, TensorAxis
 from autopar.lower.block import lower_block
+from autopar.lower.compiled import Compiler
 from autopar.lower.device import to_device
 from autopar.lower.late_gradients import late_parameters, without_sums
 from autopar.lower.resolve import BlockDecision, ResolvedPlan
@@ -105,6 +106,7 @@ class _Builder:
     crossings: tuple[tuple[Crossing, ...], ...]
     axis: TensorAxis
     copies: ComputeCopies
+    compiler: Compiler | None
     lowered: dict[int, fx.GraphModule] = field(default_factory=dict)
     late: frozenset[str] = frozenset()
     parameters: dict[str, nn.Parameter] = field(default_factory=dict)
@@ -147,6 +149,7 @@ class _Builder:
             buffers=self.buffers_of(index),
             constants={name: value.to(mesh.device) for name, value in resolved.graph.constants.items()},
             compute_copies=self.copies.tensors,
+            compiler=self.compiler,
         )
         compute_dtype = self.options.compute_dtype(resolved.plan)
         offloads_parameters = "parameters" in resolved.plan.offloaded
@@ -223,6 +226,7 @@ def assemble(
         crossings=boundary_crossings(resolved),
         axis=ProcessGroupAxis(mesh.tensor_group) if mesh.tensor_group is not None else FakeAxis(1),
         copies=ComputeCopies(options.compute_dtype(plan)),
+        compiler=Compiler() if plan.compile else None,
     )
     indices = rank_stages(schedule, here, mesh.pipeline, virtual)
     builder.lower(indices)

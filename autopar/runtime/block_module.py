@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from autopar.capture.model_graph import Block, BlockInput, InputKind
 from autopar.lower.axis import TensorAxis
+from autopar.lower.compiled import Compiler
 from autopar.lower.evaluation import check_evaluation, evaluation_program
 from autopar.lower.keeping import KeepingAxis, keep_results
 from autopar.lower.weight_gradients import WeightGradients
@@ -71,6 +72,7 @@ class BlockModule(nn.Module):
         axis: collectives of the tensor axis.
         stored: stored form of the parameters, by canonical name.
         compute_copies: by name, copies in the compute dtype to be read instead of the registered parameters.
+        compiler: of what runs in training, if it shall be compiled.
 
     Attributes:
         clones_views: return copies of outputs that are views. FSDP hangs its hooks on the outputs, and an
@@ -85,12 +87,14 @@ class BlockModule(nn.Module):
         stored: Mapping[str, StoredParameter],
         constants: Mapping[str, Tensor],
         compute_copies: Mapping[str, Tensor],
+        compiler: Compiler | None = None,
     ) -> None:
         super().__init__()
         # A list hides the program from the module tree, whose parameters must be the original names only.
         self._program = [program]
-        is_selective = program.recompute is Recompute.SELECTIVE
-        self._keeping = [keep_results(program.module)] if is_selective else []
+        self._is_selective = program.recompute is Recompute.SELECTIVE
+        training = keep_results(program.module) if self._is_selective else program.module
+        self._training = [compiler.program(training) if compiler is not None else training]
         self._axis = axis
         self._stored = stored
         self._constants = constants
@@ -132,7 +136,7 @@ class BlockModule(nn.Module):
         # Running a second time must neither see nor repeat what the first run did to buffers (BatchNorm
         # statistics).
         before = {name: buffers[name].clone() for name in sorted(self.program.mutated_buffers)}
-        keeping = KeepingAxis(self._axis) if self._keeping else None
+        keeping = KeepingAxis(self._axis) if self._is_selective else None
         runs = 0
 
         def run(*arguments: Tensor) -> tuple[Tensor, ...]:
@@ -167,13 +171,13 @@ class BlockModule(nn.Module):
         extra = (weight_gradients,) if self.program.has_split_backward else ()
         results: tuple[Tensor, ...]
         if keeping is not None:
-            results = self._keeping[0](keeping, *extra, *arguments)
+            results = self._training[0](keeping, *extra, *arguments)
         elif self.program.recompute is Recompute.NONE:
             inputs = zip(self.program.block.inputs, arguments, strict=True)
             with self._saving(value for entry, value in inputs if entry.kind is not InputKind.ACTIVATION):
-                results = self.program.module(self._axis, *extra, *arguments)
+                results = self._training[0](self._axis, *extra, *arguments)
         else:
-            results = self.program.module(self._axis, *extra, *arguments)
+            results = self._training[0](self._axis, *extra, *arguments)
         return tuple(own(value) for value in results) if self.clones_views else results
 
     def _evaluate(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autopar.lower.axis import TensorAxis
+from autopar.lower.compiled import Compiler
 from autopar.lower.weight_gradients import WeightGradients
 from autopar.runtime.block_module import BlockModule, BlockProgram, Holder, read_parameter, register
 from autopar.runtime.block_reads import batch_reads, parameter_reads, reads
@@ -39,6 +40,7 @@ class StageModule(nn.Module):
         buffers: Mapping[str, Tensor],
         constants: Mapping[str, Tensor],
         compute_copies: Mapping[str, Tensor],
+        compiler: Compiler | None = None,
     ) -> None:
         super().__init__()
         self._stored = {name: stored for name, (stored, _) in parameters.items()}
@@ -49,7 +51,8 @@ class StageModule(nn.Module):
         self.weights = Holder()
         self.idle = Holder()  # parameters that no block reads: they belong to the model and its checkpoints
         self.blocks = nn.ModuleList(
-            BlockModule(program, axis, self._stored, constants, compute_copies) for program in programs
+            BlockModule(program, axis, self._stored, constants, compute_copies, compiler)
+            for program in programs
         )
         self._owners = self._place(parameters)
         self._shared = tuple(name for name, owner in self._owners.items() if owner is self.weights)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -35,17 +36,22 @@ def run_plain(graph: ModelGraph, state: dict[str, Tensor], batch: dict[str, Tens
     )
 
 
-def run_sharded(resolved: ResolvedPlan, state: dict[str, Tensor], batch: dict[str, Tensor]) -> StepResult:
-    """One forward and backward of the lowered blocks on every rank, put together again."""
+def run_sharded(
+    resolved: ResolvedPlan,
+    state: dict[str, Tensor],
+    batch: dict[str, Tensor],
+    change: Callable[[fx.GraphModule], fx.GraphModule] = lambda program: program,
+) -> StepResult:
+    """One forward and backward of the lowered (and changed) blocks on every rank, put together again."""
     graph, size = resolved.graph, resolved.plan.mesh.tensor
     assert size is not None
-    lowered = [lower_block(decision.block, decision.sharding) for decision in resolved.blocks]
+    lowered = [change(lower_block(decision.block, decision.sharding).graph) for decision in resolved.blocks]
     placements = state_placements(resolved)
     local = {name: scatter(state[name], placement, size) for name, placement in placements.items()}
 
     def rank(axis: ThreadedAxis) -> StepResult:
         own = leaves(graph, {name: pieces[axis.rank].clone() for name, pieces in local.items()})
-        loss = forward(graph, [block.graph for block in lowered], own, batch, axis)
+        loss = forward(graph, lowered, own, batch, axis)
         loss.backward()
         gradients = {name: own[name].grad for name in graph.parameters}
         return StepResult(
