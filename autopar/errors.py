@@ -14,7 +14,10 @@ AutoparError (1, our bug unless a subclass says otherwise)
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Self
+
+_LONGEST_MESSAGE = 2_000
 
 
 class AutoparError(Exception):
@@ -55,15 +58,46 @@ class InfeasibleError(AutoparError):
 
 
 class FileError(AutoparError):
-    """A file that is wrong at a known place; the message starts with ``path:line: ``."""
+    """A file that is wrong at a known place; the message starts with ``path:line:column: ``.
+
+    Attributes:
+        message: without the place.
+        key: dotted key of the decision that is wrong, e.g. ``mesh.tensor``; empty where there is none.
+    """
 
     exit_status = 4
 
-    def __init__(self, message: str, *, path: str = "", line: int | None = None) -> None:
-        where = f"{path}:{line}: " if path and line is not None else f"{path}: " if path else ""
-        super().__init__(where + message)
-        self.path = path
-        self.line = line
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str = "",
+        line: int | None = None,
+        column: int | None = None,
+        key: str = "",
+    ) -> None:
+        self.message = _on_one_line(message)
+        self.path, self.line, self.column, self.key = path, line, column, key
+        self._problems: tuple[Self, ...] = ()
+        super().__init__(f"{place_text(path, line, column)}: {self.message}" if path else self.message)
+
+    @property
+    def problems(self) -> tuple[Self, ...]:
+        """Every error of the file, each by itself, where several were found; else this one."""
+        return self._problems or (self,)
+
+    @classmethod
+    def of(cls, problems: Sequence[Self]) -> Self:
+        """One error that tells of several, a line each, in the order of the file."""
+        each = [one for problem in problems for one in problem.problems]
+        if len(each) == 1:
+            return each[0]
+        each.sort(key=lambda one: (one.line or 0, one.column or 0))
+        first = each[0]
+        found = cls(first.message, path=first.path, line=first.line, column=first.column, key=first.key)
+        found.args = ("\n".join(str(one) for one in each),)
+        found._problems = tuple(each)
+        return found
 
 
 class PlanError(FileError):
@@ -94,3 +128,17 @@ def closest_match(name: str, known: Iterable[str]) -> str:
     """Returns ``"; did you mean 'x'?"`` for the known name closest to ``name``, or an empty string."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{matches[0]}'?" if matches else ""
+
+
+def place_text(path: str, line: int | None = None, column: int | None = None) -> str:
+    """``plan.yaml:14:3``, or as much of it as is known."""
+    return ":".join(str(part) for part in (path, line, column) if part is not None)
+
+
+def _on_one_line(message: str) -> str:
+    """The message with whatever a file smuggles into it (line breaks, terminal codes) written out."""
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 4 :]}"
+    if message.isprintable():
+        return message
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)

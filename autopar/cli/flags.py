@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable
 
 from autopar.errors import PlanError, UsageError
-from autopar.hardware.yaml_lines import parse_with_lines
+from autopar.hardware.yaml_lines import parse_yaml
 from autopar.plan.decisions import Plan, Precision, Scalar
 from autopar.plan.read import OPTIMIZERS, plan_of_document
 
@@ -185,7 +185,7 @@ def _positive_number(text: str, what: str) -> float:
 
 def _scalar(text: str, value: str) -> Scalar:
     try:
-        scalar = parse_with_lines(value, f"--arg {text}", PlanError)[0]
+        scalar = parse_yaml(value, f"--arg {text}", PlanError)[0]
     except PlanError:
         return value  # whatever YAML would not take is plain text, e.g. '*' or 'a: b'
     if isinstance(scalar, dict | list):

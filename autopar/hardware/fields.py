@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from autopar.errors import CostModelError, closest_match
 from autopar.hardware.tables import SizeTable
+from autopar.hardware.yaml_lines import Place
 
 _SCALES = {
     "TFLOP/s": 1e12,
@@ -21,7 +21,23 @@ _SCALES = {
     "elements": 1.0,
 }
 
-_NUMBER_KEYS = {"value", "unit", "source", "conf", "note"}
+MOST = {
+    "TFLOP/s": 1e9,
+    "GB/s": 1e9,
+    "Gbit/s": 1e9,
+    "GiB": 1e9,
+    "us": 1e9,
+    "fraction": 1.0,
+    "devices": 1e6,
+    "elements": 1e9,
+}
+"""Beyond these a number is a slip of the finger or in another unit."""
+LEAST = 1e-9
+MOST_SIZE = 1e18
+MOST_COUNT = 1_000_000
+
+NUMBER_KEYS = ("value", "unit", "source", "conf", "note")
+TABLE_KEYS = ("size_unit", "unit", "source", "conf", "note", "points")
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,52 +48,79 @@ class Fields:
         path: the file.
         key: dotted key of this mapping.
         values: its content.
-        lines: of the whole file.
+        places: of the whole file.
         sources: ids of the file's citations; None where the file need not cite (a cluster file).
     """
 
     path: str
     key: str
     values: Mapping[str, Any]
-    lines: Mapping[str, int]
+    places: Mapping[str, Place]
     sources: frozenset[str] | None
 
     @classmethod
     def of(
-        cls, path: str, document: Any, lines: Mapping[str, int], sources: frozenset[str] | None, key: str = ""
+        cls,
+        path: str,
+        document: Any,
+        places: Mapping[str, Place],
+        sources: frozenset[str] | None,
+        key: str = "",
     ) -> Fields:
         """The fields of a mapping, or an error where it is something else."""
         if not isinstance(document, dict):
             where = f"'{key}'" if key else "the file"
             message = f"{where} must be a mapping of keys to values, not {_kind(document)}"
-            raise CostModelError(message, path=path, line=lines.get(key, 1))
-        return cls(path, key, document, lines, sources)
+            line, column = places.get(key, Place(1, 1))
+            raise CostModelError(message, path=path, line=line, column=column, key=key)
+        return cls(path, key, document, places, sources)
 
-    def only(self, *known: str) -> None:
-        """Refuses keys other than ``known``."""
+    def unknown(self, known: Collection[str]) -> Iterator[CostModelError]:
+        """An error for every key other than ``known``."""
         for key in self.values:
             if key not in known:
                 where = f" in '{self.key}'" if self.key else ""
-                self.fail(
+                yield self.problem(
                     key, f"unknown key '{key}'{where}{closest_match(key, known)} (known: {', '.join(known)})"
                 )
 
-    def fail(self, key: str, message: str) -> None:
-        """Raises a CostModelError at the line of ``key`` (or of the mapping, where the key is absent)."""
-        line = self.lines.get(self._dotted(key), self.lines.get(self.key, 1))
-        raise CostModelError(message, path=self.path, line=line)
+    def only(self, *known: str) -> None:
+        """Refuses keys other than ``known``."""
+        for problem in self.unknown(known):
+            raise problem
+
+    def problem(self, key: str, message: str) -> CostModelError:
+        """An error at the place of ``key`` (or of the mapping, where the key is absent)."""
+        dotted = self._dotted(key)
+        line, column = self.places.get(dotted) or self.places.get(self.key) or Place(1, 1)
+        return CostModelError(message, path=self.path, line=line, column=column, key=dotted)
+
+    def fail(self, key: str, message: str) -> NoReturn:
+        """Raises the error of ``problem``."""
+        raise self.problem(key, message)
 
     def section(self, key: str, required: bool = True) -> Fields:
         """The mapping under ``key``; an empty one where it may be absent and is."""
         if key not in self.values:
             if required:
                 self._missing(key)
-            return Fields(self.path, self._dotted(key), {}, self.lines, self.sources)
-        return Fields.of(self.path, self.values[key], self.lines, self.sources, self._dotted(key))
+            return Fields(self.path, self._dotted(key), {}, self.places, self.sources)
+        return Fields.of(self.path, self.values[key], self.places, self.sources, self._dotted(key))
+
+    def items(self, key: str) -> tuple[Fields, ...]:
+        """The mappings of a list; empty where absent."""
+        given = self.values.get(key, [])
+        dotted = self._dotted(key)
+        if not isinstance(given, list):
+            self.fail(key, f"'{dotted}' must be a list of mappings, not {_kind(given)}")
+        return tuple(
+            Fields.of(self.path, item, self.places, self.sources, f"{dotted}.{i}")
+            for i, item in enumerate(given)
+        )
 
     def text(self, key: str) -> str:
         """A text."""
-        value = self._required(key)
+        value = self.required(key)
         if not isinstance(value, str) or not value:
             self.fail(key, f"'{self._dotted(key)}' must be text, not {_kind(value)}")
         return str(value)
@@ -98,9 +141,11 @@ class Fields:
 
     def count(self, key: str) -> int:
         """A plain positive integer."""
-        value = self._required(key)
+        value = self.required(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             self.fail(key, f"'{self._dotted(key)}' must be a positive integer, not {_kind(value)}")
+        if value > MOST_COUNT:
+            self.fail(key, f"'{self._dotted(key)}' is {value}; no more than {MOST_COUNT} are counted here")
         return int(value)
 
     def number(self, key: str, unit: str) -> float:
@@ -110,10 +155,10 @@ class Fields:
         Plain positive; where the file cites sources, each number names at least one of them.
         """
         entry = self.section(key)
-        entry.only(*sorted(_NUMBER_KEYS))
+        entry.only(*NUMBER_KEYS)
         entry._check_unit(unit)
         entry._check_source()
-        return self._positive(entry, "value", entry._required("value"), unit)
+        return self._positive(entry, "value", entry.required("value"), unit)
 
     def optional_number(self, key: str, unit: str) -> float | None:
         """As ``number``; None where the key is absent or its value is null (not supported by the device)."""
@@ -121,7 +166,7 @@ class Fields:
             return None
         entry = self.section(key)
         if "value" in entry.values and entry.values["value"] is None:
-            entry.only(*sorted(_NUMBER_KEYS))
+            entry.only(*NUMBER_KEYS)
             entry._check_unit(unit)
             return None
         return self.number(key, unit)
@@ -129,7 +174,7 @@ class Fields:
     def table(self, key: str, size_unit: str, unit: str) -> SizeTable:
         """Points by size: ``{unit: GB/s, size_unit: B, source: S3, points: [[1048576, 19.9], ...]}``."""
         entry = self.section(key)
-        entry.only("size_unit", "unit", "source", "conf", "note", "points")
+        entry.only(*TABLE_KEYS)
         return entry.own_table(size_unit, unit)
 
     def own_table(self, size_unit: str, unit: str) -> SizeTable:
@@ -139,7 +184,7 @@ class Fields:
             self.fail("size_unit", f"size_unit '{self.values['size_unit']}' must be '{size_unit}'")
         self._check_source()
         points: list[tuple[float, float]] = []
-        raw = self._required("points")
+        raw = self.required("points")
         if not isinstance(raw, list) or not raw:
             self.fail(
                 "points", f"'{self._dotted('points')}' must be a list of [size, value], not {_kind(raw)}"
@@ -159,14 +204,20 @@ class Fields:
     def _positive(self, entry: Fields, key: str, value: Any, unit: str | None) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
             entry.fail(key, f"'{entry._dotted(key)}' must be a number, not {_kind(value)}")
-        if not (math.isfinite(value) and value > 0):
-            entry.fail(key, f"'{entry._dotted(key)}' is {value:g}; it must be positive")
+        if not value > 0:  # also of a NaN
+            entry.fail(key, f"'{entry._dotted(key)}' is {value}; it must be positive")
         if unit == "fraction" and value > 1:
-            entry.fail(key, f"'{entry._dotted(key)}' is {value:g}; a fraction is at most 1")
+            entry.fail(key, f"'{entry._dotted(key)}' is {value}; a fraction is at most 1")
+        most = MOST[unit] if unit else MOST_SIZE
+        if not LEAST <= value <= most:
+            what = f"{value} {unit}" if unit else str(value)
+            entry.fail(
+                key, f"'{entry._dotted(key)}' is {what}, outside {LEAST:g} to {most:g}; check the unit"
+            )
         return float(value) * (_SCALES[unit] if unit else 1.0)
 
     def _check_unit(self, unit: str) -> None:
-        given = self._required("unit")
+        given = self.required("unit")
         if given != unit:
             self.fail("unit", f"unit '{given}' of '{self.key}' must be '{unit}'; convert the number")
 
@@ -181,7 +232,8 @@ class Fields:
                 hint = closest_match(name, sorted(self.sources))
                 self.fail("source", f"source '{name}' of '{self.key}' is not among the file's sources{hint}")
 
-    def _required(self, key: str) -> Any:
+    def required(self, key: str) -> Any:
+        """The value of a key that must be there."""
         if key not in self.values:
             self._missing(key)
         return self.values[key]
@@ -197,4 +249,4 @@ def _kind(value: Any) -> str:
     if value is None:
         return "nothing"
     names = {dict: "a mapping", list: "a list", bool: f"{str(value).lower()}", str: f"the text '{value}'"}
-    return names.get(type(value), f"{value!r}")
+    return names.get(type(value), str(value))

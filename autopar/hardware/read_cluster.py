@@ -21,8 +21,9 @@ from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster
 from autopar.hardware.device import Device
 from autopar.hardware.fields import Fields
+from autopar.hardware.keys import CLUSTER
 from autopar.hardware.link import IntraNodeLink, NetworkLink
-from autopar.hardware.yaml_lines import load_with_lines
+from autopar.hardware.yaml_lines import read_yaml
 
 
 def load_cluster(path: str | Path) -> Cluster:
@@ -32,11 +33,12 @@ def load_cluster(path: str | Path) -> Cluster:
         CostModelError: the file is malformed or names an unknown device; the message starts with ``path:line:
         ``.
     """
-    document, lines = load_with_lines(path, CostModelError)
-    top = Fields.of(str(path), document, lines, None)
-    top.only("version", "device", "nodes", "devices_per_node", "memory", "intra_node", "network")
-    if top.count("version") != 1:
-        top.fail("version", "this autopar reads version 1 of cluster files; write 'version: 1'")
+    problems: list[CostModelError] = []
+    document, places = read_yaml(path, CostModelError, problems)
+    top = Fields.of(str(path), document, places, None)
+    problems += CLUSTER.inside(top)
+    if problems:
+        raise CostModelError.of(problems)
     device = _device(top)
     per_node = top.count("devices_per_node") if "devices_per_node" in top.values else None
     intra_node, network = _links(top, device)
@@ -57,10 +59,8 @@ def _device(top: Fields) -> Device:
     try:
         device = load_device(name)
     except UsageError as problem:
-        line = top.lines.get("device")
-        raise CostModelError(str(problem), path=top.path, line=line) from problem
+        raise top.problem("device", str(problem)) from problem
     memory = top.section("memory", required=False)
-    memory.only("capacity")
     if "capacity" in memory.values:
         device = replace(device, memory_bytes=int(memory.number("capacity", "GiB")))
     return device
@@ -68,7 +68,6 @@ def _device(top: Fields) -> Device:
 
 def _links(top: Fields, device: Device) -> tuple[IntraNodeLink, NetworkLink]:
     intra = top.section("intra_node", required=False)
-    intra.only("bandwidth", "ring_bandwidth", "latency")
     link = device.intra_node
     given = _given(intra)
     if "ring_bandwidth" in intra.values or "bandwidth" in intra.values:
@@ -83,7 +82,6 @@ def _links(top: Fields, device: Device) -> tuple[IntraNodeLink, NetworkLink]:
         latency_s=given("latency", "us", link.latency_s),
     )
     net = top.section("network", required=False)
-    net.only("bandwidth_per_device", "efficiency", "latency")
     given = _given(net)
     network = replace(
         device.network,

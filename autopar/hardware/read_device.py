@@ -9,27 +9,10 @@ from autopar.errors import CostModelError
 from autopar.hardware.blocks import MeasuredBlock
 from autopar.hardware.device import PRECISIONS, Device
 from autopar.hardware.fields import Fields
+from autopar.hardware.keys import DEVICE, OWN_CURVES
 from autopar.hardware.link import BusCurve, CollectiveKind, HostLink, IntraNodeLink, NetworkLink
 from autopar.hardware.tables import SizeTable
-from autopar.hardware.yaml_lines import load_with_lines
-
-_KEYS = (
-    "version",
-    "name",
-    "description",
-    "kind",
-    "detected_as",
-    "sources",
-    "compute",
-    "memory",
-    "intra_node",
-    "network",
-    "host",
-    "default_devices_per_node",
-    "blocks",
-)
-# Curves of collectives other than the all-reduce, where they were measured.
-_OWN_CURVES = (CollectiveKind.ALL_GATHER, CollectiveKind.REDUCE_SCATTER, CollectiveKind.ALL_TO_ALL)
+from autopar.hardware.yaml_lines import read_yaml
 
 
 def read_device(path: str | Path) -> Device:
@@ -38,26 +21,21 @@ def read_device(path: str | Path) -> Device:
     Raises:
         CostModelError: the file is malformed; the message starts with ``path:line: ``.
     """
-    document, lines = load_with_lines(path, CostModelError)
-    unsourced = Fields.of(str(path), document, lines, None)
-    unsourced.only(*_KEYS)
-    if unsourced.count("version") != 1:
-        unsourced.fail("version", "this autopar reads version 1 of cost models; write 'version: 1'")
-    sources = unsourced.section("sources")
-    for key in sources.values:
-        sources.text(key)
-    top = Fields.of(str(path), document, lines, frozenset(sources.values))
-    kind = top.text("kind")
-    if kind not in ("gpu", "cpu"):
-        top.fail("kind", f"kind '{kind}' must be 'gpu' or 'cpu'")
-    compute = top.section("compute")
+    problems: list[CostModelError] = []
+    document, places = read_yaml(path, CostModelError, problems)
+    unsourced = Fields.of(str(path), document, places, None)
+    cited = unsourced.values.get("sources")
+    sources = frozenset(cited) if isinstance(cited, dict) else frozenset()
+    top = Fields.of(str(path), document, places, sources)
+    problems += DEVICE.inside(top)
+    if problems:
+        raise CostModelError.of(problems)
+    compute, memory = top.section("compute"), top.section("memory")
     peaks, efficiency = _compute(compute)
-    memory = top.section("memory")
-    memory.only("capacity", "framework_reserve", "bandwidth", "efficiency", "rates", "update")
     return Device(
         name=top.text("name"),
         description=top.text("description"),
-        kind=kind,
+        kind=top.text("kind"),
         detected_as=top.texts("detected_as"),
         peak_flops_per_s=peaks,
         matmul_efficiency=efficiency,
@@ -85,31 +63,15 @@ def read_device(path: str | Path) -> Device:
 
 
 def _compute(compute: Fields) -> tuple[dict[str, float], dict[str, SizeTable]]:
-    compute.only(
-        "peak",
-        "matmul_efficiency",
-        "matmul_overhead",
-        "attention_efficiency",
-        "launch",
-        "dispatch",
-        "time_share",
-        "overlap",
-        "action",
-        "step",
-    )
     peak_fields = compute.section("peak")
-    peak_fields.only(*PRECISIONS)
     peaks: dict[str, float] = {}
     for precision in PRECISIONS:
-        if precision not in peak_fields.values:
-            peak_fields.fail(precision, f"'{precision}' is missing; write 'value: null' if it is unsupported")
         value = peak_fields.optional_number(precision, "TFLOP/s")
         if value is not None:
             peaks[precision] = value
     if "fp32" not in peaks:
         peak_fields.fail("fp32", "every device computes in fp32; give its peak")
     tables = compute.section("matmul_efficiency")
-    tables.only("half", "fp32")
     fp32 = tables.table("fp32", "cube_edge", "fraction")
     half = tables.table("half", "cube_edge", "fraction") if len(peaks) > 1 else fp32
     efficiency = {precision: fp32 if precision == "fp32" else half for precision in peaks}
@@ -129,13 +91,9 @@ def _blocks(top: Fields) -> dict[str, MeasuredBlock]:
     found: dict[str, MeasuredBlock] = {}
     for class_key in section.values:
         block = section.section(class_key)
-        block.only("name", "precision", "forward", "backward")
-        precision = block.text("precision")
-        if precision not in PRECISIONS:
-            block.fail("precision", f"precision '{precision}' must be one of {', '.join(PRECISIONS)}")
         found[class_key] = MeasuredBlock(
             class_key=class_key,
-            precision=precision,
+            precision=block.text("precision"),
             forward_s=block.number("forward", "us"),
             backward_s=block.number("backward", "us"),
             name=block.text("name"),
@@ -144,8 +102,6 @@ def _blocks(top: Fields) -> dict[str, MeasuredBlock]:
 
 
 def _intra_node(link: Fields) -> IntraNodeLink:
-    own = tuple(str(kind) for kind in _OWN_CURVES)
-    link.only("kind", "bandwidth", "ring_bandwidth", "latency", "shared", "messages", "all_reduce", *own)
     return IntraNodeLink(
         kind=link.text("kind"),
         bytes_per_s=link.number("bandwidth", "GB/s"),
@@ -153,28 +109,18 @@ def _intra_node(link: Fields) -> IntraNodeLink:
         latency_s=link.number("latency", "us"),
         curves=_curves(link, CollectiveKind.ALL_REDUCE),
         shared=link.flag("shared"),
-        own_curves={kind: _curves(link, kind) for kind in _OWN_CURVES if str(kind) in link.values},
+        own_curves={kind: _curves(link, kind) for kind in OWN_CURVES if str(kind) in link.values},
         messages=link.table("messages", "B", "GB/s") if "messages" in link.values else None,
     )
 
 
 def _curves(link: Fields, kind: CollectiveKind) -> tuple[BusCurve, ...]:
-    curves: list[BusCurve] = []
-    given = link.values.get(str(kind), [])
-    if not isinstance(given, list):
-        link.fail(str(kind), f"'intra_node.{kind}' must be a list of curves, one per group size")
-    for i, item in enumerate(given):
-        curve = Fields.of(link.path, item, link.lines, link.sources, f"{link.key}.{kind}.{i}")
-        curve.only("group", "size_unit", "unit", "source", "conf", "note", "points")
-        group = curve.count("group")
-        if group < 2 or (curves and group <= curves[-1].num_ranks):
-            curve.fail("group", f"group {group}: groups are at least 2 and ascend from curve to curve")
-        curves.append(BusCurve(group, curve.own_table("B", "GB/s"), kind))
-    return tuple(curves)
+    return tuple(
+        BusCurve(curve.count("group"), curve.own_table("B", "GB/s"), kind) for curve in link.items(str(kind))
+    )
 
 
 def _network(link: Fields) -> NetworkLink:
-    link.only("kind", "bandwidth_per_device", "efficiency", "latency")
     return NetworkLink(
         kind=link.text("kind"),
         bytes_per_s=link.number("bandwidth_per_device", "GB/s"),
@@ -184,7 +130,6 @@ def _network(link: Fields) -> NetworkLink:
 
 
 def _host(host: Fields) -> HostLink:
-    host.only("pcie", "memory", "memory_bandwidth")
     link = HostLink(bytes_per_s=host.number("pcie", "GB/s"), memory_bytes=int(host.number("memory", "GiB")))
     if "memory_bandwidth" not in host.values:
         return link

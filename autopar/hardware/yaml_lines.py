@@ -1,135 +1,262 @@
-"""Plain YAML with the line of every key: what plan, cluster and cost-model files are read through.
+"""Plain YAML with the place of every key: what plan, cluster and cost-model files are read through.
 
-Only the JSON-like part of YAML 1.1 (PyYAML's reading of it) is accepted: mappings, lists, text, numbers,
-booleans, null. Anchors, aliases, tags, directives, merge keys and several documents in a file are refused: a
-file whose meaning is spread over itself cannot be edited line by line. Keys are text as written, so that a
-module called ``0`` can be named.
+Only the JSON-like part of YAML 1.1 (PyYAML's reading of it) is accepted: mappings, lists, text, decimal
+numbers, booleans, null. Anchors, aliases, tags, directives, merge keys and several documents in a file are
+refused: a file whose meaning is spread over itself cannot be edited line by line. Keys are text as written,
+so that a module called ``0`` can be named.
+
+A file may come from anywhere: its size, its depth and the number of its values are limited, nothing in it is
+ever constructed but plain data, and whatever is wrong with it is an error of the caller's class.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import yaml
 
 from autopar.errors import FileError
 
-_SCALARS = {f"tag:yaml.org,2002:{name}" for name in ("int", "float", "bool", "null")}
+MAX_FILE_BYTES = 2**20
+"""Far more than a plan for a model of a thousand blocks needs."""
+MAX_VALUES = 100_000
+MAX_DEPTH = 32
+MAX_KEY_LENGTH = 500
 
-_REFUSED: dict[type[yaml.Token], str] = {
-    yaml.AnchorToken: "anchors (&name)",
-    yaml.AliasToken: "aliases (*name)",
-    yaml.TagToken: "tags (!name)",
-    yaml.DirectiveToken: "directives (%)",
-}
+_TAG = "tag:yaml.org,2002:"
+_DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
+_PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_Error = TypeVar("_Error", bound=FileError)
 
 
-def load_with_lines(path: str | Path, error: type[FileError] = FileError) -> tuple[Any, dict[str, int]]:
+class Place(NamedTuple):
+    """Where something stands in a file; both count from 1."""
+
+    line: int
+    column: int
+
+
+def read_yaml(
+    path: str | Path, error: type[_Error], problems: list[_Error] | None = None
+) -> tuple[Any, dict[str, Place]]:
     """Reads a plain YAML file.
 
     Args:
         path: the file.
-        error: class of what is raised, e.g. ``PlanError``; its message starts with ``path:line: ``.
+        error: class of what is raised, e.g. ``PlanError``; its message starts with ``path:line:column: ``.
+        problems: takes what is wrong but does not keep the rest from being read; None: that is raised.
 
     Returns:
-        The document, and the line (from 1) of every dotted key: ``mesh.tensor`` for a mapping's key,
+        The document, and the place of every dotted key: ``mesh.tensor`` for a mapping's key,
         ``pipeline.stages.1`` for a list's item, ``""`` for the document itself. An empty file is ``None``.
 
     Raises:
-        FileError: (as ``error``) the file cannot be read, is not UTF-8, is not YAML, says a key twice, or
-            uses more than plain YAML.
+        FileError: (as ``error``) the file cannot be read, is too large, is not UTF-8, is not YAML, says a key
+            twice, or uses more than plain YAML.
     """
-    name = str(path)
+    return parse_yaml(read_bytes(path, error), str(path), error, problems)
+
+
+def read_bytes(path: str | Path, error: type[_Error]) -> bytes:
+    """What a file holds, if it is no larger than such files are.
+
+    Raises:
+        FileError: (as ``error``) it cannot be read, or it is too large.
+    """
     try:
-        data = Path(path).read_bytes()
-    except OSError as problem:
-        reason = problem.strerror or type(problem).__name__
-        raise error(f"cannot read the file: {reason}; check the path", path=name) from problem
-    return parse_with_lines(data, name, error)
+        with open(path, "rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as problem:
+        reason = getattr(problem, "strerror", None) or type(problem).__name__
+        raise error(f"cannot read the file: {reason}; check the path", path=str(path)) from problem
+    _check_size(data, str(path), error)
+    return data
 
 
-def parse_with_lines(
-    data: bytes | str, name: str, error: type[FileError] = FileError
-) -> tuple[Any, dict[str, int]]:
-    """As ``load_with_lines``, of text in memory; ``name`` stands for the file in messages."""
+def _check_size(data: bytes | str, name: str, error: type[_Error]) -> None:
+    if len(data) > MAX_FILE_BYTES:
+        raise error(
+            f"the file is larger than {MAX_FILE_BYTES >> 20} MiB, far more than such a file needs; check the "
+            "path",
+            path=name,
+        )
+
+
+def parse_yaml(
+    data: bytes | str, name: str, error: type[_Error], problems: list[_Error] | None = None
+) -> tuple[Any, dict[str, Place]]:
+    """As ``read_yaml``, of text in memory; ``name`` stands for the file in messages."""
+    _check_size(data, name, error)
     text = data if isinstance(data, str) else _decode(data, name, error)
+    _check_characters(text, name, error)
     reader = _Reader(name, error)
     try:
-        for token in yaml.scan(text, Loader=yaml.SafeLoader):
-            if type(token) in _REFUSED:
-                what = _REFUSED[type(token)]
-                reader.fail(token, f"{what} are not read here; write the value out, or quote the text")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = None if node is None else reader.value(node, "")
+        document = reader.document(yaml.parse(text, Loader=_PARSER))
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
-        reason = problem.problem or problem.context
-        if problem.context and "single document" in problem.context:
-            reason = "a second document starts; keep one document in a file"
-        message = f"not valid YAML: {reason}; check indentation, quotes and brackets here"
-        raise error(message, path=name, line=mark.line + 1 if mark else None) from problem
-    except yaml.reader.ReaderError as problem:
-        line = text.count("\n", 0, problem.position) + 1
-        message = f"not valid YAML: {problem.reason}; delete the character"
-        raise error(message, path=name, line=line) from problem
-    except RecursionError as problem:
-        raise error("not valid YAML: nested too deeply; flatten the file", path=name) from problem
-    return document, reader.lines
+        message = f"not valid YAML: {problem.problem or problem.context}"
+        line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
+        refused = error(
+            f"{message}; check indentation, quotes and brackets here", path=name, line=line, column=column
+        )
+        raise error.of([*reader.problems, refused]) from problem
+    except yaml.YAMLError as problem:
+        raise error(f"not valid YAML: {problem}; save the file as plain text", path=name) from problem
+    if problems is not None:
+        problems += reader.problems
+    elif reader.problems:
+        raise error.of(reader.problems)
+    return document, reader.places
 
 
-def _decode(data: bytes, name: str, error: type[FileError]) -> str:
+def _decode(data: bytes, name: str, error: type[_Error]) -> str:
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
-        line = data.count(b"\n", 0, problem.start) + 1
+        before = data[: problem.start].decode("utf-8-sig")
         message = f"byte 0x{data[problem.start]:02x} is not UTF-8; save the file as UTF-8 text"
-        raise error(message, path=name, line=line) from problem
+        raise error(message, path=name, **_place_after(before)._asdict()) from problem
+
+
+def _check_characters(text: str, name: str, error: type[_Error]) -> None:
+    found = yaml.reader.Reader.NON_PRINTABLE.search(text)
+    if found is not None:
+        message = f"not valid YAML: the character U+{ord(found[0]):04X} is not allowed; delete it"
+        raise error(message, path=name, **_place_after(text[: found.start()])._asdict())
+
+
+def _place_after(text: str) -> Place:
+    return Place(text.count("\n") + 1, len(text) - text.rfind("\n"))
 
 
 class _Reader:
-    """Turns composed nodes into plain data and remembers the line of every key."""
+    """Turns the parser's events into plain data and remembers the place of every key."""
 
-    def __init__(self, name: str, error: type[FileError]) -> None:
-        self.lines: dict[str, int] = {}
+    def __init__(self, name: str, error: type[_Error]) -> None:
+        self.places: dict[str, Place] = {}
+        self.problems: list[Any] = []
         self._name = name
-        self._error = error
+        self._error: Any = error
         self._scalars = yaml.SafeLoader("")
+        self._num_values = 0
 
-    def fail(self, at: yaml.Node | yaml.Token, message: str) -> None:
-        """Raises the caller's error at the line of a node or token."""
-        raise self._error(message, path=self._name, line=at.start_mark.line + 1)
+    def document(self, events: Iterator[yaml.Event]) -> Any:
+        """The document of a stream; None where there is none."""
+        document, num_documents = None, 0
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                num_documents += 1
+                if event.version or event.tags:
+                    self._report(event, "directives (%) are not read here; delete the line")
+                if num_documents > 1:
+                    self._report(event, "a second document starts; keep one document in a file")
+                    return document
+            elif isinstance(event, yaml.NodeEvent):
+                document = self._value(events, event, "", 0)
+        return document
 
-    def value(self, node: yaml.Node, key: str) -> Any:
-        """The plain data of ``node``, whose own dotted key is ``key``."""
-        self.lines.setdefault(key, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, key)
-        if isinstance(node, yaml.SequenceNode):
-            return [self.value(item, _dotted(key, str(i))) for i, item in enumerate(node.value)]
-        if node.tag in _SCALARS:
-            try:
-                return self._scalars.construct_object(node)
-            except (ValueError, KeyError):
-                self.fail(node, f"'{node.value}' is not a number; quote it if it is text")
-        return node.value
+    def _report(self, at: yaml.Event, message: str, key: str = "") -> None:
+        self.problems.append(self._failure(at, message, key))
 
-    def _mapping(self, node: yaml.MappingNode, key: str) -> dict[str, Any]:
+    def _failure(self, at: yaml.Event, message: str, key: str = "") -> FileError:
+        place = _place(at)
+        failure: FileError = self._error(
+            message, path=self._name, line=place.line, column=place.column, key=key
+        )
+        return failure
+
+    def _value(self, events: Iterator[yaml.Event], event: yaml.Event, key: str, depth: int) -> Any:
+        """The plain data of the node that an event begins, whose own dotted key is ``key``."""
+        self._num_values += 1
+        if self._num_values > MAX_VALUES:
+            raise self._failure(
+                event, f"the file has more than {MAX_VALUES} values; check that it is the one"
+            )
+        if depth > MAX_DEPTH or len(key) > MAX_KEY_LENGTH:
+            what = "nested too deeply" if depth > MAX_DEPTH else "the names down to here are too long"
+            raise self._failure(event, f"not valid YAML here: {what}; flatten the file")
+        self.places.setdefault(key, _place(event))
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse(event, "aliases (*name)", key)
+            return None
+        if event.anchor is not None:
+            self._refuse(event, "anchors (&name)", key)
+        if event.tag is not None:
+            self._refuse(event, "tags (!name)", key)
+        if isinstance(event, yaml.MappingStartEvent):
+            return self._mapping(events, key, depth)
+        if isinstance(event, yaml.SequenceStartEvent):
+            items: list[Any] = []
+            while not isinstance(item := next(events), yaml.SequenceEndEvent):
+                items.append(self._value(events, item, _dotted(key, str(len(items))), depth + 1))
+            return items
+        return self._scalar(event, key)
+
+    def _refuse(self, event: yaml.Event, what: str, key: str) -> None:
+        self._report(event, f"{what} are not read here; write the value out, or quote the text", key)
+
+    def _scalar(self, event: yaml.ScalarEvent, key: str) -> Any:
+        text: str = event.value
+        tag = self._scalars.resolve(yaml.ScalarNode, text, event.implicit).removeprefix(_TAG)
+        if tag not in ("int", "float", "bool", "null"):
+            return text
+        is_decimal = ":" not in text and (tag != "int" or _DECIMAL.fullmatch(text))
+        if tag in ("int", "float") and not is_decimal:
+            self._report(
+                event,
+                f"YAML takes '{text}' for a number of another base; write it in decimal, or quote the text",
+                key,
+            )
+            return None
+        try:
+            return self._scalars.construct_object(yaml.ScalarNode(_TAG + tag, text))
+        except (ValueError, KeyError):
+            self._report(event, f"'{_short(text)}' is not a number; quote it if it is text", key)
+            return None
+
+    def _mapping(self, events: Iterator[yaml.Event], key: str, depth: int) -> dict[str, Any]:
         result: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):
-                self.fail(key_node, "a key is a list or a mapping; write a name before the colon")
-            name = str(key_node.value)
-            if key_node.tag == "tag:yaml.org,2002:merge":
-                self.fail(key_node, "merge keys (<<) are not read here; write the values out")
-            dotted = _dotted(key, name)
-            if name in result:
-                self.fail(
-                    key_node, f"'{name}' is said twice (first at line {self.lines[dotted]}); delete one"
-                )
-            self.lines[dotted] = key_node.start_mark.line + 1
-            result[name] = self.value(value_node, dotted)
+        while not isinstance(event := next(events), yaml.MappingEndEvent):
+            name = self._key(events, event, result, key, depth)
+            value = self._value(events, next(events), _dotted(key, name or ""), depth + 1)
+            if name is not None:
+                result[name] = value
         return result
+
+    def _key(
+        self, events: Iterator[yaml.Event], event: yaml.Event, known: dict[str, Any], key: str, depth: int
+    ) -> str | None:
+        """The name that an event says; None, and a problem noted, where it is none of a key of its own."""
+        if not isinstance(event, yaml.ScalarEvent):
+            self._report(event, "a key is a list or a mapping; write a name before the colon", key)
+            if not isinstance(event, yaml.AliasEvent):
+                self._value(events, event, key, depth + 1)
+            return None
+        name: str = event.value
+        dotted = _dotted(key, name)
+        if event.anchor is not None or event.tag is not None:
+            self._refuse(event, "anchors (&name) and tags (!name)", dotted)
+        if self._scalars.resolve(yaml.ScalarNode, name, event.implicit) == f"{_TAG}merge":
+            self._report(event, "merge keys (<<) are not read here; write the values out", dotted)
+            return None
+        if name in known:
+            first = self.places[dotted].line
+            self._report(event, f"'{_short(name)}' is said twice (first at line {first}); delete one", dotted)
+            return None
+        self.places[dotted] = _place(event)
+        return name
+
+
+def _place(event: yaml.Event) -> Place:
+    return Place(event.start_mark.line + 1, event.start_mark.column + 1)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"{text[:40]}..."
 
 
 def _dotted(key: str, name: str) -> str:

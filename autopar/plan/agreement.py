@@ -136,7 +136,7 @@ def _check_stages(plan: Plan) -> None:
 
 def _last_line(plan: Plan, keys: list[str]) -> str:
     """The key that stands lowest in the file, or that came from elsewhere: the one written last."""
-    return max(keys, key=lambda key: (key in plan.sources, plan.lines.get(key, 0)))
+    return max(keys, key=lambda key: (key in plan.sources, plan.places.get(key, (0, 0))))
 
 
 def _nearest_multiple(number: int, factor: int) -> int:

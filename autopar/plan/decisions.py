@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from math import prod
 
-from autopar.errors import PlanError
+from autopar.errors import PlanError, place_text
+from autopar.hardware.yaml_lines import Place
 
 Scalar = str | int | float | bool | None
 
@@ -140,8 +141,8 @@ class Plan:
             joined by commas.
         compile: whether torch.compile compiles what lies between the collectives; None: not.
         path: file this was read from, for messages.
-        lines: dotted key (``mesh.tensor``, ``pipeline.stages.1``, ``tensor.blocks.*.attn.qkv``) to its line
-            in that file.
+        places: of the dotted keys (``mesh.tensor``, ``pipeline.stages.1``, ``tensor.blocks.*.attn.qkv``) in
+            that file.
         sources: of a merged plan, the dotted keys that do not come from ``path``, with ``file:line`` or
             ``--set mesh.tensor=4``.
     """
@@ -166,16 +167,30 @@ class Plan:
     offload: str | None = None
     compile: bool | None = None
     path: str = field(default="", compare=False)
-    lines: Mapping[str, int] = field(default_factory=dict, compare=False)
+    places: Mapping[str, Place] = field(default_factory=dict, compare=False)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def error(self, key: str, message: str) -> PlanError:
-        """An error about the decision under a dotted key, at its line or the nearest one around it."""
-        while key and key not in self.sources and key not in self.lines:
+        """An error about the decision under a dotted key, at its place or the nearest one around it."""
+        near = self._nearest(key)
+        if near in self.sources:
+            return PlanError(message, path=self.sources[near], key=key)
+        line, column = self.places.get(near) or (None, None)
+        if not self.path:
+            line = column = None
+        return PlanError(message, path=self.path, line=line, column=column, key=key)
+
+    def where(self, key: str) -> str:
+        """Where a decision comes from: ``gpt.yaml:5:8`` or ``--set mesh.tensor=4``; empty if from nowhere."""
+        near = self._nearest(key)
+        if near in self.sources:
+            return self.sources[near]
+        return place_text(self.path, *self.places.get(near, ())) if self.path else ""
+
+    def _nearest(self, key: str) -> str:
+        while key and key not in self.sources and key not in self.places:
             key = key.rpartition(".")[0]
-        if key in self.sources:
-            return PlanError(message, path=self.sources[key])
-        return PlanError(message, path=self.path, line=self.lines.get(key) if self.path else None)
+        return key
 
     @property
     def offloaded(self) -> tuple[str, ...]:

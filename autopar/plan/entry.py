@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from autopar.errors import PlanError, closest_match
+from autopar.hardware.yaml_lines import Place
 from autopar.plan.decisions import Scalar
 
 
@@ -17,25 +18,32 @@ class Entry:
     Attributes:
         value: plain data: mapping, list or scalar.
         key: its dotted key; ``""`` for the document.
-        lines: dotted key to line number, of the whole document.
+        places: of the dotted keys of the whole document.
         path: the file (or the ``--set`` that stands for it), for messages.
     """
 
     value: Any
     key: str
-    lines: Mapping[str, int]
+    places: Mapping[str, Place]
     path: str
 
     def fail(self, message: str) -> NoReturn:
         """Raises a ``PlanError`` at the line of this value, or of the nearest key around it."""
         key = self.key
-        while key and key not in self.lines:
+        while key and key not in self.places:
             key = key.rpartition(".")[0]
-        raise PlanError(message, path=self.path, line=self.lines.get(key))
+        line, column = self.places.get(key) or (None, None)
+        raise PlanError(message, path=self.path, line=line, column=column, key=self.key)
+
+    @property
+    def line(self) -> int | None:
+        """Of the file."""
+        place = self.places.get(self.key)
+        return None if place is None else place.line
 
     def at(self, name: str | int, value: Any) -> Entry:
         """The entry of a key or an item below this one."""
-        return Entry(value, f"{self.key}.{name}" if self.key else str(name), self.lines, self.path)
+        return Entry(value, f"{self.key}.{name}" if self.key else str(name), self.places, self.path)
 
     def section(self, known: Iterable[str]) -> dict[str, Entry]:
         """The entries of a mapping whose keys must be ``known``; keys without a value are left out."""

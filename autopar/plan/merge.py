@@ -65,7 +65,7 @@ def _join(first: Plan, second: Plan, *, strict: bool) -> Plan:
         key: _one(first, second, f"mesh.{key}", getattr(first.mesh, key), getattr(second.mesh, key), strict)
         for key in _MESH
     }
-    base, other = (first, second) if first.lines and first.path else (second, first)
+    base, other = (first, second) if first.places and first.path else (second, first)
     sources = dict(base.sources)
     kept_from_other = (
         _keys(other) if other is first else [key for key in _keys(other) if not _has(first, key)]
@@ -125,11 +125,7 @@ def _has(plan: Plan, key: str) -> bool:
 
 
 def _where(plan: Plan, key: str) -> str:
-    while key and key not in plan.sources and key not in plan.lines:
-        key = key.rpartition(".")[0]
-    if key in plan.sources:
-        return plan.sources[key]
-    return f"{plan.path}:{plan.lines[key]}" if key in plan.lines else plan.path or "the command line"
+    return plan.where(key) or "the command line"
 
 
 def _text(value: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from autopar.errors import PlanError, UsageError, closest_match
-from autopar.hardware.yaml_lines import parse_with_lines
+from autopar.hardware.yaml_lines import parse_yaml
 from autopar.plan.decisions import Plan
 from autopar.plan.merge import merge
 from autopar.plan.read import SECTIONS, plan_of_document
@@ -49,7 +49,7 @@ def parse_set(text: str) -> Plan:
             f"{label}: '{key}' cannot be set{closest_match(key, KEYS)} (known: {', '.join(KEYS)})"
         )
     try:
-        value: Any = parse_with_lines(written, label, PlanError)[0]
+        value: Any = parse_yaml(written, label, PlanError)[0]
         document = {section: {rest: value} if rest else value}
         return plan_of_document(document, {}, label)
     except PlanError as problem:

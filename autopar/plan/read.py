@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from autopar.errors import PlanError, UsageError
-from autopar.hardware.yaml_lines import parse_with_lines
+from autopar.hardware.yaml_lines import Place, parse_yaml, read_bytes
 from autopar.plan.agreement import check_agreement
 from autopar.plan.decisions import (
     MESH_AXES,
@@ -29,9 +29,6 @@ from autopar.plan.ranges import expand
 from autopar.units import parse_bytes
 
 VERSION = 1
-MAX_FILE_BYTES = 4 * 2**20
-"""Far more than a plan for a model of a thousand blocks needs."""
-
 SECTIONS = {
     "version": (),
     "model": ("source", "args", "fingerprint"),
@@ -69,28 +66,20 @@ def read_plan(path: str | Path) -> Plan:
         PlanError: the file is not a plan; the message starts with ``path:line: `` and ends with the remedy.
     """
     name = str(path)
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
-    except OSError as problem:
-        reason = problem.strerror or type(problem).__name__
-        raise PlanError(f"cannot read the file: {reason}; check the path", path=name) from problem
-    if len(data) > MAX_FILE_BYTES:
-        raise PlanError(f"the file is larger than {MAX_FILE_BYTES >> 20} MiB, so it is no plan", path=name)
-    return parse_plan(data, name)
+    return parse_plan(read_bytes(path, PlanError), name)
 
 
 def parse_plan(text: bytes | str, name: str = "<plan>") -> Plan:
     """As ``read_plan``, of text in memory; ``name`` stands for the file in messages."""
-    document, lines = parse_with_lines(text, name, PlanError)
+    document, places = parse_yaml(text, name, PlanError)
     if document is None:
         raise PlanError("the file is empty; `autopar plan MODEL -o FILE` writes a plan", path=name)
-    return plan_of_document(document, lines, name)
+    return plan_of_document(document, places, name)
 
 
-def plan_of_document(document: Any, lines: Mapping[str, int], path: str) -> Plan:
+def plan_of_document(document: Any, places: Mapping[str, Place], path: str) -> Plan:
     """The plan that a document (the plain data of a file, of JSON, of a ``--set``) stands for."""
-    top = Entry(document, "", lines, path).section(SECTIONS)
+    top = Entry(document, "", places, path).section(SECTIONS)
     if "version" in top and top["version"].integer(1) != VERSION:
         top["version"].fail(
             f"the plan is of version {top['version'].value}; this autopar reads {VERSION}: plan anew"
@@ -122,7 +111,7 @@ def plan_of_document(document: Any, lines: Mapping[str, int], path: str) -> Plan
         offload=_given(top, "offload", _offload),
         compile=_given(top, "compile", Entry.boolean),
         path=path,
-        lines=dict(lines),
+        places=dict(places),
     )
     check_agreement(plan)
     return plan
@@ -177,7 +166,7 @@ def _size(entry: Entry) -> int:
 def _order(entry: Entry) -> tuple[str, str, str]:
     """The axes of the mesh: a list, or one text with commas (``--set mesh.order=data,pipeline,tensor``)."""
     if isinstance(entry.value, str):
-        entry = Entry([word.strip() for word in entry.value.split(",")], entry.key, entry.lines, entry.path)
+        entry = Entry([word.strip() for word in entry.value.split(",")], entry.key, entry.places, entry.path)
     words = [item.word(MESH_AXES) for item in entry.items()]
     if sorted(words) != sorted(MESH_AXES):
         missing = [axis for axis in MESH_AXES if axis not in words]
@@ -232,12 +221,12 @@ def _patterns(
         return ()
     section = entries[key]
     if isinstance(section.value, str):
-        return (PatternLine("*", read(section), section.lines.get(key)),)
+        return (PatternLine("*", read(section), section.line),)
     lines = []
     for pattern, entry in section.pairs():
         if not pattern.strip() or "" in pattern.split("."):
             entry.fail(f"'{pattern}' in '{key}' names nothing; write a name such as blocks.*.attn, or \"*\"")
-        lines.append(PatternLine(pattern, read(entry), entry.lines.get(entry.key)))
+        lines.append(PatternLine(pattern, read(entry), entry.line))
     return tuple(lines)
 
 

@@ -60,7 +60,7 @@ def compose_plan(settled: Plan, best: MeshSolution, choices: ModelChoices, clust
         shard_group=settled.shard_group or candidate.shard_group or None,
         offload=settled.offload or ",".join(candidate.offload) or "none",
         path="",
-        lines={},
+        places={},
         sources={},
     )
 

@@ -50,7 +50,7 @@ def join(options: Options, device: torch.device) -> None:
 
 def plan_digest(plan: Plan, fingerprint: str, options: Options) -> str:
     """A hash of everything that the ranks must have in common."""
-    decisions = replace(plan, path="", lines={}, sources={})
+    decisions = replace(plan, path="", places={}, sources={})
     has_trace = options.profile is not None
     chosen = (options.seed, str(options.init), options.dtype, has_trace)
     text = repr((decisions, fingerprint, *chosen, torch.__version__))

@@ -61,7 +61,7 @@ def test_a_plan_chooses_where_the_flags_are_silent() -> None:
         "a100-sxm-80gb", 4, 4
     )
     unknown = parse_plan("cluster: {device: a1000, nodes: 2, devices_per_node: 4}\n", "p.yaml")
-    with pytest.raises(PlanError, match=r"^p.yaml:1: unknown device 'a1000'"):
+    with pytest.raises(PlanError, match=r"^p.yaml:1:\d+: unknown device 'a1000'"):
         choose_cluster(parsed(""), unknown)
 
 
@@ -115,7 +115,7 @@ def test_a_plan_made_for_a_cluster_file_is_checked_with_its_links(
     assert choose_cluster(parsed(""), plan)[0].network.bytes_per_s == 1.5e9
     (tmp_path / "slow.yaml").unlink()
     with pytest.raises(
-        PlanError, match=r"plan.yaml:\d+: .*'slow.yaml', which is not here; give it with --cluster"
+        PlanError, match=r"plan.yaml:\d+:\d+: .*'slow.yaml', which is not here; give it with --cluster"
     ):
         choose_cluster(parsed(""), plan)
 

@@ -168,7 +168,7 @@ def test_wrong_edit_is_status_4_at_its_line(
     out, err = capsys.readouterr()
     assert (status, out) == (4, ""), err
     assert len(err.splitlines()) == 1 and "Traceback" not in err
-    found = re.match(rf"autopar: {re.escape(str(plan_file))}:(?P<line>\d+): ", err)
+    found = re.match(rf"autopar: {re.escape(str(plan_file))}:(?P<line>\d+):(?P<column>\d+): ", err)
     assert re.search(message, err), err
     if marker:
         assert found, err
@@ -189,4 +189,4 @@ def test_a_file_cut_off_anywhere_is_an_error_or_another_plan(
             assert str(problem).startswith("cut.yaml:") and "\n" not in str(problem)
     plan_file.write_bytes(text.encode()[: len(text) // 2] + b"\xff")
     assert main(["check", str(plan_file)]) == 4
-    assert re.search(r"gpt.yaml:\d+: byte 0xff is not UTF-8", capsys.readouterr().err)
+    assert re.search(r"gpt.yaml:\d+:\d+: byte 0xff is not UTF-8", capsys.readouterr().err)

@@ -112,7 +112,7 @@ PEAK = "fp32: {value: 8.1, unit: TFLOP/s, source: S9, conf: B}"
         (PEAK, PEAK.replace("8.1", "null"), "fp32: {value", "every device computes in fp32"),
         (PEAK, PEAK.replace("S9", "S99"), "fp32: {value", "source 'S99' .* did you mean 'S9'"),
         (PEAK, PEAK.replace(", unit: TFLOP/s", ""), "fp32: {value", "'compute.peak.fp32.unit' is missing"),
-        (PEAK, "", "peak:", "'fp32' is missing"),
+        (PEAK, "", "peak:", "'compute.peak.fp32' is missing"),
         ("kind: gpu", "kind: tpu", "kind: tpu", "must be 'gpu' or 'cpu'"),
         ("version: 1", "version: 2", "version: 2", "version 1 of cost models"),
         ("[128, ", "[32, ", "[32, ", "sizes must ascend, but 32 follows 64"),
@@ -128,7 +128,7 @@ def test_wrong_cost_models_are_refused_at_their_line(
     lines = path.read_text().splitlines()
     found = next(i + 1 for i, line in enumerate(lines) if at in line)
     assert caught.value.line == found
-    assert str(caught.value).startswith(f"{path}:{found}: ")
+    assert str(caught.value).startswith(f"{path}:{found}:{caught.value.column}: ")
 
 
 def test_efficiency_above_one_is_refused(tmp_path: Path) -> None:

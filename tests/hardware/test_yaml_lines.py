@@ -10,28 +10,37 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.errors import CostModelError, FileError, PlanError
-from autopar.hardware.yaml_lines import load_with_lines, parse_with_lines
+from autopar.hardware.yaml_lines import read_yaml, parse_yaml
 
 
 def test_every_key_and_item_has_its_line() -> None:
-    document, lines = parse_with_lines("a: 1\nb:\n  c: [x,\n    y]\n  - d\n".replace("  - d\n", ""), "f")
+    document, places = parse_yaml(
+        "a: 1\nb:\n  c: [x,\n    y]\n  - d\n".replace("  - d\n", ""), "f", FileError
+    )
     assert document == {"a": 1, "b": {"c": ["x", "y"]}}
-    assert lines == {"": 1, "a": 1, "b": 2, "b.c": 3, "b.c.0": 3, "b.c.1": 4}
+    assert places == {
+        "": (1, 1),
+        "a": (1, 1),
+        "b": (2, 1),
+        "b.c": (3, 3),
+        "b.c.0": (3, 7),
+        "b.c.1": (4, 5),
+    }
 
 
 def test_keys_are_text_as_written() -> None:
-    document, lines = parse_with_lines('0: column\n1.5: row\n"*": replicate\nyes: x\n', "f")
+    document, places = parse_yaml('0: column\n1.5: row\n"*": replicate\nyes: x\n', "f", FileError)
     assert document == {"0": "column", "1.5": "row", "*": "replicate", "yes": "x"}
-    assert lines["*"] == 3
+    assert places["*"] == (3, 1)
 
 
 def test_scalars_are_those_of_pyyaml() -> None:
-    document, _ = parse_with_lines("a: none\nb: null\nc: 1.5\nd: true\ne: '7'\nf: 2026-01-01\n", "f")
+    document, _ = parse_yaml("a: none\nb: null\nc: 1.5\nd: true\ne: '7'\nf: 2026-01-01\n", "f", FileError)
     assert document == {"a": "none", "b": None, "c": 1.5, "d": True, "e": "7", "f": "2026-01-01"}
 
 
 def test_empty_file_is_none() -> None:
-    assert parse_with_lines("# nothing\n", "f")[0] is None
+    assert parse_yaml("# nothing\n", "f", FileError)[0] is None
 
 
 @pytest.mark.parametrize(
@@ -52,14 +61,14 @@ def test_empty_file_is_none() -> None:
 )
 def test_refused_with_line(text: str | bytes, line: int, message: str) -> None:
     with pytest.raises(PlanError, match=message) as caught:
-        parse_with_lines(text, "plan.yaml", PlanError)
+        parse_yaml(text, "plan.yaml", PlanError)
     assert caught.value.line == line
-    assert str(caught.value).startswith(f"plan.yaml:{line}: ")
+    assert str(caught.value).startswith(f"plan.yaml:{line}:{caught.value.column}: ")
 
 
 def test_missing_file_names_the_path(tmp_path: Path) -> None:
     with pytest.raises(CostModelError, match=r"nowhere\.yaml: cannot read the file: No such file"):
-        load_with_lines(tmp_path / "nowhere.yaml", CostModelError)
+        read_yaml(tmp_path / "nowhere.yaml", CostModelError)
 
 
 TEXT = st.text(st.characters(min_codepoint=32, max_codepoint=126) | st.sampled_from("é→\n"), max_size=8)
@@ -78,4 +87,4 @@ def test_reads_back_what_pyyaml_writes(document: object) -> None:
             return True
 
     text = yaml.dump(document, Dumper=NoAliases, allow_unicode=True)
-    assert parse_with_lines(text, "f", FileError)[0] == document
+    assert parse_yaml(text, "f", FileError)[0] == document

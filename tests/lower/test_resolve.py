@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from autopar.errors import PlanError
+from autopar.hardware.yaml_lines import Place
 from autopar.lower.resolve import missing_decisions, names_operator, resolve
 from autopar.plan.decisions import (
     ClusterReference,
@@ -26,7 +27,7 @@ GPT = {**MODELS["gpt"].vocab, **MODELS["gpt"].tensor}
 
 def gpt_plan(degree: int = 2, **changes: Any) -> Plan:
     _, graph = load("gpt")
-    return replace(plan_for(graph, GPT, degree), path="plan.yaml", lines={"mesh": 3}, **changes)
+    return replace(plan_for(graph, GPT, degree), path="plan.yaml", places={"mesh": Place(3, 1)}, **changes)
 
 
 def fails(plan: Plan, match: str, name: str = "gpt") -> None:
@@ -113,9 +114,9 @@ def test_error_stands_at_its_line() -> None:
         gpt_plan(
             tensor=(*lines(GPT), PatternLine("blocks.*.attn.qvk", "column"), PatternLine("*", "replicate"))
         ),
-        lines={"tensor": 10, "tensor.blocks.*.attn.qvk": 14},
+        places={"tensor": Place(10, 1), "tensor.blocks.*.attn.qvk": Place(14, 3)},
     )
-    fails(plan, r"^plan\.yaml:14: 'tensor' names 'blocks\.\*\.attn\.qvk', which is no parameter")
+    fails(plan, r"^plan\.yaml:14:3: 'tensor' names 'blocks\.\*\.attn\.qvk', which is no parameter")
 
 
 @pytest.mark.parametrize(

@@ -75,9 +75,10 @@ from autopar.plan.write import write_plan
     ],
 )
 def test_a_contradiction_is_named_at_its_line(text: str, message: str) -> None:
-    with pytest.raises(PlanError, match=r"^p.yaml:\d+: ") as caught:
+    with pytest.raises(PlanError, match=r"^p.yaml:\d+:\d+: ") as caught:
         parse_plan(text, "p.yaml")
-    assert message in str(caught.value)
+    problem = caught.value
+    assert message in f"p.yaml:{problem.line}: {problem.message}"
 
 
 @pytest.mark.parametrize(
