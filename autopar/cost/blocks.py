@@ -40,6 +40,8 @@ class BlockReading:
     Attributes:
         backward_weight_s: the part of ``backward_compute_s`` that makes gradients of parameters.
         selective_s: of what selective recompute runs again; collectives are not among it.
+        forward_host_s: the part of ``forward_compute_s`` in which the device waits for its host.
+        backward_host_s: likewise, of ``backward_compute_s``.
     """
 
     forward_compute_s: float
@@ -50,6 +52,8 @@ class BlockReading:
     selective_s: float
     model_flops: float
     memory: BlockMemory
+    forward_host_s: float = 0.0
+    backward_host_s: float = 0.0
 
 
 class Readings:
@@ -134,6 +138,8 @@ def read_block(
         selective_s=again_s,
         model_flops=model_flops(block),
         memory=run.ledger.memory(),
+        forward_host_s=forward_s * forward.host_share(cluster),
+        backward_host_s=backward_s * backward.host_share(cluster),
     )
 
 
@@ -201,6 +207,10 @@ def block_choice(
         output_bytes=reading.memory.output_bytes,
         model_flops=reading.model_flops,
         backward_weight_s=reading.backward_weight_s,
+        recompute_s=again_s,
+        recompute_comm_s=again_comm_s,
+        forward_host_s=reading.forward_host_s,
+        backward_host_s=reading.backward_host_s,
     )
 
 
@@ -276,3 +286,8 @@ class _Pass:
     def bounded_s(self, cluster: Cluster) -> float:
         """Compute time, or what the host needs to dispatch everything where the device would wait for it."""
         return max(self.compute_s, self.kernels * cluster.device.dispatch_s - self.comm_s)
+
+    def host_share(self, cluster: Cluster) -> float:
+        """Which part of that time the device waits for its host."""
+        bounded_s = self.bounded_s(cluster)
+        return 1 - self.compute_s / bounded_s if bounded_s else 0.0

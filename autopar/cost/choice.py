@@ -54,6 +54,10 @@ class BlockChoice(Passes):
         model_flops: forward FLOPs of the whole (unsharded) block, for MFU.
         backward_weight_s: the part of ``backward_compute_s`` that zero-bubble schedules postpone: the
             products that make the gradients of weights.
+        recompute_s: the part of ``backward_compute_s`` that runs the forward pass again.
+        recompute_comm_s: likewise, of ``backward_comm_s``.
+        forward_host_s: the part of ``forward_compute_s`` in which the device waits for its host to dispatch.
+        backward_host_s: likewise, of ``backward_compute_s`` without what is recomputed.
     """
 
     class_key: str
@@ -73,3 +77,7 @@ class BlockChoice(Passes):
     output_bytes: int
     model_flops: float
     backward_weight_s: float = 0.0
+    recompute_s: float = 0.0
+    recompute_comm_s: float = 0.0
+    forward_host_s: float = 0.0
+    backward_host_s: float = 0.0

@@ -48,9 +48,14 @@ def step_update_s(trainable: int, zero: int, training: Training) -> float:
     if device.kind == "cpu":
         rate = device.update_bytes_per_s or device.effective_memory_bytes_per_s
     seconds = num_elements * optimizer_cost(training.optimizer).traffic_bytes / rate
-    if "parameters" not in training.offload:
-        seconds += training.host_s(num_elements * (GRADIENT_BYTES + MASTER_BYTES))
-    return seconds
+    return seconds + moved_for_update_s(trainable, zero, training)
+
+
+def moved_for_update_s(trainable: int, zero: int, training: Training) -> float:
+    """The part of it in which gradients go down to the host and values come up again."""
+    if not has_host_state(training) or "parameters" in training.offload:
+        return 0.0  # these move with the gathers and scatters
+    return training.host_s(share(trainable, zero, training) * (GRADIENT_BYTES + MASTER_BYTES))
 
 
 def share(num_elements: int, zero: int, training: Training) -> int:

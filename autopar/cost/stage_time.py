@@ -57,7 +57,7 @@ def stage_seconds(
     weight_s = sum(b.backward_weight_s for b in blocks) if training.splits_backward else 0.0
     sticking_out = exposed(
         zero,
-        _traffic(owned, training),
+        stage_traffic(owned, training),
         [b.forward_s for b in blocks],
         [b.backward_s for b in blocks],
         device.overlap,
@@ -92,6 +92,7 @@ def owned_elements(blocks: Sequence[BlockChoice], repeated_elements: Sequence[in
     return result
 
 
-def _traffic(owned: Sequence[tuple[int, int]], training: Training) -> list[DataTraffic]:
+def stage_traffic(owned: Sequence[tuple[int, int]], training: Training) -> list[DataTraffic]:
+    """Collectives on the data axis of blocks with so many (trainable, frozen) elements."""
     known = {sizes: data_traffic(*sizes, training) for sizes in dict.fromkeys(owned)}
     return [known[sizes] for sizes in owned]

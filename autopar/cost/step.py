@@ -10,6 +10,7 @@ several virtual stages synchronises each as soon as its last backward has ended,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from autopar.cost.layout import Layout
 from autopar.cost.parameter_state import GRADIENT_BYTES
@@ -24,12 +25,17 @@ from autopar.schedule.simulator import Timeline, finish_times, simulate
 
 __all__ = [
     "StageSeconds",
+    "StepPieces",
     "Training",
     "layout_memory",
+    "layout_pieces",
     "play",
     "predict",
+    "repeated_elements",
+    "stage_ends",
     "stage_memory",
     "stage_seconds",
+    "step_pieces",
     "training_of",
 ]
 
@@ -43,19 +49,9 @@ def predict(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Predic
     Raises:
         UsageError: the optimiser is unknown, or the schedule does not run so many stages on a rank.
     """
-    training = training_of(layout, cluster)
-    seconds = _all_seconds(layout, training)
-    tied_s = _tied_s(layout, cluster)
-    ranks = [
-        rank_stages(layout.schedule, rank, layout.pipeline, layout.virtual) for rank in range(layout.pipeline)
-    ]
-    ends_s = _stage_ends(layout, seconds, cluster)
-    synchronised_s = max(
-        _synchronised_s(stages, ends_s, seconds) + tied_s[rank] for rank, stages in enumerate(ranks)
-    )
-    update_s = [sum(seconds[s].update_s for s in stages) for stages in ranks]
-    step_s = synchronised_s + max(update_s)
-    memory = layout_memory(layout, training)
+    pieces = step_pieces(layout, cluster)
+    seconds, step_s = pieces.seconds, pieces.step_s
+    memory = layout_memory(layout, training_of(layout, cluster))
     model_flops = sum(b.model_flops for blocks in layout.stages for b in blocks)
     step_flops = 3 * model_flops * layout.num_micro_batches * layout.data
     peak = layout.num_devices * cluster.device.peak(layout.precision)
@@ -67,30 +63,131 @@ def predict(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Predic
         memory_limit_bytes=memory_limit_bytes,
         stages=tuple(
             _rank_prediction(
-                [seconds[s] for s in stages], tied_s[rank], layout.num_micro_batches, step_s, memory[rank]
+                [seconds[s] for s in stages],
+                pieces.tied_s[rank],
+                layout.num_micro_batches,
+                step_s,
+                memory[rank],
             )
-            for rank, stages in enumerate(ranks)
+            for rank, stages in enumerate(pieces.ranks)
         ),
         peak_host_bytes=max(m.host_bytes for m in memory),
         host_limit_bytes=cluster.host_bytes_per_device,
     )
 
 
-def play(layout: Layout, seconds: Sequence[StageSeconds], cluster: Cluster) -> Timeline:
+@dataclass(frozen=True, slots=True)
+class StepPieces:
+    """What a step is put together from.
+
+    Attributes:
+        seconds: of every stage.
+        ranks: the stages of each rank of the pipeline axis.
+        message_s: per boundary between stages, of a message across it.
+        tied_s: per rank, of adding up gradients of parameters that several ranks hold.
+        stretch: how much longer an action takes than ``seconds`` say, where ranks share cores.
+        message_stretch: likewise, a message.
+        ends_s: when the last action of each stage ends.
+    """
+
+    seconds: tuple[StageSeconds, ...]
+    ranks: tuple[tuple[int, ...], ...]
+    message_s: tuple[float, ...]
+    tied_s: tuple[float, ...]
+    stretch: float
+    message_stretch: float
+    ends_s: tuple[float, ...]
+
+    def synchronisations(self, rank: int) -> list[tuple[int, float, float]]:
+        """Stage, start and end of each synchronisation of gradients of a rank, in order."""
+        found, finished_s = [], 0.0
+        for end_s, sync_s, stage in sorted(
+            (self.ends_s[s], self.seconds[s].sync_s, s) for s in self.ranks[rank]
+        ):
+            start_s = max(finished_s, end_s)
+            finished_s = start_s + sync_s
+            found.append((stage, start_s, finished_s))
+        return found
+
+    def synchronised_s(self, rank: int) -> float:
+        """When a rank has the gradients of all its stages."""
+        return self.synchronisations(rank)[-1][2] + self.tied_s[rank]
+
+    def update_s(self, rank: int) -> float:
+        """What the update of all stages of a rank takes."""
+        return sum(self.seconds[stage].update_s for stage in self.ranks[rank])
+
+    @property
+    def updates_from_s(self) -> float:
+        """When all ranks begin to update."""
+        return max(self.synchronised_s(rank) for rank in range(len(self.ranks)))
+
+    @property
+    def step_s(self) -> float:
+        """The whole step."""
+        return self.updates_from_s + max(self.update_s(rank) for rank in range(len(self.ranks)))
+
+
+def step_pieces(layout: Layout, cluster: Cluster) -> StepPieces:
+    """Times of all stages and messages of a layout, and when each stage has run its last action."""
+    seconds = tuple(_all_seconds(layout, training_of(layout, cluster)))
+    message_s = tuple(_message_s(layout, cluster))
+    alone = StepPieces(
+        seconds,
+        tuple(
+            rank_stages(layout.schedule, rank, layout.pipeline, layout.virtual)
+            for rank in range(layout.pipeline)
+        ),
+        message_s,
+        tuple(_tied_s(layout, cluster)),
+        1.0,
+        1.0,
+        (),
+    )
+    share = cluster.device.time_share
+    if share <= 1 or layout.pipeline == 1:
+        return replace(alone, ends_s=stage_ends(layout, alone))
+    # Processes that wait leave their cores to the others: no sooner than all work is done by all cores, nor
+    # than what depends on each other takes at full speed.
+    ends_s = stage_ends(layout, replace(alone, stretch=1 / share))
+    work_s = layout.num_micro_batches * sum(s.forward_s + s.backward_s for s in seconds) / layout.pipeline
+    slower = max(1.0, work_s / max(ends_s))
+    return replace(
+        alone,
+        stretch=slower / share,
+        message_stretch=slower,
+        ends_s=tuple(end_s * slower for end_s in ends_s),
+    )
+
+
+def stage_ends(layout: Layout, pieces: StepPieces, *, with_messages: bool = True) -> tuple[float, ...]:
+    """When the last action of each stage ends; without messages, as if they took no time."""
+    messages_s = [with_messages * s * pieces.message_stretch for s in pieces.message_s]
+    return finish_times(
+        layout.schedule,
+        layout.num_micro_batches,
+        layout.virtual,
+        [s.forward_s * pieces.stretch for s in pieces.seconds],
+        [s.backward_s * pieces.stretch for s in pieces.seconds],
+        messages_s,
+        [s.weight_s * pieces.stretch for s in pieces.seconds],
+    )
+
+
+def play(layout: Layout, pieces: StepPieces) -> Timeline:
     """The pipeline part of a step: every action with its start and end."""
-    actions = schedule_actions(layout.schedule, len(layout.stages), layout.num_micro_batches, layout.virtual)
     return simulate(
-        actions,
-        [s.forward_s for s in seconds],
-        [s.backward_s for s in seconds],
-        _message_s(layout, cluster),
-        [s.weight_s for s in seconds],
+        schedule_actions(layout.schedule, len(layout.stages), layout.num_micro_batches, layout.virtual),
+        [s.forward_s * pieces.stretch for s in pieces.seconds],
+        [s.backward_s * pieces.stretch for s in pieces.seconds],
+        [s * pieces.message_stretch for s in pieces.message_s],
+        [s.weight_s * pieces.stretch for s in pieces.seconds],
     )
 
 
 def layout_memory(layout: Layout, training: Training) -> tuple[StageMemory, ...]:
     """Peak memory of a rank at each position of the pipeline axis."""
-    pieces = _all_pieces(layout, training)
+    pieces = layout_pieces(layout, training)
     found = []
     for rank in range(layout.pipeline):
         stages = rank_stages(layout.schedule, rank, layout.pipeline, layout.virtual)
@@ -106,7 +203,7 @@ def _all_seconds(layout: Layout, training: Training) -> list[StageSeconds]:
     known: dict[tuple[object, ...], StageSeconds] = {}
     found = []
     for stage, blocks in enumerate(layout.stages):
-        repeated = _repeated_elements(layout, stage, training)
+        repeated = repeated_elements(layout, stage, training)
         key = (tuple(map(id, blocks)), layout.zero[stage], repeated)
         if key not in known:
             known[key] = stage_seconds(blocks, training, layout.zero[stage], repeated)
@@ -114,14 +211,14 @@ def _all_seconds(layout: Layout, training: Training) -> list[StageSeconds]:
     return found
 
 
-def _all_pieces(layout: Layout, training: Training) -> list[StagePieces]:
-    """Memory of every stage; those that are alike are worked out once."""
+def layout_pieces(layout: Layout, training: Training) -> list[StagePieces]:
+    """What every stage needs of memory; those that are alike are worked out once."""
     num_stages = len(layout.stages)
     sent = [layout.boundary_bytes(boundary) for boundary in range(num_stages - 1)] + [0]
     known: dict[tuple[object, ...], StagePieces] = {}
     found = []
     for stage, blocks in enumerate(layout.stages):
-        repeated = _repeated_elements(layout, stage, training)
+        repeated = repeated_elements(layout, stage, training)
         messages = sent[stage] + (sent[stage - 1] if stage else 0)
         key = (tuple(map(id, blocks)), layout.zero[stage], repeated, messages, sent[stage])
         if key not in known:
@@ -132,7 +229,7 @@ def _all_pieces(layout: Layout, training: Training) -> list[StagePieces]:
     return found
 
 
-def _repeated_elements(layout: Layout, stage: int, training: Training) -> tuple[int, ...]:
+def repeated_elements(layout: Layout, stage: int, training: Training) -> tuple[int, ...]:
     """Per block, elements that an earlier block of the stage holds already, or one of another stage of the
     rank. Where ZeRO divides parameters, each stage holds its own."""
     repeated = list(layout.repeated_elements(stage))
@@ -162,39 +259,6 @@ def _message_s(layout: Layout, cluster: Cluster) -> list[float]:
         cluster.axis_p2p_s(layout.boundary_bytes(s), ranks[s], ranks[s + 1], layout.pipeline, stride)
         for s in range(len(layout.stages) - 1)
     ]
-
-
-def _stage_ends(layout: Layout, seconds: Sequence[StageSeconds], cluster: Cluster) -> tuple[float, ...]:
-    """When the last action of each stage ends."""
-
-    def ends(speed: float) -> tuple[float, ...]:
-        return finish_times(
-            layout.schedule,
-            layout.num_micro_batches,
-            layout.virtual,
-            [s.forward_s / speed for s in seconds],
-            [s.backward_s / speed for s in seconds],
-            _message_s(layout, cluster),
-            [s.weight_s / speed for s in seconds],
-        )
-
-    share = cluster.device.time_share
-    if share <= 1 or layout.pipeline == 1:
-        return ends(1.0)
-    # Processes that wait leave their cores to the others: no sooner than all work is done by all cores, nor
-    # than what depends on each other takes at full speed.
-    alone = ends(share)
-    work_s = layout.num_micro_batches * sum(s.forward_s + s.backward_s for s in seconds) / layout.pipeline
-    slower = max(1.0, work_s / max(alone))
-    return tuple(end_s * slower for end_s in alone)
-
-
-def _synchronised_s(stages: Sequence[int], ends_s: Sequence[float], seconds: Sequence[StageSeconds]) -> float:
-    """When a rank has synchronised the gradients of all its stages."""
-    finished_s = 0.0
-    for end_s, sync_s in sorted((ends_s[stage], seconds[stage].sync_s) for stage in stages):
-        finished_s = max(finished_s, end_s) + sync_s
-    return finished_s
 
 
 def _rank_prediction(

@@ -99,6 +99,18 @@ def exposed(
     )
 
 
+def sent_s(zero: int, traffic: Sequence[DataTraffic], num_micro_batches: int) -> float:
+    """What all collectives of a step take, one after the other and whatever runs beside them."""
+    gathers, scatters = sum(t.gather_s for t in traffic), sum(t.scatter_s for t in traffic)
+    if zero == 0:
+        return sum(t.reduce_s for t in traffic)
+    num_gathers, num_scatters = (
+        2 * num_micro_batches if zero == 3 else 1,
+        num_micro_batches if zero >= 2 else 1,
+    )
+    return num_gathers * gathers + num_scatters * scatters + sum(t.across_s for t in traffic)
+
+
 def _exposed(
     zero: int,
     traffic: Sequence[DataTraffic],

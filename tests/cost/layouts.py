@@ -10,6 +10,15 @@ from autopar.plan.decisions import Precision, Recompute, ScheduleName
 
 GiB = 2**30
 
+VARIANTS = [
+    (ScheduleName.GPIPE, 1),
+    (ScheduleName.ONE_F_ONE_B, 1),
+    (ScheduleName.INTERLEAVED, 2),
+    (ScheduleName.ZERO_BUBBLE, 1),
+    (ScheduleName.ZBV, 2),
+]
+"""Schedules with their stages a rank."""
+
 
 def block(**changes: object) -> BlockChoice:
     whole = BlockChoice(
@@ -46,5 +55,20 @@ def layout(stages: tuple[tuple[BlockChoice, ...], ...], **changes: object) -> La
         precision=Precision.BF16,
         optimizer="adamw",
         stages=stages,
+    )
+    return replace(whole, **changes)  # type: ignore[arg-type]
+
+
+def heavy(**changes: object) -> BlockChoice:
+    share = ParameterShare("w", "replicate", 20_000_000, True)
+    return block(**{"parameters": (share,), "output_bytes": 10**6, "backward_weight_s": 0.008} | changes)
+
+
+def four_ranks(schedule: ScheduleName, virtual: int, **changes: object) -> Layout:
+    """Eight equal blocks on four ranks of the pipeline."""
+    per_stage = 8 // (4 * virtual)
+    stages = tuple((heavy(),) * per_stage for _ in range(4 * virtual))
+    whole = layout(
+        stages, pipeline=4, virtual=virtual, schedule=schedule, num_micro_batches=8, zero=(0,) * 4 * virtual
     )
     return replace(whole, **changes)  # type: ignore[arg-type]

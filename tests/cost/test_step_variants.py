@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from autopar.cost.choice import BlockChoice, ParameterShare
+from autopar.cost.choice import ParameterShare
 from autopar.cost.layout import SharedParameter
 from autopar.cost.prediction import Prediction
 from autopar.cost.step import Training, predict
@@ -15,7 +15,7 @@ from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
 from autopar.hardware.link import CollectiveKind
 from autopar.plan.decisions import Precision, ScheduleName
-from tests.cost.layouts import GiB, block, layout
+from tests.cost.layouts import VARIANTS, GiB, block, four_ranks, heavy, layout
 
 
 @pytest.fixture(scope="module")
@@ -23,28 +23,9 @@ def cluster() -> Cluster:
     return make_cluster(load_device("a100-sxm-80gb"), 2)
 
 
-def heavy(**changes: object) -> BlockChoice:
-    share = ParameterShare("w", "replicate", 20_000_000, True)
-    return block(**{"parameters": (share,), "output_bytes": 10**6, "backward_weight_s": 0.008} | changes)
-
-
 def played(cluster: Cluster, schedule: ScheduleName, virtual: int, **changes: object) -> Prediction:
     """Eight equal blocks on four ranks of the pipeline."""
-    per_stage = 8 // (4 * virtual)
-    stages = tuple((heavy(),) * per_stage for _ in range(4 * virtual))
-    whole = layout(
-        stages, pipeline=4, virtual=virtual, schedule=schedule, num_micro_batches=8, zero=(0,) * 4 * virtual
-    )
-    return predict(replace(whole, **changes), cluster, 80 * GiB)  # type: ignore[arg-type]
-
-
-VARIANTS = [
-    (ScheduleName.GPIPE, 1),
-    (ScheduleName.ONE_F_ONE_B, 1),
-    (ScheduleName.INTERLEAVED, 2),
-    (ScheduleName.ZERO_BUBBLE, 1),
-    (ScheduleName.ZBV, 2),
-]
+    return predict(four_ranks(schedule, virtual, **changes), cluster, 80 * GiB)
 
 
 @pytest.mark.parametrize(("schedule", "virtual"), VARIANTS)

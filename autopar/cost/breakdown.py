@@ -1,0 +1,220 @@
+"""Where the step of each rank goes, term by term: the terms of a rank add up to the step. No torch.
+
+What a rank computes and what sticks out of its communication are the parts of the numbers that the schedule
+is played with; what is left until its last action ends is waiting. Messages cost by how much later that end
+is than if they took no time; the rest of the waiting is bubble. What is hidden is what communication takes by
+itself beyond what sticks out; it is no term.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from autopar.cost.choice import BlockChoice
+from autopar.cost.layout import Layout
+from autopar.cost.offload import activations_s, moved_for_update_s
+from autopar.cost.stage_time import owned_elements, stage_traffic
+from autopar.cost.step import StepPieces, repeated_elements, stage_ends, step_pieces
+from autopar.cost.synchronisation import sent_s
+from autopar.cost.training import Training, training_of
+from autopar.hardware.cluster import Cluster
+
+
+@dataclass(frozen=True, slots=True)
+class StepTerms:
+    """The step of one rank of the pipeline axis; seconds, which add up to the step.
+
+    Attributes:
+        forward_s: computing forward.
+        backward_s: computing backward, the first time.
+        recompute_s: computing forward again for the backward pass.
+        host_s: the device waits for its host: dispatch, and fixed times of actions and of the step.
+        tensor_s: collectives on the tensor axis; nothing hides them.
+        data_s: of the data axis, gathers of parameters and scatters of gradients that stick out of every
+            micro-batch.
+        sync_s: of the data axis, what sticks out once a step, after the last backward.
+        message_s: the step is longer by this because messages on the pipeline axis take time.
+        tied_s: adding up gradients of parameters that several stages hold.
+        offload_s: moving between device and host that sticks out.
+        bubble_s: waiting for other stages.
+        update_s: the optimiser.
+        waiting_s: waiting for other ranks before or after the update.
+    """
+
+    forward_s: float
+    backward_s: float
+    recompute_s: float
+    host_s: float
+    tensor_s: float
+    data_s: float
+    sync_s: float
+    message_s: float
+    tied_s: float
+    offload_s: float
+    bubble_s: float
+    update_s: float
+    waiting_s: float
+
+    @property
+    def total_s(self) -> float:
+        """The step."""
+        return sum(self.seconds(name) for name in TERMS)
+
+    def seconds(self, name: str) -> float:
+        """One of ``TERMS``."""
+        found: float = getattr(self, f"{name}_s")
+        return found
+
+
+TERMS = tuple(field.name.removesuffix("_s") for field in fields(StepTerms))
+"""What a step is made of, in the order in which it is shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hidden:
+    """Communication of one rank that runs beside something else, seconds a step.
+
+    Attributes:
+        data_s: collectives on the data axis.
+        message_s: messages on the pipeline axis that arrive at the rank.
+    """
+
+    data_s: float
+    message_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Breakdown:
+    """A step, rank by rank of the pipeline axis.
+
+    Attributes:
+        slowest: the rank that the others wait for at the end; of equal ones, that which waits least itself.
+    """
+
+    step_time_s: float
+    ranks: tuple[StepTerms, ...]
+    hidden: tuple[Hidden, ...]
+    slowest: int
+
+    @property
+    def terms(self) -> StepTerms:
+        """Of the slowest rank."""
+        return self.ranks[self.slowest]
+
+
+def break_down(layout: Layout, cluster: Cluster) -> Breakdown:
+    """Where the step of a layout goes."""
+    training, pieces = training_of(layout, cluster), step_pieces(layout, cluster)
+    bare_ends_s = stage_ends(layout, pieces, with_messages=False)
+    per_stage = [_stage_parts(layout, stage, pieces, training) for stage in range(len(layout.stages))]
+    ranks, hidden = [], []
+    for rank, stages in enumerate(pieces.ranks):
+        own = [per_stage[stage] for stage in stages]
+        bare_end_s = max(bare_ends_s[stage] for stage in stages)
+        ranks.append(_rank_terms(rank, own, pieces, bare_end_s))
+        hidden.append(_hidden(layout, rank, own, pieces, ranks[-1]))
+    slowest = min(
+        range(len(ranks)),
+        key=lambda rank: (-pieces.synchronised_s(rank), ranks[rank].bubble_s + ranks[rank].message_s, rank),
+    )
+    return Breakdown(pieces.step_s, tuple(ranks), tuple(hidden), slowest)
+
+
+@dataclass(frozen=True, slots=True)
+class _StageParts:
+    """One stage over a whole step, but for waiting; ``sent_s`` is what data-axis collectives take alone."""
+
+    forward_s: float
+    backward_s: float
+    recompute_s: float
+    host_s: float
+    tensor_s: float
+    data_s: float
+    offload_s: float
+    once_host_s: float
+    moved_s: float
+    sent_s: float
+
+
+def _stage_parts(layout: Layout, stage: int, pieces: StepPieces, training: Training) -> _StageParts:
+    blocks, seconds = layout.stages[stage], pieces.seconds[stage]
+    device, level = training.cluster.device, training.level(layout.zero[stage])
+    owned = owned_elements(blocks, repeated_elements(layout, stage, training))
+    num_actions = 3 if training.splits_backward else 2
+    waits_s = sum(b.forward_host_s + b.backward_host_s for b in blocks)
+    recompute_s = sum(b.recompute_s for b in blocks)
+    forward_host_s = sum(b.forward_host_s for b in blocks) + device.action_s
+    host_s = waits_s + num_actions * device.action_s
+    tensor_s, offload_s = (
+        sum(b.forward_comm_s + b.backward_comm_s for b in blocks),
+        _moved_s(blocks, training),
+    )
+    times = layout.num_micro_batches * pieces.stretch
+    trainable = sum(trainable for trainable, _ in owned)
+    return _StageParts(
+        forward_s=times * (seconds.forward_compute_s - forward_host_s),
+        backward_s=times * (seconds.backward_compute_s - recompute_s - (host_s - forward_host_s)),
+        recompute_s=times * recompute_s,
+        host_s=times * host_s,
+        tensor_s=times * tensor_s,
+        data_s=times * _rest(seconds.forward_comm_s + seconds.backward_comm_s, tensor_s + offload_s),
+        offload_s=times * offload_s,
+        once_host_s=device.step_s,
+        moved_s=moved_for_update_s(trainable, level, training),
+        sent_s=sent_s(level, stage_traffic(owned, training), layout.num_micro_batches),
+    )
+
+
+def _moved_s(blocks: Sequence[BlockChoice], training: Training) -> float:
+    return sum(activations_s(blocks, training))
+
+
+def _rest(whole_s: float, part_s: float) -> float:
+    """What is left, where rounding may have left less than nothing."""
+    return whole_s - part_s if whole_s - part_s > 1e-12 * whole_s else 0.0
+
+
+def _rank_terms(rank: int, own: Sequence[_StageParts], pieces: StepPieces, bare_end_s: float) -> StepTerms:
+    end_s = max(pieces.ends_s[stage] for stage in pieces.ranks[rank])
+    forward_s, backward_s = sum(p.forward_s for p in own), sum(p.backward_s for p in own)
+    recompute_s, host_s = sum(p.recompute_s for p in own), sum(p.host_s for p in own)
+    tensor_s, data_s = sum(p.tensor_s for p in own), sum(p.data_s for p in own)
+    offload_s = sum(p.offload_s for p in own)
+    once_host_s, moved_s = sum(p.once_host_s for p in own), sum(p.moved_s for p in own)
+    busy_s = forward_s + backward_s + recompute_s + host_s + tensor_s + data_s + offload_s
+    message_s = _rest(end_s, bare_end_s)
+    bubble_s = _rest(end_s, busy_s + message_s)
+    tied_s, updating_s = pieces.tied_s[rank], pieces.update_s(rank)
+    synchronised_s = pieces.synchronised_s(rank)
+    return StepTerms(
+        forward_s=forward_s,
+        backward_s=backward_s,
+        recompute_s=recompute_s,
+        host_s=host_s + once_host_s,
+        tensor_s=tensor_s,
+        data_s=data_s,
+        sync_s=_rest(synchronised_s - tied_s, end_s),
+        message_s=message_s,
+        tied_s=tied_s,
+        offload_s=offload_s + moved_s,
+        bubble_s=bubble_s,
+        update_s=updating_s - once_host_s - moved_s,
+        waiting_s=_rest(pieces.step_s, synchronised_s + updating_s),
+    )
+
+
+def _hidden(
+    layout: Layout, rank: int, own: Sequence[_StageParts], pieces: StepPieces, terms: StepTerms
+) -> Hidden:
+    holder = {stage: r for r, stages in enumerate(pieces.ranks) for stage in stages}
+    arriving_s = sum(
+        layout.num_micro_batches * seconds * pieces.message_stretch
+        for boundary, seconds in enumerate(pieces.message_s)
+        for one, other in ((boundary, boundary + 1), (boundary + 1, boundary))
+        if holder[other] == rank != holder[one]
+    )
+    return Hidden(
+        data_s=_rest(sum(p.sent_s for p in own), terms.data_s + terms.sync_s),
+        message_s=_rest(arriving_s, terms.message_s),
+    )
