@@ -157,7 +157,12 @@ def operator_lines(
 def generalised_key(key: str) -> str:
     """An operator key with ``*`` for every number in its module: ``blocks.*.attn:linear#0``."""
     module, _, operator = key.rpartition(":")
-    return f"{_NUMBER.sub('*', module)}:{operator}"
+    return f"{generalised(module)}:{operator}"
+
+
+def generalised(name: str) -> str:
+    """A module's or parameter's name with ``*`` for every number: ``blocks.*.attn``."""
+    return _NUMBER.sub("*", name)
 
 
 def renamed_overrides(

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 from autopar.capture.capture import Capture, capture
 from autopar.cost.blocks import Readings
+from autopar.cost.breakdown import break_down
 from autopar.cost.measured import measured_note
 from autopar.cost.prediction import Prediction
 from autopar.errors import InfeasibleError, UsageError
@@ -29,6 +30,7 @@ from autopar.planner.request import (
 )
 from autopar.solve.candidate import Alternative, BaselineFound, Family, Job, SearchResult
 from autopar.solve.candidates import Space
+from autopar.solve.considered import News
 from autopar.solve.diagnosis import diagnose, fits, may_fit
 from autopar.solve.search import search
 
@@ -36,10 +38,14 @@ _SAMPLES_PER_DEVICE = 32
 _MOST_SAMPLES = 1024
 
 Progress = Callable[[str], None]
+Watch = Callable[[News], None]
 
 
 def make_plan(
-    request: PlanRequest, progress: Progress | None = None, captured: Capture | None = None
+    request: PlanRequest,
+    progress: Progress | None = None,
+    captured: Capture | None = None,
+    watch: Watch | None = None,
 ) -> PlanResult:
     """The plan of least predicted step time within the constraints.
 
@@ -47,6 +53,7 @@ def make_plan(
         request: what is asked for.
         progress: told, in a few words, what is being done.
         captured: the model, if it has been captured in the precision before.
+        watch: told how far the search has come.
 
     Raises:
         InfeasibleError: no plan fits; names the binding constraint and the shortfall.
@@ -65,7 +72,7 @@ def make_plan(
     task = PlanningTask(
         request, settled, choices, captured, *legal_families(choices, settled, request.cluster)
     )
-    result = task.solve(request.time_limit_s, progress)
+    result = task.solve(request.time_limit_s, progress, watch)
     if result is None:
         raise task.why_nothing_fits()
     wall_s = time.monotonic() - started
@@ -120,7 +127,9 @@ class PlanningTask:
             pinned_first_blocks(settled, choices.graph),
         )
 
-    def solve(self, time_limit_s: float | None, progress: Progress | None) -> PlanResult | None:
+    def solve(
+        self, time_limit_s: float | None, progress: Progress | None, watch: Watch | None = None
+    ) -> PlanResult | None:
         """The best plan; None where none fits.
 
         Raises:
@@ -128,7 +137,7 @@ class PlanningTask:
             CaptureError: the model works at none of the micro-batches.
         """
         started = time.monotonic()
-        found = self._search(time_limit_s, progress)
+        found = self._search(time_limit_s, progress, watch)
         if found is None:
             return None
         cluster = self._request.cluster
@@ -145,10 +154,11 @@ class PlanningTask:
             gap=gap,
             bound_s=bound_s if gap > 0 else step_s,
             prediction=prediction,
-            alternatives=tuple(_runner_up(a) for a in found.alternatives),
+            alternatives=tuple(_runner_up(a, cluster) for a in found.alternatives),
             search=SearchStatistics(wall_s, 0.0, wall_s, found.num_candidates, found.num_solved),
             notes=(note,) if note else (),
             baselines=tuple(_baseline(baseline, step_s) for baseline in found.baselines),
+            considered=found.considered,
         )
 
     def why_nothing_fits(self) -> InfeasibleError:
@@ -159,7 +169,9 @@ class PlanningTask:
         remedies = find_remedies(diagnosis, self._choices, self._captured, settled, job)
         return nothing_fits(diagnosis.least, remedies, job, settled)
 
-    def _search(self, time_limit_s: float | None, progress: Progress | None) -> SearchResult | None:
+    def _search(
+        self, time_limit_s: float | None, progress: Progress | None, watch: Watch | None
+    ) -> SearchResult | None:
         choices, legal, space, job = self._choices, self._legal, self._space, self._job
         if not may_fit(choices, legal, space, job):
             return None  # told at once: the search would first cost what it cannot place
@@ -173,6 +185,7 @@ class PlanningTask:
                 with_baselines=self._request.with_baselines,
                 time_limit_s=time_limit_s,
                 progress=progress,
+                watch=watch,
             )
         except InfeasibleError:
             # It gave up before it had found anything: is there anything to be found?
@@ -244,7 +257,7 @@ def _checked_prediction(
     return prediction
 
 
-def _runner_up(alternative: Alternative) -> RunnerUp:
+def _runner_up(alternative: Alternative, cluster: Cluster) -> RunnerUp:
     candidate, prediction = alternative.candidate, alternative.prediction
     level = candidate.zero[0] if len(set(candidate.zero)) == 1 else candidate.zero
     return RunnerUp(
@@ -263,6 +276,7 @@ def _runner_up(alternative: Alternative) -> RunnerUp:
         step_time_s=prediction.step_time_s if prediction else None,
         peak_memory_bytes=prediction.peak_memory_bytes if prediction else None,
         why_not=alternative.why_not,
+        terms=break_down(alternative.layout, cluster).terms if alternative.layout else None,
     )
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from autopar.capture.target import ModelSource
+from autopar.cost.breakdown import StepTerms
 from autopar.cost.prediction import Prediction
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Mesh, Plan, Precision, ScheduleName
+from autopar.solve.candidate import Considered
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,7 @@ class RunnerUp:
         step_time_s: predicted; None where it does not fit.
         peak_memory_bytes: likewise.
         why_not: in a few words, with numbers.
+        terms: where its step goes, on the slowest rank.
     """
 
     mesh: Mesh
@@ -61,6 +64,7 @@ class RunnerUp:
     step_time_s: float | None
     peak_memory_bytes: int | None
     why_not: str
+    terms: StepTerms | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,7 @@ class PlanResult:
         bound_s: no plan within the constraints is predicted to be quicker.
         notes: defaults that were chosen, for people.
         batches: what was tried, where the global batch was the planner's to choose.
+        considered: outer settings with what the search found out about each.
     """
 
     plan: Plan
@@ -140,3 +145,4 @@ class PlanResult:
     notes: tuple[str, ...] = ()
     baselines: tuple[BaselineResult, ...] = ()
     batches: tuple[BatchTried, ...] = ()
+    considered: tuple[Considered, ...] = ()

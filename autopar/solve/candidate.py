@@ -175,11 +175,29 @@ class Alternative:
     Attributes:
         prediction: None where it does not fit.
         why_not: in a few words, with numbers.
+        layout: of its plan; None where it does not fit.
     """
 
     candidate: Candidate
     prediction: Prediction | None
     why_not: str
+    layout: Layout | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Considered:
+    """A candidate that a search looked at.
+
+    Attributes:
+        step_s: of its best plan; where none fits, a guess of what it would take.
+        peak_bytes: likewise; where none fits, the least that it was found to need.
+        fits: whether there is a plan.
+    """
+
+    candidate: Candidate
+    step_s: float
+    peak_bytes: int
+    fits: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +226,7 @@ class SearchResult:
         gap: (best - bound) / best; 0 when optimal.
         num_candidates: outer settings considered.
         num_solved: of these, solved; the others were cut.
+        considered: what was found out about those that were not cut.
     """
 
     best: MeshSolution
@@ -217,3 +236,4 @@ class SearchResult:
     num_solved: int
     alternatives: tuple[Alternative, ...] = ()
     baselines: tuple[BaselineFound, ...] = ()
+    considered: tuple[Considered, ...] = ()

@@ -32,7 +32,7 @@ def runners_up(state: Search, num_wanted: int) -> tuple[Alternative, ...]:
     if len(found) < num_wanted:
         _solve_more(state, found, num_wanted)
     ranked = [
-        ((s.step_s, s.candidate), Alternative(s.candidate, s.prediction, why_not(s, best)))
+        ((s.step_s, s.candidate), Alternative(s.candidate, s.prediction, why_not(s, best), s.layout))
         for s in found.values()
     ]
     ranked.sort(key=lambda item: item[0])

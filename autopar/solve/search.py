@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from autopar.errors import CaptureError, InfeasibleError
@@ -30,6 +30,7 @@ from autopar.solve.candidate import (
     Shortfall,
 )
 from autopar.solve.candidates import NO_OFFLOAD, Space, candidates, with_offloads
+from autopar.solve.considered import News, considered, news_of
 from autopar.solve.floors import Floors, Progress
 from autopar.solve.mesh import free_floor_s, refine, solve_mesh
 from autopar.solve.runners_up import runners_up
@@ -87,6 +88,7 @@ class Search:
         *,
         deadline: float | None = None,
         progress: Progress | None = None,
+        watch: Callable[[News], None] | None = None,
     ) -> None:
         self.choices, self.space, self.job = choices, space, job
         self.queue: list[Waiting] = []
@@ -103,6 +105,7 @@ class Search:
         self._num_solved: dict[Family, int] = {}
         self._deadline = deadline
         self._progress = progress or (lambda text: None)
+        self._watch = watch or (lambda news: None)
         self.floors = Floors(choices, space, job, self._progress)
 
     @property
@@ -222,6 +225,7 @@ class Search:
             f"mesh {p} x {d} x {t}, micro-batch {candidate.micro_batch}, ZeRO {max(candidate.zero)}, "
             f"{candidate.schedule}"
         )
+        self._watch(news_of(self))
         num_blocks, num_stages = self.choices.num_blocks, candidate.num_stages
         self._units_left -= num_blocks * (num_stages + num_blocks // num_stages)
         found = solve_mesh(self.choices, candidate, self.job)
@@ -296,6 +300,7 @@ def search(
     with_baselines: bool = False,
     time_limit_s: float | None = None,
     progress: Progress | None = None,
+    watch: Callable[[News], None] | None = None,
 ) -> SearchResult | None:
     """The plan of least predicted step time; None where none fits.
 
@@ -304,15 +309,16 @@ def search(
         with_baselines: whether the plans that people write by hand are found as well.
         time_limit_s: wall time after which the best found so far is returned with its gap.
         progress: told, in a few words, what is being solved.
+        watch: told, before each candidate is solved, how far the search has come.
 
     Raises:
         InfeasibleError: nothing was found within the time limit.
         CaptureError: the model works at none of the micro-batches.
     """
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-    state = Search(choices, space, job, deadline=deadline, progress=progress)
-    considered = tuple(families)
-    state.start(considered)
+    state = Search(choices, space, job, deadline=deadline, progress=progress, watch=watch)
+    legal = tuple(families)
+    state.start(legal)
     bound_s = state.run()
     best = state.best
     if best is None:
@@ -333,5 +339,6 @@ def search(
         num_candidates=state.num_candidates,
         num_solved=num_solved,
         alternatives=runners_up(state, num_alternatives),
-        baselines=baselines(state, considered) if with_baselines else (),
+        baselines=baselines(state, legal) if with_baselines else (),
+        considered=considered(state),
     )
