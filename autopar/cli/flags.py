@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from autopar.errors import PlanError, UsageError
 from autopar.hardware.yaml_lines import parse_yaml
 from autopar.plan.decisions import Plan, Precision, Scalar
-from autopar.plan.read import OPTIMIZERS, plan_of_document
+from autopar.plan.keys import OPTIMIZERS
+from autopar.plan.read import plan_of_document
 
 AUTO = "auto"
 

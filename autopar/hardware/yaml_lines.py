@@ -141,7 +141,7 @@ class _Reader:
         self.problems: list[Any] = []
         self._name = name
         self._error: Any = error
-        self._scalars = yaml.SafeLoader("")
+        self._scalars: Any = yaml.SafeLoader("")
         self._num_values = 0
 
     def document(self, events: Iterator[yaml.Event]) -> Any:
@@ -169,7 +169,7 @@ class _Reader:
         )
         return failure
 
-    def _value(self, events: Iterator[yaml.Event], event: yaml.Event, key: str, depth: int) -> Any:
+    def _value(self, events: Iterator[yaml.Event], event: Any, key: str, depth: int) -> Any:
         """The plain data of the node that an event begins, whose own dotted key is ``key``."""
         self._num_values += 1
         if self._num_values > MAX_VALUES:
@@ -185,8 +185,13 @@ class _Reader:
             return None
         if event.anchor is not None:
             self._refuse(event, "anchors (&name)", key)
+        value = self._plain(events, event, key, depth)
         if event.tag is not None:
             self._refuse(event, "tags (!name)", key)
+            return None  # whatever it should become: only that it is refused is told
+        return value
+
+    def _plain(self, events: Iterator[yaml.Event], event: Any, key: str, depth: int) -> Any:
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(events, key, depth)
         if isinstance(event, yaml.SequenceStartEvent):
@@ -199,7 +204,7 @@ class _Reader:
     def _refuse(self, event: yaml.Event, what: str, key: str) -> None:
         self._report(event, f"{what} are not read here; write the value out, or quote the text", key)
 
-    def _scalar(self, event: yaml.ScalarEvent, key: str) -> Any:
+    def _scalar(self, event: Any, key: str) -> Any:
         text: str = event.value
         tag = self._scalars.resolve(yaml.ScalarNode, text, event.implicit).removeprefix(_TAG)
         if tag not in ("int", "float", "bool", "null"):
@@ -251,7 +256,7 @@ class _Reader:
         return name
 
 
-def _place(event: yaml.Event) -> Place:
+def _place(event: Any) -> Place:
     return Place(event.start_mark.line + 1, event.start_mark.column + 1)
 
 

@@ -13,6 +13,7 @@ from math import prod
 
 from autopar.errors import PlanError, place_text
 from autopar.hardware.yaml_lines import Place
+from autopar.plan.bounds import Bound, StageSize
 
 Scalar = str | int | float | bool | None
 
@@ -133,12 +134,14 @@ class Plan:
         shard_group: ranks of the data axis, next to each other on it, among which ZeRO divides state; it
             divides mesh.data, and data / shard_group groups hold replicas of each other (HSDP). None: the
             solver's, and the whole data axis where a plan that runs does not say.
-        recompute: by block pattern.
+        recompute: by block pattern; ``selective | full`` leaves the planner a choice between these.
         operators: choices of inner operators that differ from the deterministic propagation, by operator key
             (``module:operator#ordinal``), e.g. ``"shard(2), replicate -> shard(2)"``.
         optimizer: ``adamw``, ``adam``, ``sgd``, ``sgd-momentum``: state bytes per parameter.
         offload: ``none``, or what lives in host memory (``optimizer``, ``parameters``, ``activations``),
             joined by commas.
+        stage_sizes: how many blocks stages may hold, where the cut is left to the planner.
+        bounds: by dotted key (``mesh.tensor``), on numbers that are left to the planner.
         compile: whether torch.compile compiles what lies between the collectives; None: not.
         path: file this was read from, for messages.
         places: of the dotted keys (``mesh.tensor``, ``pipeline.stages.1``, ``tensor.blocks.*.attn.qkv``) in
@@ -166,6 +169,8 @@ class Plan:
     recompute: tuple[PatternLine, ...] = ()
     offload: str | None = None
     compile: bool | None = None
+    stage_sizes: tuple[StageSize, ...] = ()
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
     path: str = field(default="", compare=False)
     places: Mapping[str, Place] = field(default_factory=dict, compare=False)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, NoReturn
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn, TypeVar
 
 from autopar.errors import PlanError, closest_match
 from autopar.hardware.yaml_lines import Place
 from autopar.plan.decisions import Scalar
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,20 +23,42 @@ class Entry:
         key: its dotted key; ``""`` for the document.
         places: of the dotted keys of the whole document.
         path: the file (or the ``--set`` that stands for it), for messages.
+        problems: what is wrong with the document, as far as it has been read; shared by all its entries.
     """
 
     value: Any
     key: str
     places: Mapping[str, Place]
     path: str
+    problems: list[PlanError] = field(default_factory=list)
 
-    def fail(self, message: str) -> NoReturn:
-        """Raises a ``PlanError`` at the line of this value, or of the nearest key around it."""
+    def problem(self, message: str) -> PlanError:
+        """An error at the place of this value, or of the nearest key around it."""
         key = self.key
         while key and key not in self.places:
             key = key.rpartition(".")[0]
         line, column = self.places.get(key) or (None, None)
-        raise PlanError(message, path=self.path, line=line, column=column, key=self.key)
+        return PlanError(message, path=self.path, line=line, column=column, key=self.key)
+
+    def fail(self, message: str) -> NoReturn:
+        """Raises a ``PlanError`` at the place of this value."""
+        raise self.problem(message)
+
+    def note(self, message: str) -> None:
+        """Keeps a ``PlanError`` that does not hinder the reading of the rest."""
+        self.problems.append(self.problem(message))
+
+    def attempt(self, read: Callable[[Entry], _T]) -> _T | None:
+        """What ``read`` makes of this value; None, and the problem kept, where it fails."""
+        try:
+            return read(self)
+        except PlanError as problem:
+            self.problems.append(problem)
+            return None
+
+    def with_value(self, value: Any) -> Entry:
+        """The same place with another value."""
+        return replace(self, value=value)
 
     @property
     def line(self) -> int | None:
@@ -43,21 +68,17 @@ class Entry:
 
     def at(self, name: str | int, value: Any) -> Entry:
         """The entry of a key or an item below this one."""
-        return Entry(value, f"{self.key}.{name}" if self.key else str(name), self.places, self.path)
+        return replace(self, value=value, key=f"{self.key}.{name}" if self.key else str(name))
 
-    def section(self, known: Iterable[str]) -> dict[str, Entry]:
-        """The entries of a mapping whose keys must be ``known``; keys without a value are left out."""
-        known = list(known)
-        entries = {}
-        for name, entry in self.pairs():
-            if name not in known:
-                where = f"in '{self.key}'" if self.key else "of a plan"
-                entry.fail(
-                    f"'{name}' is not a key {where}{closest_match(name, known)} (known: {', '.join(known)})"
-                )
-            if entry.value is not None:
-                entries[name] = entry
-        return entries
+    def unknown_key(self, name: str, known: Iterable[str]) -> None:
+        """Notes that this entry's own key is none of those known."""
+        known, section = list(known), self.key.removesuffix(name).rstrip(".")
+        where = f"in '{section}'" if section else "of a plan"
+        self.note(f"'{name}' is not a key {where}{closest_match(name, known)} (known: {', '.join(known)})")
+
+    def is_misspelt(self, name: str) -> bool:
+        """Whether a key that is not known was taken for this one."""
+        return any(f"did you mean '{name}'?" in problem.message for problem in self.problems)
 
     def pairs(self) -> Iterator[tuple[str, Entry]]:
         """The names and entries of a mapping, in the order of the file."""
@@ -78,12 +99,14 @@ class Entry:
     def integer(self, low: int, high: int | None = None) -> int:
         """A whole number from ``low`` to ``high``."""
         allowed = (
-            f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+            f"a whole number of at least {low}"
+            if high is None or high >= 2**30
+            else f"a whole number from {low} to {high}"
         )
         if isinstance(self.value, bool) or not isinstance(self.value, int):
             self.fail(f"'{self.key}' is {describe(self.value)}; write {allowed}")
         if self.value < low or (high is not None and self.value > high):
-            self.fail(f"'{self.key}' is {self.value}; write {allowed}")
+            self.fail(f"'{self.key}' is {describe(self.value)}; write {allowed}")
         return self.value
 
     def boolean(self) -> bool:
@@ -99,7 +122,7 @@ class Entry:
             self.fail(f"'{self.key}' is {describe(self.value)} (allowed: {', '.join(allowed)}{also})")
         if self.value not in allowed:
             hint = closest_match(self.value, allowed)
-            self.fail(f"'{self.key}' is '{self.value}'{hint} (allowed: {', '.join(allowed)}{also})")
+            self.fail(f"'{self.key}' is '{_short(self.value)}'{hint} (allowed: {', '.join(allowed)}{also})")
         return self.value
 
     def text(self, example: str) -> str:
@@ -119,6 +142,8 @@ class Entry:
         if isinstance(self.value, dict | list):
             self.fail(f"'{self.key}' is {describe(self.value)}; write one number, text, true, false or null")
         value: Scalar = self.value
+        if isinstance(value, float) and not math.isfinite(value):
+            self.fail(f"'{self.key}' is {value}; write a number that is finite")
         return value
 
 
@@ -129,9 +154,13 @@ def describe(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, str):
-        return f"the text '{value}'" if value else "an empty text"
+        return f"the text '{_short(value)}'" if value else "an empty text"
     if isinstance(value, dict):
         return "a mapping"
     if isinstance(value, list):
         return "a list"
-    return str(value)
+    return _short(str(value))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else f"{text[:60]}..."

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from autopar.plan.agreement import check_agreement
+from autopar.plan.bounds import Bound, StageSize
 from autopar.plan.decisions import MESH_AXES, Mesh, PatternLine, Plan
 from autopar.plan.patterns import matches
 
@@ -24,7 +26,7 @@ _ATTRIBUTES = {
     "offload": "offload",
     "compile": "compile",
 }
-_MESH = (*MESH_AXES, "order")
+_MESH = (*(f"mesh.{axis}" for axis in MESH_AXES), "mesh.order")
 _PATTERNS = ("tensor", "activations", "operators", "recompute")
 
 
@@ -56,15 +58,15 @@ def override(base: Plan, *changes: Plan) -> Plan:
 
 def _join(first: Plan, second: Plan, *, strict: bool) -> Plan:
     """What either says; where both do, the first, which must say the same if ``strict``."""
-    values: dict[str, object] = {}
-    for key, attribute in _ATTRIBUTES.items():
-        values[attribute] = _one(
-            first, second, key, getattr(first, attribute), getattr(second, attribute), strict
-        )
-    mesh = {
-        key: _one(first, second, f"mesh.{key}", getattr(first.mesh, key), getattr(second.mesh, key), strict)
-        for key in _MESH
-    }
+    values: dict[str, Any] = {}
+    bounds: dict[str, Bound] = {}
+    for key in (*_ATTRIBUTES, *_MESH):
+        decision = _one(first, second, key, strict)
+        if isinstance(decision, Bound):
+            bounds[key] = decision
+            decision = None
+        values[_ATTRIBUTES.get(key, key)] = decision
+    mesh = Mesh(*(values.pop(key) for key in _MESH))
     base, other = (first, second) if first.places and first.path else (second, first)
     sources = dict(base.sources)
     kept_from_other = (
@@ -84,19 +86,61 @@ def _join(first: Plan, second: Plan, *, strict: bool) -> Plan:
             if not any(matches(earlier.pattern, line.pattern) for earlier in mine)  # it could match nothing
         ]
         values[section] = tuple(lines)
-    return replace(base, **values, mesh=Mesh(**mesh), sources=sources)  # type: ignore[arg-type]
+    sizes = _stage_sizes(first, second, strict)
+    return replace(base, **values, mesh=mesh, bounds=bounds, stage_sizes=sizes, sources=sources)
 
 
-def _one(first: Plan, second: Plan, key: str, mine: object, theirs: object, strict: bool) -> object:
+def _one(first: Plan, second: Plan, key: str, strict: bool) -> object:
+    """What two plans together say under a key: a decision, a bound on it, or nothing."""
+    mine, theirs = _decision(first, key), _decision(second, key)
     if mine is None or theirs is None or mine == theirs:
         return theirs if mine is None else mine
-    if strict:
+    if not strict:
+        return mine
+    both = _within(mine, theirs)
+    if both is None:
         raise second.error(
             key,
             f"{key} is {_text(theirs)} here and {_text(mine)} in {_where(first, key)}; "
             "both are constraints: keep one",
         )
-    return mine
+    return both
+
+
+def _decision(plan: Plan, key: str) -> object:
+    if key in _MESH:
+        decision = getattr(plan.mesh, key.removeprefix("mesh."))
+    else:
+        decision = getattr(plan, _ATTRIBUTES[key])
+    return plan.bounds.get(key) if decision is None else decision
+
+
+def _within(one: object, other: object) -> object:
+    """What meets two decisions that differ, of which at least one is a bound; None where nothing does."""
+    if isinstance(one, Bound) and isinstance(other, Bound):
+        return one.meet(other)
+    bound, number = (one, other) if isinstance(one, Bound) else (other, one)
+    if not isinstance(bound, Bound):
+        return None
+    levels = number if isinstance(number, tuple) else (number,)
+    return number if all(isinstance(n, int) and bound.holds(n) for n in levels) else None
+
+
+def _stage_sizes(first: Plan, second: Plan, strict: bool) -> tuple[StageSize, ...]:
+    """The lines of both: every one holds. Of two for the same stages, what both allow, or else the first."""
+    sizes = {size.stages: size.bound for size in first.stage_sizes}
+    for size in second.stage_sizes:
+        mine = sizes.get(size.stages)
+        both = size.bound if mine is None else mine.meet(size.bound) if strict else mine
+        if both is None:
+            key = f"pipeline.blocks_per_stage.{size.stages}"
+            raise second.error(
+                key,
+                f"{key} is {size.bound} here and {mine} in {_where(first, key)}; both are constraints: keep "
+                "one",
+            )
+        sizes[size.stages] = both
+    return tuple(StageSize(stages, bound) for stages, bound in sizes.items())
 
 
 def _check_lines(
@@ -115,8 +159,8 @@ def _check_lines(
 
 def _keys(plan: Plan) -> list[str]:
     """The dotted keys of everything that a plan decides."""
-    keys = [key for key, attribute in _ATTRIBUTES.items() if getattr(plan, attribute) is not None]
-    keys += [f"mesh.{key}" for key in _MESH if getattr(plan.mesh, key) is not None]
+    keys = [key for key in (*_ATTRIBUTES, *_MESH) if _decision(plan, key) is not None]
+    keys += [f"pipeline.blocks_per_stage.{size.stages}" for size in plan.stage_sizes]
     return keys + [f"{section}.{line.pattern}" for section in _PATTERNS for line in getattr(plan, section)]
 
 

@@ -8,8 +8,9 @@ from typing import Any
 from autopar.errors import PlanError, UsageError, closest_match
 from autopar.hardware.yaml_lines import parse_yaml
 from autopar.plan.decisions import Plan
+from autopar.plan.keys import SECTIONS
 from autopar.plan.merge import merge
-from autopar.plan.read import SECTIONS, plan_of_document
+from autopar.plan.read import plan_of_document
 
 _ELSEWHERE = {
     "model": "name the model as the target and its arguments with --arg",

@@ -134,7 +134,7 @@ def test_read_plan_takes_numbers_as_names_of_blocks() -> None:
             r"^p.yaml:5:\d+: the mesh pipeline 2 x data 2 x tensor 4 is 16 devices, but",
         ),
         (
-            edited(", tensor: 2}", "}").replace("data: 2", "data: 3"),
+            edited(", tensor: 2}", "}").replace("data: 2", "data: 3").replace("global: 256", "global: 240"),
             r"^p.yaml:5:\d+: the mesh .* does not divide the 8",
         ),
         (
@@ -197,7 +197,7 @@ def test_read_plan_takes_numbers_as_names_of_blocks() -> None:
 def test_read_plan_refuses_with_line_and_remedy(text: str | bytes, message: str) -> None:
     with pytest.raises(PlanError, match=message) as caught:
         parse_plan(text, "p.yaml")
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).count("\n") == len(caught.value.problems) - 1
 
 
 def test_read_plan_names_a_file_that_it_cannot_read(tmp_path: Path) -> None:

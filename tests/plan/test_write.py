@@ -15,7 +15,8 @@ from autopar.plan.decisions import (
     Recompute,
     ScheduleName,
 )
-from autopar.plan.read import OPTIMIZERS, TENSOR_WORDS, parse_plan
+from autopar.plan.keys import OPTIMIZERS, TENSOR_WORDS
+from autopar.plan.read import parse_plan
 from autopar.plan.write import write_plan
 
 texts = st.text(
@@ -24,7 +25,9 @@ texts = st.text(
 words = texts.filter(lambda text: text.strip() != "")
 components = st.from_regex(r"[a-z_]{1,4}[0-9]{0,2}|0|[1-9][0-9]?", fullmatch=True)
 names = st.lists(components, min_size=1, max_size=3).map(".".join)
-scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), texts)
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), texts
+)
 
 VIRTUAL = {ScheduleName.INTERLEAVED: 3, ScheduleName.ZBV: 2}
 

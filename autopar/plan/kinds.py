@@ -1,0 +1,455 @@
+"""Kinds of values in a plan: how each is read, and what a JSON Schema says of it.
+
+``plan.keys`` says which key holds which: one description for the reader and for editors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from autopar.errors import UsageError
+from autopar.plan.bounds import PATTERN, Bound, StageSize, parse_bound
+from autopar.plan.decisions import MESH_AXES, PatternLine
+from autopar.plan.entry import Entry, describe
+from autopar.plan.ranges import MAX_NAMES, expand
+from autopar.units import parse_bytes
+
+Schema = dict[str, Any]
+
+MOST = 2**30
+"""No plan counts further: more is a slip of the finger."""
+
+_SHARD = re.compile(r"shard\(\s*\d{1,3}\s*(,\s*\d{1,6}\s*)?\)")
+_SIZE = r"^\s*[0-9]+(\.[0-9]+)?\s*[A-Za-z]*\s*$"
+_STAGE = re.compile(r"\d{1,6}(-\d{1,6})?|last|\*")
+_NAME: Schema = {"type": ["string", "integer"], "description": "a block, or a range such as blocks.0-11"}
+
+
+class Kind(Protocol):
+    """What stands under a key."""
+
+    def read(self, entry: Entry) -> Any:
+        """The decision; raises a ``PlanError`` where the value is none."""
+        ...
+
+    def schema(self) -> Schema:
+        """The JSON Schema of the value."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A whole number, or a bound on it where the planner may be left a choice."""
+
+    low: int = 1
+    high: int = MOST
+    bounded: bool = False
+
+    def read(self, entry: Entry) -> int | Bound:
+        """The number or the bound."""
+        if self.bounded and isinstance(entry.value, str):
+            return read_bound(entry, self.low, self.high)
+        return entry.integer(self.low, self.high)
+
+    def schema(self) -> Schema:
+        """Of an integer or a bound."""
+        number: Schema = {"type": "integer", "minimum": self.low, "maximum": self.high}
+        return {"anyOf": [number, bound_schema()]} if self.bounded else number
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """One of some words."""
+
+    words: tuple[str, ...]
+
+    def read(self, entry: Entry) -> str:
+        """The word."""
+        return entry.word(self.words)
+
+    def schema(self) -> Schema:
+        """Of the words."""
+        return {"enum": list(self.words)}
+
+
+@dataclass(frozen=True, slots=True)
+class OneOf:
+    """A word, or several of which the planner may take any: a list, or ``selective | full``."""
+
+    words: tuple[str, ...]
+
+    def read(self, entry: Entry) -> str:
+        """The word, or those allowed joined by bars, in the order of ``words``."""
+        if isinstance(entry.value, str) and "|" in entry.value:
+            entry = entry.with_value([word.strip() for word in entry.value.split("|")])
+        if not isinstance(entry.value, list):
+            return entry.word(self.words, also=", or a list of those that may be chosen")
+        chosen = {item.word(self.words) for item in entry.items()}
+        if not chosen:
+            entry.fail(f"'{entry.key}' allows nothing; list some of {', '.join(self.words)}")
+        return " | ".join(word for word in self.words if word in chosen)
+
+    def schema(self) -> Schema:
+        """Of a word, a list, or words joined by bars."""
+        word = Word(self.words).schema()
+        any_word = "|".join(self.words)
+        text = {"type": "string", "pattern": rf"^({any_word})( *\| *({any_word}))*$"}
+        return {"anyOf": [word, {"type": "array", "items": word, "minItems": 1}, text]}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A word for a placement, or ``shard(d)``."""
+
+    words: tuple[str, ...]
+
+    def read(self, entry: Entry) -> str:
+        """The word; of ``shard(d)``, without blanks that do not matter."""
+        if isinstance(entry.value, str) and _SHARD.fullmatch(entry.value.strip()):
+            return re.sub(r"\s*,\s*", ", ", re.sub(r"\s*([()])\s*", r"\1", entry.value.strip()))
+        return entry.word(self.words, also=", shard(d)")
+
+    def schema(self) -> Schema:
+        """Of the words and of ``shard(d)``."""
+        shard = {"type": "string", "pattern": rf"^\s*{_SHARD.pattern}\s*$"}
+        return {"anyOf": [{"enum": list(self.words)}, shard]}
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A text that is not empty."""
+
+    example: str
+
+    def read(self, entry: Entry) -> str:
+        """The text."""
+        return entry.text(self.example)
+
+    def schema(self) -> Schema:
+        """Of a text."""
+        return {"type": "string", "pattern": r"\S", "examples": [self.example]}
+
+
+@dataclass(frozen=True, slots=True)
+class YesNo:
+    """``true`` or ``false``."""
+
+    def read(self, entry: Entry) -> bool:
+        """Which."""
+        return entry.boolean()
+
+    def schema(self) -> Schema:
+        """Of a boolean."""
+        return {"type": "boolean"}
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """Bytes, e.g. ``70GiB``."""
+
+    def read(self, entry: Entry) -> int:
+        """Bytes."""
+        try:
+            return parse_bytes(entry.text("70GiB"))
+        except UsageError as problem:
+            entry.fail(str(problem))
+
+    def schema(self) -> Schema:
+        """Of a text such as ``70GiB``."""
+        return {"type": "string", "pattern": _SIZE, "examples": ["70GiB"]}
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Names and plain values."""
+
+    def read(self, entry: Entry) -> dict[str, Any]:
+        """The values by name."""
+        return {name: value.scalar() for name, value in entry.pairs()}
+
+    def schema(self) -> Schema:
+        """Of any names."""
+        return {
+            "type": "object",
+            "additionalProperties": {"type": ["number", "string", "boolean", "null"]},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The axes of the mesh: a list, or one text with commas (``--set mesh.order=data,pipeline,tensor``)."""
+
+    def read(self, entry: Entry) -> tuple[str, str, str]:
+        """The axes, slowest first."""
+        if isinstance(entry.value, str):
+            entry = entry.with_value([word.strip() for word in entry.value.split(",")])
+        words = [item.word(MESH_AXES) for item in entry.items()]
+        if sorted(words) != sorted(MESH_AXES):
+            missing = [axis for axis in MESH_AXES if axis not in words]
+            problem = f"leaves out {', '.join(missing)}" if missing else "names an axis twice"
+            entry.fail(
+                f"'mesh.order' is [{', '.join(words[:6])}], which {problem}; name every axis once, the one "
+                f"that varies slowest over the ranks first, e.g. [{', '.join(MESH_AXES)}]"
+            )
+        return words[0], words[1], words[2]
+
+    def schema(self) -> Schema:
+        """Of the list or the text."""
+        axes = {"type": "array", "items": {"enum": list(MESH_AXES)}, "minItems": 3, "maxItems": 3}
+        return {"anyOf": [{**axes, "uniqueItems": True}, {"type": "string"}]}
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The blocks of every stage."""
+
+    def read(self, entry: Entry) -> tuple[tuple[str, ...], ...]:
+        """Names of blocks, ranges expanded."""
+        seen: dict[str, int] = {}
+        stages = []
+        for index, stage in enumerate(entry.items()):
+            names = stage.attempt(partial(self._names, index, seen))
+            stages.append(tuple(names or ()))
+        if not stages:
+            entry.fail("'pipeline.stages' is empty; list the blocks of each stage, or delete the key")
+        return tuple(stages)
+
+    def _names(self, index: int, seen: dict[str, int], stage: Entry) -> list[str]:
+        names: list[str] = []
+        items = stage.items()
+        for item in items:
+            for name in item.attempt(_expanded) or ():
+                if name in seen:
+                    again = "twice" if seen[name] == index else f"again; it is already in stage {seen[name]}"
+                    item.note(
+                        f"stage {index} names block '{name}' {again}; every block runs once: delete one"
+                    )
+                    break
+                seen[name] = index
+                names.append(name)
+            if len(seen) > MAX_NAMES:
+                item.fail(f"the stages name more than {MAX_NAMES} blocks; no model has so many")
+        if not items:
+            stage.fail(f"stage {index} is empty; give it blocks, or delete it and lower mesh.pipeline")
+        return names
+
+    def schema(self) -> Schema:
+        """Of a list of lists."""
+        stage = {"type": "array", "items": _NAME, "minItems": 1}
+        return {"type": "array", "items": stage, "minItems": 1}
+
+
+def _expanded(item: Entry) -> tuple[str, ...]:
+    try:
+        return expand(item.name())
+    except ValueError as problem:
+        item.fail(f"in '{item.key}', {problem}")
+
+
+@dataclass(frozen=True, slots=True)
+class StageSizes:
+    """How many blocks stages may hold: ``{0: "<=10", last: 2-8}``, or one bound for all."""
+
+    def read(self, entry: Entry) -> tuple[StageSize, ...]:
+        """One line for each key."""
+        if not isinstance(entry.value, dict):
+            return (StageSize("*", _size(entry)),)
+        found = []
+        for stages, below in entry.pairs():
+            size = below.attempt(partial(_stage_size, stages))
+            if size is not None:
+                found.append(size)
+        return tuple(found)
+
+    def schema(self) -> Schema:
+        """Of the mapping or of one bound."""
+        size = Whole(1, MAX_NAMES, bounded=True).schema()
+        lines = {"type": "object", "additionalProperties": False, "patternProperties": {_full(_STAGE): size}}
+        return {"anyOf": [*size["anyOf"], lines]}
+
+
+def _stage_size(stages: str, entry: Entry) -> StageSize:
+    if not _STAGE.fullmatch(stages):
+        entry.fail(
+            f"'{stages}' in '{entry.key.rpartition('.')[0]}' names no stage; write its number from 0, a "
+            'range such as 0-3, last, or "*" for every stage'
+        )
+    first, _, last = stages.partition("-")
+    if last and int(last) < int(first):
+        entry.fail(f"the range '{stages}' runs backwards; write the smaller number first")
+    return StageSize(stages, _size(entry))
+
+
+def _size(entry: Entry) -> Bound:
+    size = Whole(1, MAX_NAMES, bounded=True).read(entry)
+    return size if isinstance(size, Bound) else Bound(size, size)
+
+
+@dataclass(frozen=True, slots=True)
+class Patterns:
+    """Lines from patterns of names to words; one word in place of the mapping holds for every name."""
+
+    kind: Kind
+    single: bool = True
+
+    def read(self, entry: Entry) -> tuple[PatternLine, ...]:
+        """The lines in the order of the file: the first that matches a name wins."""
+        if not isinstance(entry.value, dict) and self.single:
+            return (PatternLine("*", self.kind.read(entry), entry.line),)
+        lines = []
+        for pattern, below in entry.pairs():
+            word = below.attempt(partial(self._word, pattern))
+            if word is not None:
+                lines.append(PatternLine(pattern, word, below.line))
+        return tuple(lines)
+
+    def _word(self, pattern: str, entry: Entry) -> str:
+        if not pattern.strip() or "" in pattern.split("."):
+            section = entry.key.partition(".")[0]
+            entry.fail(
+                f"'{pattern}' in '{section}' names nothing; write a name such as blocks.*.attn, or \"*\""
+            )
+        word: str = self.kind.read(entry)
+        return word
+
+    def schema(self) -> Schema:
+        """Of the mapping, or of one word."""
+        word = self.kind.schema()
+        lines = {"type": "object", "additionalProperties": word, "propertyNames": {"minLength": 1}}
+        return {"anyOf": [lines, word]} if self.single else lines
+
+
+@dataclass(frozen=True, slots=True)
+class Zero:
+    """A ZeRO level, a bound on it, or a list with one for each stage."""
+
+    def read(self, entry: Entry) -> int | tuple[int, ...] | Bound:
+        """Level, levels or bound."""
+        if isinstance(entry.value, list):
+            if not entry.value:
+                entry.fail("'zero' is an empty list; write one ZeRO level from 0 to 3 for each stage")
+            return tuple(item.integer(0, 3) for item in entry.items())
+        if isinstance(entry.value, dict):
+            entry.fail(
+                "'zero' is a mapping; write one ZeRO level from 0 to 3, or a list with one for each stage"
+            )
+        return Whole(0, 3, bounded=True).read(entry)
+
+    def schema(self) -> Schema:
+        """Of the three."""
+        level = Whole(0, 3, bounded=True).schema()
+        levels = {"type": "array", "items": Whole(0, 3).schema(), "minItems": 1}
+        return {"anyOf": [*level["anyOf"], levels]}
+
+
+@dataclass(frozen=True, slots=True)
+class Several:
+    """``none``, one of some words, or a list of them."""
+
+    words: tuple[str, ...]
+
+    def read(self, entry: Entry) -> str:
+        """The words joined by commas, in the order of ``words``."""
+        if not isinstance(entry.value, list):
+            return entry.word(self.words, also=", or a list of them")
+        words = [item.word(self.words[1:]) for item in entry.items()]
+        for position, item in enumerate(entry.items()):
+            if words[position] in words[:position]:
+                item.fail(f"'{entry.key}' names {describe(words[position])} twice; delete one")
+        return ",".join(sorted(words, key=self.words.index)) or self.words[0]
+
+    def schema(self) -> Schema:
+        """Of a word or a list."""
+        items = {"enum": list(self.words[1:])}
+        return {"anyOf": [Word(self.words).schema(), {"type": "array", "items": items, "uniqueItems": True}]}
+
+
+@dataclass(frozen=True, slots=True)
+class Anything:
+    """What is not read."""
+
+    def read(self, entry: Entry) -> None:
+        """Nothing."""
+
+    def schema(self) -> Schema:
+        """Of anything."""
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key of a section.
+
+    Attributes:
+        about: what it decides, in a line.
+        example: of a key that must be there.
+    """
+
+    kind: Kind
+    about: str = ""
+    example: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A mapping of known keys."""
+
+    keys: Mapping[str, Key]
+
+    def read(self, entry: Entry) -> dict[str, Any]:
+        """The decisions by key; what is absent or wrong is left out."""
+        values: dict[str, Any] = {}
+        named: dict[str, Entry] = {}
+        for name, below in entry.pairs():
+            if name not in self.keys:
+                below.unknown_key(name, self.keys)
+            elif below.value is not None:
+                named[name] = below
+        for name, key in self.keys.items():
+            if name in named:
+                values[name] = named[name].attempt(key.kind.read)
+            elif key.example and not entry.is_misspelt(name):
+                entry.note(
+                    f"'{entry.key}' has no {name}; add e.g. `{name}: {key.example}`, or delete '{entry.key}'"
+                )
+        return {name: value for name, value in values.items() if value is not None}
+
+    def schema(self) -> Schema:
+        """Of the mapping."""
+        properties = {
+            name: {**({"description": key.about} if key.about else {}), **key.kind.schema()}
+            for name, key in self.keys.items()
+        }
+        required = [name for name, key in self.keys.items() if key.example]
+        found: Schema = {"type": ["object", "null"], "additionalProperties": False, "properties": properties}
+        return {**found, "required": required} if required else found
+
+
+def read_bound(entry: Entry, low: int, high: int) -> Bound:
+    """The bound that a text says; fails where it is none, or one that no number from low to high meets."""
+    allowed = f"a whole number from {low}" + (f" to {high}" if high < MOST else "")
+    try:
+        bound = parse_bound(entry.value)
+    except ValueError as problem:
+        entry.fail(f"'{entry.key}': {problem}")
+    if bound is None:
+        entry.fail(
+            f"'{entry.key}' is {describe(entry.value)}; write {allowed}, or a bound such as \"<=4\", "
+            '">=2" or 2-8'
+        )
+    if bound.meet(Bound(low, high)) is None:
+        entry.fail(f"'{entry.key}' is {bound}, which leaves no number; write {allowed}")
+    return bound
+
+
+def bound_schema() -> Schema:
+    """Of a text such as ``<=4``."""
+    return {"type": "string", "pattern": rf"^\s*{PATTERN}\s*$", "examples": ["<=4", ">=2", "2-8"]}
+
+
+def _full(pattern: re.Pattern[str]) -> str:
+    return f"^({pattern.pattern})$"
