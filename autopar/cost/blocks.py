@@ -15,15 +15,15 @@ from torch import fx
 from autopar.capture.model_graph import Block, InputKind
 from autopar.cost.call_facts import CallFacts
 from autopar.cost.choice import BlockChoice, ParameterShare
-from autopar.cost.collectives import transfer_s
 from autopar.cost.effects import Effect
 from autopar.cost.flops import forward_flops
-from autopar.cost.local_run import LocalRun, LocalValue
+from autopar.cost.local_run import LocalRun, LocalValue, Timed
 from autopar.cost.measured import with_measured_times
 from autopar.cost.operators import operator_name
 from autopar.cost.storages import BlockMemory
 from autopar.hardware.cluster import Cluster
 from autopar.hardware.device import Device
+from autopar.lower.block import Transfer
 from autopar.plan.decisions import Recompute
 from autopar.sharding.placement import local_shape
 from autopar.sharding.propagation import BlockSharding
@@ -117,7 +117,9 @@ def read_block(
         weight_s += cost.backward_s - call.without_weights_s
         for backwards, one in ((False, forward), (True, backward)):
             transfers = (t for t in call.transfers if t.backward is backwards)
-            one.add_comm(sum(transfer_s(t, sharding.degree, cluster, tensor_stride) for t in transfers))
+            one.add_comm(
+                sum(_sticking_out_s(t, call, sharding.degree, cluster, tensor_stride) for t in transfers)
+            )
     for seconds in _accumulations_s(run.made, cluster.device):
         backward.add(seconds, 1)
     forward_s, backward_s, again_s = with_measured_times(
@@ -141,6 +143,15 @@ def read_block(
         forward_host_s=forward_s * forward.host_share(cluster),
         backward_host_s=backward_s * backward.host_share(cluster),
     )
+
+
+def _sticking_out_s(transfer: Transfer, call: Timed, degree: int, cluster: Cluster, stride: int) -> float:
+    """Seconds of one collective over each group of ``degree`` ranks that lie ``stride`` apart, as far as
+    compute waits for it: for all of it, unless it gathers again beside a product.
+    """
+    seconds = cluster.collective_s(transfer.kind, transfer.num_bytes, degree, stride)
+    hidden_s = cluster.device.overlap * min(seconds, call.beside_s) if transfer.again else 0.0
+    return seconds - hidden_s
 
 
 def model_flops(block: Block) -> float:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
@@ -29,6 +29,7 @@ from autopar.cost.storages import Ledger, new_ledger
 from autopar.hardware.device import Device
 from autopar.lower.block import WRAPPERS, Transfer, conversion_transfers, transfers_inside
 from autopar.lower.collectives import from_pieces
+from autopar.lower.selective import is_forgotten
 from autopar.lower.walk import LocalWalk
 from autopar.sharding.gradients import is_floating
 from autopar.sharding.placement import Placement, local_shape
@@ -54,6 +55,10 @@ class LocalValue:
         is_parameter: whether it is a parameter itself.
         lives: keys in the ledger.
         num_readers: with a gradient.
+        shard: what products that read it keep instead, and gather again.
+        gathered: how it was gathered, where there is a ``shard``.
+        num_reads: by calls and conversions, and by the block's result.
+        num_forgetting: of them, of collectives that selective recompute keeps.
     """
 
     tensors: tuple[Tensor, ...]
@@ -64,6 +69,10 @@ class LocalValue:
     is_parameter: bool = False
     lives: tuple[int, ...] = ()
     num_readers: int = 0
+    shard: Tensor | None = None
+    gathered: Timed | None = None
+    num_reads: int = 0
+    num_forgetting: int = 0
 
     @property
     def num_bytes(self) -> int:
@@ -73,12 +82,18 @@ class LocalValue:
 
 @dataclass(slots=True)
 class Timed:
-    """A call or a conversion: its time, and whether selective recompute runs it again."""
+    """A call or a conversion: its time, and whether selective recompute runs it again.
+
+    Attributes:
+        without_weights_s: of its backward pass, without gradients of parameters.
+        beside_s: of the product beside which the backward pass gathers again.
+    """
 
     cost: OperatorCost
     without_weights_s: float
     is_kept: bool
     transfers: tuple[Transfer, ...]
+    beside_s: float = 0.0
 
 
 class LocalRun(LocalWalk[LocalValue]):
@@ -98,6 +113,7 @@ class LocalRun(LocalWalk[LocalValue]):
         self.ledger: Ledger = new_ledger()
         self.calls: list[Timed] = []
         self.made: list[LocalValue] = []
+        self._forgotten: list[LocalValue] = []
 
     def enter(self, node: fx.Node, placement: Placement) -> LocalValue:
         """A placeholder: an activation counts, everything else is held anyway."""
@@ -136,7 +152,7 @@ class LocalRun(LocalWalk[LocalValue]):
     def convert(
         self, step: Collective, after: Placement, local: LocalValue, value: fx.Node, consumer: fx.Node
     ) -> LocalValue:
-        """A conversion: it keeps nothing itself."""
+        """A conversion: it keeps nothing itself; products that read what it gathers may keep the shard."""
         (source,) = local.tensors
         if step.function in _KEEP_STORAGE:
             tensor = source.view(source.shape)
@@ -150,7 +166,8 @@ class LocalRun(LocalWalk[LocalValue]):
             step, whole_bytes(value), self.degree, has_gradient=value.name in self.gradients
         )
         kept = any(not transfer.backward for transfer in transfers) and value.name not in self.pinned
-        if kept and tensor not in self.ledger.uncounted:
+        local.num_forgetting += kept
+        if kept and step.again is None and tensor not in self.ledger.uncounted:
             self.ledger.kept.add(tensor.untyped_storage())
         cost = operator_seconds(
             f"axis.{step.function}",
@@ -159,8 +176,16 @@ class LocalRun(LocalWalk[LocalValue]):
             (local.has_gradient,),
             self._device,
         )
+        if step.again is not None:
+            cost = replace(
+                cost,
+                backward_s=cost.backward_s + cost.forward_s,
+                backward_kernels=cost.backward_kernels + cost.forward_kernels,
+            )
         without_s = 0.0 if local.of_parameters else cost.backward_s
         self.calls.append(Timed(cost, without_s, kept, transfers))
+        if step.again is not None:
+            made.shard, made.gathered = source, self.calls[-1]
         self._note(made, f"axis.{step.function}", (local,))
         return made
 
@@ -170,10 +195,14 @@ class LocalRun(LocalWalk[LocalValue]):
         has_gradient = any(value.has_gradient for value in results)
         for value in _distinct(results):
             value.num_readers += has_gradient
+            value.num_reads += 1
             self.ledger.used(value.lives, self._step)
             for tensor in value.tensors:
                 if tensor not in self.ledger.inputs and tensor not in self.ledger.uncounted:
                     self.ledger.outputs.add(tensor.untyped_storage())
+        for value in self._forgotten:
+            if value.num_reads == value.num_forgetting:
+                self.ledger.kept.remove(value.tensors[0].untyped_storage())
 
     def _from_pieces(self, step: Collective, source: Tensor) -> Tensor:
         """What stacked pieces become: where no dim has to be merged, a view of them."""
@@ -191,7 +220,8 @@ class LocalRun(LocalWalk[LocalValue]):
         effect = self._known.effect(node, rule, self.degree, given, wishes)
         tensors = self._known.results(node, rule, self.degree, effect, given)
         for index in effect.kept_arguments:
-            self._save(given[index].untyped_storage())
+            shard = arguments[index].shard
+            self._save((given[index] if shard is None else shard).untyped_storage())
         for index in effect.kept_results:
             self._save(tensors[index].untyped_storage())
         for inside in effect.inside:
@@ -227,6 +257,9 @@ class LocalRun(LocalWalk[LocalValue]):
                 rest = tuple(a.has_gradient and not a.of_parameters for a in arguments)
                 without_s = specs_seconds(node, name, inputs, outputs, rest, self._device).backward_s
         self.calls.append(Timed(cost, without_s, is_kept, transfers))
+        for argument in arguments:
+            if argument.gathered is not None:
+                argument.gathered.beside_s = without_s  # of the last reader, whose backward pass is the first
 
     def _is_free(self, name: str, value: LocalValue, arguments: Sequence[LocalValue]) -> bool:
         """Whether nothing is copied that need not be."""
@@ -244,6 +277,8 @@ class LocalRun(LocalWalk[LocalValue]):
         for tensor in value.tensors:
             if tensor not in ledger.uncounted:
                 ledger.kept.add(tensor.untyped_storage())
+        if is_forgotten(self._known.called(node, rule)):
+            self._forgotten.append(value)
         if self._known.names[node] in STAND_INS:
             for storage in ledger.saved.added_since(num_saved):
                 if id(storage) not in ledger.lives and not ledger.inputs.has(id(storage)):
@@ -255,6 +290,7 @@ class LocalRun(LocalWalk[LocalValue]):
         self.ledger.extra[self._step] = _backward_extra(name, arguments)
         for argument in _distinct(arguments):
             self.ledger.used(argument.lives, self._step)
+            argument.num_reads += 1
             if value.has_gradient:
                 argument.num_readers += 1
         self.made.append(value)
@@ -262,7 +298,7 @@ class LocalRun(LocalWalk[LocalValue]):
 
 def _backward_extra(name: str, arguments: Sequence[LocalValue]) -> int:
     """Bytes that a backward call needs beside the gradients of arguments and result."""
-    extra = sum(argument.num_bytes for argument in _distinct(arguments) if argument.is_parameter)
+    extra = sum(a.num_bytes for a in _distinct(arguments) if a.is_parameter or a.shard is not None)
     if arguments and (name in PIECES or name in WHOLE_TEMPORARY):
         extra += arguments[0].num_bytes
     return extra

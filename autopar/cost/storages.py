@@ -45,6 +45,10 @@ class Storages:
         """Adds a storage. Holding it keeps its id from being given to another."""
         self._held[id(storage)] = storage
 
+    def remove(self, storage: torch.UntypedStorage) -> None:
+        """Takes a storage out of the set."""
+        self._held.pop(id(storage), None)
+
     def __contains__(self, tensor: object) -> bool:
         return isinstance(tensor, Tensor) and id(tensor.untyped_storage()) in self._held
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
@@ -38,6 +38,9 @@ class TensorAxis(Protocol):
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Tensors of all ranks, ``(size, *shape)``."""
+
+    def begin_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Begins an all-gather that runs beside what follows; call what it returns to wait for the result."""
 
     def reduce_scatter(self, pieces: Tensor) -> Tensor:
         """This rank's piece, ``shape``, of the sum over the ranks of ``(size, *shape)``."""
@@ -81,9 +84,20 @@ class ProcessGroupAxis:
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Tensors of all ranks, stacked."""
-        result = tensor.new_empty((self._size, *tensor.shape))
-        _all_gather(result.view(-1), tensor.contiguous().view(-1), group=self._group)
-        return result
+        return self.begin_all_gather(tensor)()
+
+    def begin_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Tensors of all ranks, stacked, when they have arrived."""
+        result, own = tensor.new_empty((self._size, *tensor.shape)), tensor.contiguous()
+        work = _all_gather(result.view(-1), own.view(-1), group=self._group, async_op=True)
+
+        def wait() -> Tensor:
+            nonlocal own
+            work.wait()
+            own = result  # what was sent may go
+            return result
+
+        return wait
 
     def reduce_scatter(self, pieces: Tensor) -> Tensor:
         """This rank's piece of the sum."""
@@ -130,6 +144,10 @@ class FakeAxis:
     def all_gather(self, tensor: Tensor) -> Tensor:
         """A tensor ``(size, *shape)``."""
         return tensor.new_empty((self._size, *tensor.shape))
+
+    def begin_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """A tensor ``(size, *shape)``."""
+        return lambda: self.all_gather(tensor)
 
     def reduce_scatter(self, pieces: Tensor) -> Tensor:
         """A tensor of the shape of one piece."""

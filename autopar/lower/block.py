@@ -3,7 +3,9 @@
 The program is an fx graph whose first placeholder is the tensor axis (``lower.axis.TensorAxis``) and whose
 other placeholders are the block's inputs as local tensors. Every node has ``meta["val"]``, a fake tensor of
 *local* shape. Nodes that communicate have ``meta["collectives"]``, a tuple of ``Transfer``; conversions
-have ``meta["lowered_from"]``, the name of the node in the block's graph whose value they convert.
+have ``meta["lowered_from"]``, the name of the node in the block's graph whose value they convert. Where of a
+gathered value the shard is kept, products read it together with a ``KeptShard`` (``lower.kept_shards``): a
+node without value.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ from torch import fx
 
 from autopar.capture.model_graph import Block
 from autopar.hardware.link import CollectiveKind
-from autopar.lower import collectives, local_operators
+from autopar.lower import collectives, local_operators, products
 from autopar.lower.axis import FakeAxis
+from autopar.lower.kept_shards import kept_shard
 from autopar.lower.literals import local_literals
 from autopar.lower.walk import LocalWalk
 from autopar.sharding.placement import Placement, local_shape
+from autopar.sharding.product_inputs import OPERANDS
 from autopar.sharding.propagation import BlockSharding, whole_bytes
 from autopar.sharding.redistribution import Collective
 from autopar.sharding.rule import Rule
@@ -30,6 +34,13 @@ from autopar.sharding.rules.table import has_rules
 
 # Local operators that are handed the operator which they wrap.
 WRAPPERS = frozenset({"own_stream", "mean_of_shards"})
+_aten = torch.ops.aten
+_PRODUCTS: dict[Any, Callable[..., Any]] = {
+    _aten.linear.default: products.linear,
+    _aten.matmul.default: products.matmul,
+    _aten.mm.default: products.matmul,
+    _aten.addmm.default: products.addmm,
+}
 _COPIED_META = ("module", "source_line", "operator_key", "no_grad")
 
 
@@ -41,11 +52,13 @@ class Transfer:
         kind: which collective.
         num_bytes: as ``CollectiveKind`` counts them: of the whole tensor, for all-to-all of one rank's piece.
         backward: whether it runs in the backward pass.
+        again: whether it makes once more what was not kept, beside the product that comes first.
     """
 
     kind: CollectiveKind
     num_bytes: int
     backward: bool
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +110,9 @@ class _Lowering(LocalWalk[fx.Node]):
             replaced = (target,) if rule.local in WRAPPERS else ()
             target = getattr(local_operators, rule.local)
             args = (self.axis, *replaced, *args)
+        shard = self._kept_shard(node, arguments)
+        if shard is not None:
+            target, args, kwargs = _PRODUCTS[target], (None, *args), {**kwargs, **shard}
         new = self.graph.call_function(target, args, kwargs)
         _copy_meta(node, new)
         new.meta["val"] = node.meta["val"] if rule.is_replicated else self.fake_value(new)
@@ -104,6 +120,13 @@ class _Lowering(LocalWalk[fx.Node]):
         if self.degree > 1 and arguments and self.is_fallback(node):
             self.fallbacks.append(node.meta.get("operator_key", node.name))
         return new
+
+    def _kept_shard(self, node: fx.Node, arguments: Sequence[fx.Node]) -> dict[str, Any] | None:
+        """What a product needs to keep a shard of its input, where there is one."""
+        if node.target not in _PRODUCTS:
+            return None
+        found: dict[str, Any] | None = arguments[OPERANDS[node.target][0]].meta.get("kept_shard")
+        return found
 
     def is_fallback(self, node: fx.Node) -> bool:
         """Whether the node runs replicated for lack of a rule; single numbers (counters) do not count."""
@@ -127,6 +150,10 @@ class _Lowering(LocalWalk[fx.Node]):
         new.meta.pop("operator_key", None)
         new.meta["val"] = self.fake_value(new)
         new.meta["lowered_from"] = value.name
+        if step.again is not None:
+            kept = self.graph.call_function(kept_shard, (self.axis, *step.arguments))
+            kept.meta["val"] = None
+            new.meta["kept_shard"] = {"kept": kept, "shard": local}
         new.meta["collectives"] = conversion_transfers(
             step, whole_bytes(value), self.degree, has_gradient=value.name in self.gradients
         )
@@ -158,8 +185,14 @@ def conversion_transfers(
 ) -> tuple[Transfer, ...]:
     """Collectives of one step of a conversion of a value of ``num_bytes`` in all."""
     return tuple(
-        Transfer(kind, num_bytes // degree if kind is CollectiveKind.ALL_TO_ALL else num_bytes, backward)
-        for kind, backward in ((step.forward, False), (step.backward, True))
+        Transfer(
+            kind, num_bytes // degree if kind is CollectiveKind.ALL_TO_ALL else num_bytes, backward, again
+        )
+        for kind, backward, again in (
+            (step.forward, False, False),
+            (step.backward, True, False),
+            (step.again, True, True),
+        )
         if kind is not None and (not backward or has_gradient)
     )
 

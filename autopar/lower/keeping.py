@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 from torch._ops import OpOverload
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from autopar.lower.axis import TensorAxis
-from autopar.lower.selective import kept_kernels, kept_nodes
+from autopar.lower.selective import kept_kernels, kept_nodes, unneeded_nodes
 from autopar.sharding.aliasing import pinned_nodes
 
 
@@ -29,9 +30,15 @@ def keep_results(module: fx.GraphModule) -> fx.GraphModule:
     graph = fx.Graph()
     values: dict[fx.Node, fx.Node] = {}
     kept, written = kept_nodes(module.graph), pinned_nodes(module.graph)
+    unneeded = unneeded_nodes(module.graph)
     axis = next(iter(module.graph.nodes))
     for node in module.graph.nodes:
         new = values[node] = graph.node_copy(node, lambda old: values[old])
+        if node in unneeded:
+            assert callable(node.target)
+            new.args = (values[axis], *new.args)
+            new.target = _skipping(node.target)
+            continue
         communicates = any(not transfer.backward for transfer in node.meta.get("collectives") or ())
         if node in kept or (communicates and node.name not in written):
             assert callable(node.target)
@@ -46,6 +53,13 @@ def _keeping(function: Callable[..., Any]) -> Callable[..., Any]:
         return axis.keep(function, args, kwargs)
 
     return keep
+
+
+def _skipping(function: Callable[..., Any]) -> Callable[..., Any]:
+    def skip(axis: KeepingAxis, *args: Any, **kwargs: Any) -> Any:
+        return axis.skip(function, args, kwargs)
+
+    return skip
 
 
 class KeepingAxis:
@@ -65,7 +79,7 @@ class KeepingAxis:
         self._contexts: list[tuple[AbstractContextManager[Any], AbstractContextManager[Any]]] = []
         self._is_first = True
         self._next_result = self._next_context = 0
-        self._is_keeping = False
+        self._is_keeping = self._is_skipping = False
 
     @property
     def rank(self) -> int:
@@ -95,6 +109,19 @@ class KeepingAxis:
         finally:
             self._is_keeping = False
 
+    def skip(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Calls ``function``, whose result nobody needs the second time: then autograd notes it, but nothing
+        is computed or sent.
+        """
+        if self._is_first:
+            return function(*args, **kwargs)
+        self._is_skipping = True
+        try:
+            with _Empty(kept_kernels(function)):
+                return function(*args, **kwargs)
+        finally:
+            self._is_skipping = False
+
     def all_reduce(self, tensor: Tensor) -> Tensor:
         """Sum over the ranks."""
         return self._kept(self._axis.all_reduce, tensor)
@@ -105,7 +132,13 @@ class KeepingAxis:
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         """Tensors of all ranks, stacked."""
+        if self._is_skipping:
+            return tensor.new_empty((self.size, *tensor.shape))
         return self._kept(self._axis.all_gather, tensor)
+
+    def begin_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        """Of the axis itself: this is asked for in backward passes."""
+        return self._axis.begin_all_gather(tensor)
 
     def reduce_scatter(self, pieces: Tensor) -> Tensor:
         """This rank's piece of the sum."""
@@ -137,6 +170,25 @@ class KeepingAxis:
             self._results.append(collective(tensor).detach())
         self._next_result += 1
         return self._results[self._next_result - 1].detach()
+
+
+class _Empty(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Inside, some kernels return empty tensors of the right shape.
+
+    Args:
+        kernels: names of the aten kernels; each takes tensors and returns one.
+    """
+
+    def __init__(self, kernels: frozenset[str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._kernels = kernels
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace != "aten" or func.overloadpacket.__name__ not in self._kernels:
+            return func(*args, **(kwargs or {}))
+        device = next(argument.device for argument in args if isinstance(argument, Tensor))
+        shapes = [a.to("meta") if isinstance(a, Tensor) else a for a in args]
+        return torch.empty_like(func(*shapes, **(kwargs or {})), device=device)
 
 
 def _policy(kernels: frozenset[str]) -> Callable[..., CheckpointPolicy]:

@@ -85,13 +85,11 @@ def missing_decisions(plan: Plan) -> tuple[str, ...]:
     return tuple(key for key, present in given.items() if not present)
 
 
-def resolve(plan: Plan, graph: ModelGraph) -> ResolvedPlan:
-    """Binds a complete plan to the model captured at its micro-batch.
+def check_complete(plan: Plan) -> None:
+    """Refuses a plan that leaves decisions to the solver.
 
     Raises:
-        PlanError: the plan is incomplete, belongs to another model, names what the model does not have, or
-            asks for what does not divide or cannot be run; at ``file:line`` where the plan was read from a
-            file.
+        PlanError: it does; names them and the command that completes it.
     """
     missing = missing_decisions(plan)
     if missing:
@@ -100,6 +98,17 @@ def resolve(plan: Plan, graph: ModelGraph) -> ResolvedPlan:
             f"the plan leaves {', '.join(missing)} to the solver; complete it with "
             f"`autopar plan MODEL --with {plan.path or 'FILE'} -o FILE`",
         )
+
+
+def resolve(plan: Plan, graph: ModelGraph) -> ResolvedPlan:
+    """Binds a complete plan to the model captured at its micro-batch.
+
+    Raises:
+        PlanError: the plan is incomplete, belongs to another model, names what the model does not have, or
+            asks for what does not divide or cannot be run; at ``file:line`` where the plan was read from a
+            file.
+    """
+    check_complete(plan)
     assert graph.micro_batch == plan.micro_batch, "the model was captured at another micro-batch"
     degree = plan.mesh.tensor
     assert degree is not None

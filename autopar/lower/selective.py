@@ -4,6 +4,9 @@ Kept are the results of products with parameters (linear layers, convolutions, r
 of fused attention, and of collectives. Everything else is computed again in the backward pass: norms,
 activation functions, dropout (with the same mask), softmax, products of two activations, which are large
 where they are cheap (attention scores; Korthikanti et al. 2022, arXiv 2205.05198, section 5).
+
+Not kept, and not computed again either, is what only kept operators read that do not need it: the summands of
+a product whose sum is kept, and what is gathered for products that keep its shard (``lower.kept_shards``).
 """
 
 from __future__ import annotations
@@ -29,6 +32,9 @@ _RECURRENT_KERNELS = frozenset({"_cudnn_rnn", "miopen_rnn", "mkldnn_rnn_layer"})
 _CONVOLUTION_KERNELS = frozenset({"convolution"})
 _EMBEDDING_KERNELS = frozenset({"embedding"})
 
+# Kernels whose results can stand empty for a while: one tensor of a shape that the arguments tell.
+_CAN_BE_EMPTY = _PRODUCT_KERNELS | _CONVOLUTION_KERNELS | _EMBEDDING_KERNELS
+
 # Operator -> kernels beneath it whose results are kept. Products of batched tensors run as ``bmm``.
 _KERNELS = {
     **dict.fromkeys(("linear", "matmul", "mm", "addmm", "_grouped_mm"), _PRODUCT_KERNELS),
@@ -44,8 +50,42 @@ def kept_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
     """The nodes of a lowered graph whose results are kept: none that share storage with what is written to
     in place.
     """
+    given = _given_nodes(graph)
+    return given - _unneeded(given)
+
+
+def unneeded_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
+    """The nodes whose results are neither kept nor computed again, because nothing that runs again reads
+    them.
+    """
+    return _unneeded(_given_nodes(graph))
+
+
+def _given_nodes(graph: fx.Graph) -> frozenset[fx.Node]:
     written = pinned_nodes(graph)
     return frozenset(node for node in graph.nodes if node.name not in written and keeps_result(node))
+
+
+def _unneeded(given: frozenset[fx.Node]) -> frozenset[fx.Node]:
+    """Of the nodes that do not run again, those that no one reads who runs again or keeps what it read."""
+    return frozenset(
+        node
+        for node in given
+        if node.users and all(user in given and _forgets(node, user) for user in node.users)
+    )
+
+
+def _forgets(node: fx.Node, reader: fx.Node) -> bool:
+    """Whether the backward pass of a reader does without the value of ``node``."""
+    if "kept_shard" in node.meta:
+        return reader.kwargs.get("kept") is node.meta["kept_shard"]["kept"]
+    return reader.meta.get("lowered_from") is not None and is_forgotten(operator_name(node.target))
+
+
+def is_forgotten(name: str) -> bool:
+    """Whether what an operator computes need not be kept where only collectives that are kept read it."""
+    kernels = _KERNELS.get(name, frozenset())
+    return bool(kernels) and kernels <= _CAN_BE_EMPTY
 
 
 def keeps_result(node: fx.Node) -> bool:

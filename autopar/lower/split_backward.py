@@ -20,14 +20,8 @@ import torch
 from torch import Tensor, fx
 
 from autopar.lower import local_operators
-from autopar.lower.weight_gradients import (
-    addmm,
-    convolution,
-    embedding,
-    embedding_vocab,
-    linear,
-    matmul,
-)
+from autopar.lower.products import addmm, linear, matmul
+from autopar.lower.weight_gradients import convolution, embedding, embedding_vocab
 
 _aten = torch.ops.aten
 
@@ -42,8 +36,13 @@ _LATER: dict[Any, tuple[Callable[..., Tensor], int]] = {
     _aten.conv3d.default: (convolution, 1),
     _aten.embedding.default: (embedding, 0),
     local_operators.embedding_vocab: (embedding_vocab, 1),
+    # These have a place for the queue already.
+    linear: (linear, 2),
+    matmul: (matmul, 2),
+    addmm: (addmm, 3),
 }
-_PRODUCTS = (_aten.addmm.default, _aten.mm.default, _aten.matmul.default)
+_WITH_PLACE = (linear, matmul, addmm)
+_PRODUCTS = (_aten.addmm.default, _aten.mm.default, _aten.matmul.default, matmul, addmm)
 _CONVOLUTIONS = (_aten.conv1d.default, _aten.conv2d.default, _aten.conv3d.default)
 _VIEWS = frozenset(
     {
@@ -73,13 +72,13 @@ def split_backward(program: fx.GraphModule, parameters: Collection[str]) -> fx.G
             queue = graph.placeholder("weight_gradients")
         elif node.op == "call_function" and _can_wait(node, parameters):
             new.target = _LATER[node.target][0]
-            new.args = (queue, *new.args)
+            new.args = (queue, *(new.args[1:] if node.target in _WITH_PLACE else new.args))
     graph.lint()
     return fx.GraphModule(torch.nn.Module(), graph)
 
 
 def _can_wait(node: fx.Node, parameters: Collection[str]) -> bool:
-    if node.target not in _LATER or node.kwargs:
+    if node.target not in _LATER or (node.kwargs and node.target not in _WITH_PLACE):
         return False
     position = _LATER[node.target][1]
     weight = node.args[position]
@@ -94,7 +93,7 @@ def _can_wait(node: fx.Node, parameters: Collection[str]) -> bool:
         assert isinstance(image, fx.Node)
         return bool(image.meta["val"].dim() == weight.meta["val"].dim())  # with a batch dim
     # Embeddings: gradients scaled by frequency, or sparse ones, are the operator's own affair.
-    return node.target is _aten.linear.default or not any(node.args[position + 3 :])
+    return node.target in (_aten.linear.default, linear) or not any(node.args[position + 3 :])
 
 
 def _is_parameter(value: fx.Node, parameters: Collection[str]) -> bool:

@@ -16,7 +16,7 @@ from autopar.capture.model_graph import Block
 from autopar.sharding.block_facts import BlockFacts
 from autopar.sharding.placement import PARTIAL, REPLICATE, Placement
 from autopar.sharding.propagation import BlockSharding, Placed, value_placement
-from autopar.sharding.redistribution import Collective, conversion
+from autopar.sharding.redistribution import Collective, conversion, kept_as_shard
 from autopar.sharding.rule import Rule
 
 Value = TypeVar("Value")
@@ -105,6 +105,8 @@ class LocalWalk(ABC, Generic[Value]):
         if key not in self._converted:
             current = self.values[value]
             steps = conversion(source, wanted, partial)
+            if value.name in self.facts.product_inputs:
+                steps = tuple(map(kept_as_shard, steps))
             if len(steps) == 2:
                 whole = (value, REPLICATE, False)
                 if whole not in self._converted:

@@ -1,5 +1,7 @@
-"""Products with weights whose backward pass computes the gradient of the input at once and leaves that of the
-weight in a queue. Each stands for one operator of a program; without a queue it is that operator.
+"""The queue of weights' gradients that are left for later; convolutions and look-ups that leave theirs there.
+
+Their backward passes compute the gradient of the input at once. Each stands for one operator of a program;
+without a queue it is that operator. Products are in ``lower.products``.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import GradientEdge, get_gradient_edge
@@ -44,57 +45,29 @@ class WeightGradients:
 
 
 @dataclass(frozen=True, slots=True)
-class _Later:
+class Later:
     """Where the gradient of one weight goes: to the queue, from there on to ``edge``."""
 
     queue: WeightGradients
     edge: GradientEdge
 
     def put(self, gradient: Callable[[], Tensor]) -> None:
+        """Leaves the gradient for later."""
         self.queue.put(self.edge, gradient)
 
 
-def _later(queue: WeightGradients | None, weight: Tensor) -> _Later | None:
-    """None where the gradient is made at once, or not at all."""
+def later_gradient(queue: WeightGradients | None, weight: Tensor) -> Later | None:
+    """Where the gradient of ``weight`` goes; None where it is made at once, or not at all."""
     if queue is None or not torch.is_grad_enabled() or not weight.requires_grad:
         return None
-    return _Later(queue, get_gradient_edge(weight))
-
-
-class _Product(torch.autograd.Function):
-    """``x @ weight.T + bias`` for x ``(..., in)`` and weight ``(out, in)``, where ``out_first``; otherwise
-    ``x @ weight`` for weight ``(in, out)``."""
-
-    @staticmethod
-    def forward(ctx: Any, later: _Later, anchor: Tensor, out_first: bool, *operands: Any) -> Tensor:
-        x, weight, bias = operands
-        ctx.later, ctx.out_first = later, out_first
-        ctx.save_for_backward(x, weight)
-        result: Tensor = F.linear(x, weight, bias) if out_first else x @ weight
-        return result
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        (x, weight), out_first = ctx.saved_tensors, ctx.out_first
-        rows = gradient.reshape(-1, gradient.shape[-1])
-
-        def of_weight() -> Tensor:
-            columns = x.reshape(-1, x.shape[-1])
-            found: Tensor = rows.t() @ columns if out_first else columns.t() @ rows
-            return found
-
-        ctx.later.put(of_weight)
-        _, _, _, needs_x, _, needs_bias = ctx.needs_input_grad
-        of_x = gradient @ (weight if out_first else weight.t()) if needs_x else None
-        return None, None, None, of_x, None, rows.sum(0) if needs_bias else None
+    return Later(queue, get_gradient_edge(weight))
 
 
 class _Convolution(torch.autograd.Function):
     """A convolution of x ``(batch, in, ...)`` with weight ``(out, in / groups, ...)``."""
 
     @staticmethod
-    def forward(ctx: Any, later: _Later, anchor: Tensor, options: Any, *operands: Any) -> Tensor:
+    def forward(ctx: Any, later: Later, anchor: Tensor, options: Any, *operands: Any) -> Tensor:
         x, weight, bias = operands
         ctx.later, ctx.options = later, options
         ctx.save_for_backward(x, weight)
@@ -129,7 +102,7 @@ class _Embedding(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, later: _Later, anchor: Tensor, weight: Tensor, indices: Tensor, padding: int
+        ctx: Any, later: Later, anchor: Tensor, weight: Tensor, indices: Tensor, padding: int
     ) -> Tensor:
         ctx.later, ctx.num_rows, ctx.padding = later, weight.shape[0], padding
         ctx.save_for_backward(indices)
@@ -143,28 +116,6 @@ class _Embedding(torch.autograd.Function):
         num_rows, padding = ctx.num_rows, ctx.padding
         ctx.later.put(lambda: _aten.embedding_dense_backward(gradient, indices, num_rows, padding, False))
         return None, None, None, None, None
-
-
-def linear(queue: WeightGradients | None, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``aten.linear``."""
-    later = _later(queue, weight)
-    return F.linear(x, weight, bias) if later is None else _product(later, True, x, weight, bias)
-
-
-def matmul(queue: WeightGradients | None, x: Tensor, weight: Tensor) -> Tensor:
-    """``aten.matmul`` or ``aten.mm`` with a weight ``(in, out)``."""
-    later = _later(queue, weight)
-    return x @ weight if later is None else _product(later, False, x, weight)
-
-
-def addmm(queue: WeightGradients | None, bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
-    """``aten.addmm``."""
-    later = _later(queue, weight)
-    return torch.addmm(bias, x, weight) if later is None else _product(later, False, x, weight) + bias
-
-
-def _product(later: _Later, out_first: bool, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return _Product.apply(later, later.queue.anchor, out_first, x, weight.detach(), bias)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def convolution(
@@ -184,7 +135,7 @@ def convolution(
         values = (value,) if isinstance(value, int) else tuple(value)
         return values * num_dims if len(values) == 1 else values
 
-    later = _later(queue, weight)
+    later = later_gradient(queue, weight)
     options = (each(stride), each(padding), each(dilation), groups)
     if later is None:
         plain: Tensor = _aten.convolution(x, weight, bias, *options[:3], False, (0,) * num_dims, groups)
@@ -196,7 +147,7 @@ def embedding(
     queue: WeightGradients | None, weight: Tensor, indices: Tensor, padding_idx: int = -1, *_: bool
 ) -> Tensor:
     """``aten.embedding`` without its rarer options."""
-    later = _later(queue, weight)
+    later = later_gradient(queue, weight)
     if later is None:
         plain: Tensor = _aten.embedding(weight, indices, padding_idx)
         return plain

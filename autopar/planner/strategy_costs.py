@@ -17,7 +17,7 @@ from autopar.lower.block import transfers_inside
 from autopar.sharding.block_facts import BlockFacts
 from autopar.sharding.placement import PARTIAL, REPLICATE, Placement, Shard, local_shape, parse_placement
 from autopar.sharding.propagation import whole_bytes
-from autopar.sharding.redistribution import conversion
+from autopar.sharding.redistribution import conversion, kept_as_shard
 from autopar.sharding.rule import Rule
 from autopar.solve.operator_problem import Cost, Demand
 
@@ -39,7 +39,7 @@ class StrategyCosts:
         self._stride = stride
         self._gradients = facts.gradients
         self._factors = correction(block, cluster.device)
-        self._conversions: dict[tuple[TensorSpec, str, Demand, bool], Cost] = {}
+        self._conversions: dict[tuple[TensorSpec, str, Demand, bool, bool], Cost] = {}
 
     def parameter(self, num_elements: int, placement: Placement) -> Cost:
         """What a parameter holds."""
@@ -60,19 +60,28 @@ class StrategyCosts:
             saved_bytes = whole_bytes(node) / shards
         return Cost(seconds, saved_bytes)
 
-    def conversion(self, spec: TensorSpec, source: str, demand: Demand, has_gradient: bool) -> Cost:
-        """What it costs to hand on a value that is placed as ``source``; the same for all of one shape."""
-        key = (spec, source, demand, has_gradient)
+    def conversion(
+        self, spec: TensorSpec, source: str, demand: Demand, has_gradient: bool, keeps_shard: bool
+    ) -> Cost:
+        """What it costs to hand on a value that is placed as ``source``; the same for all of one shape.
+
+        Args:
+            keeps_shard: only products read it, which may keep its shard and gather again.
+        """
+        key = (spec, source, demand, has_gradient, keeps_shard)
         if key not in self._conversions:
-            self._conversions[key] = self._convert(spec, source, demand, has_gradient)
+            self._conversions[key] = self._convert(*key)
         return self._conversions[key]
 
-    def _convert(self, spec: TensorSpec, source: str, demand: Demand, has_gradient: bool) -> Cost:
+    def _convert(
+        self, spec: TensorSpec, source: str, demand: Demand, has_gradient: bool, keeps_shard: bool
+    ) -> Cost:
         here, wanted = parse_placement(source), parse_placement(demand.placement)
         assert here is not None and wanted is not None
         seconds, saved_bytes = 0.0, 0.0
         for step in conversion(here, wanted, demand.gradient_partial):
             after = _after(step.function, step.arguments, wanted)
+            step = kept_as_shard(step) if keeps_shard and has_gradient else step
             pair = (self._local(spec, here), self._local(spec, after))
             local = operator_seconds(
                 f"axis.{step.function}", pair[:1], pair[1:], (has_gradient,), self._device
@@ -84,7 +93,10 @@ class StrategyCosts:
                     seconds += self._cluster.collective_s(
                         kind, spec.num_bytes // share, self._degree, self._stride
                     )
-            if has_gradient and after != here:
+            if step.again is not None:
+                again_s = self._cluster.collective_s(step.again, spec.num_bytes, self._degree, self._stride)
+                seconds += local.forward_s * self._factors.backward + (1 - self._device.overlap) * again_s
+            elif has_gradient and after != here:
                 saved_bytes += pair[1].num_bytes
             here = after
         return Cost(seconds, saved_bytes)

@@ -259,12 +259,15 @@ class _Builder:
                 continue
             node, spec = self._nodes[index], TensorSpec(tuple(value.shape), value.dtype)
             has_gradient = by_index[index].name in self._gradients
+            keeps_shard = by_index[index].name in self._facts.product_inputs
             costs: dict[tuple[str, Demand], Cost] = {}
             for source in dict.fromkeys(s.output for s in node.strategies):
                 if index in parameters and source != "replicate" and Demand(source) in wanted:
                     continue  # the propagation uses a sharded parameter as it is placed where any rule can
                 for demand in wanted:
-                    costs[source, demand] = self._costs.conversion(spec, source, demand, has_gradient)
+                    costs[source, demand] = self._costs.conversion(
+                        spec, source, demand, has_gradient, keeps_shard
+                    )
             self._nodes[index] = replace(node, conversions=costs)
 
     def _used_placements(self) -> dict[str, tuple[int, ...]]:

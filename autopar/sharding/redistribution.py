@@ -10,7 +10,8 @@ come out complete before they meet.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 
 from autopar.hardware.link import CollectiveKind
 from autopar.sharding.placement import REPLICATE, Partial, Placement, Replicate, Shard
@@ -25,32 +26,29 @@ class Collective:
         arguments: literal arguments after the axis and the tensor (dims and numbers of fused parts).
         forward: collective of the forward pass, or None when it is local.
         backward: likewise for the gradient.
+        again: collective of the backward pass that makes the value once more, where it is not kept.
     """
 
     function: str
     arguments: tuple[int, ...]
     forward: CollectiveKind | None
     backward: CollectiveKind | None
+    again: CollectiveKind | None = None
 
-    def wire_units(self, whole_bytes: int, degree: int, *, gradient: bool) -> int:
-        """``wire_bytes`` in units of ``(degree - 1) / degree ** 2``: an integer, so that ties are exact."""
-        total = traffic_units(self.forward, whole_bytes, degree)
-        return total + (traffic_units(self.backward, whole_bytes, degree) if gradient else 0)
-
-    def wire_bytes(self, whole_bytes: int, degree: int, *, gradient: bool) -> float:
-        """Bytes that a rank sends (ring algorithms) for a tensor of ``whole_bytes`` when not sharded.
+    def wire_units(self, degree: int, *, gradient: bool) -> int:
+        """What a rank sends per byte of the unsharded tensor; unit as in ``traffic_units``.
 
         Args:
-            whole_bytes: of the unsharded tensor.
             degree: size of the tensor axis.
             gradient: whether a backward pass follows for this value.
         """
-        return self.wire_units(whole_bytes, degree, gradient=gradient) * (degree - 1) / degree**2
+        total = traffic_units(self.forward, degree)
+        return total + (traffic_units(self.backward, degree) if gradient else 0)
 
 
-def traffic_units(kind: CollectiveKind | None, whole_bytes: int, degree: int) -> int:
-    """Bytes that a rank sends for a tensor of ``whole_bytes`` in all, in units of ``(degree - 1) / degree
-    ** 2``.
+def traffic_units(kind: CollectiveKind | None, degree: int) -> int:
+    """What a rank sends per byte of the whole tensor, in units of ``(degree - 1) / degree ** 2``: an integer,
+    so that ties are exact.
 
     Ring algorithms (Patarasuk and Yuan, "Bandwidth optimal all-reduce algorithms", 2009): a gather or a
     scatter sends every other rank's piece once, an all-reduce is one of each, an all-to-all keeps one piece
@@ -60,13 +58,14 @@ def traffic_units(kind: CollectiveKind | None, whole_bytes: int, degree: int) ->
         case None:
             return 0
         case CollectiveKind.ALL_REDUCE:
-            return 2 * whole_bytes * degree
+            return 2 * degree
         case CollectiveKind.ALL_TO_ALL:
-            return whole_bytes
+            return 1
         case _:
-            return whole_bytes * degree
+            return degree
 
 
+@cache
 def conversion(source: Placement, wanted: Placement, gradient_partial: bool) -> tuple[Collective, ...]:
     """The conversions that turn a value placed ``source`` into ``wanted``, in order; empty if there is
     nothing to do.
@@ -112,15 +111,17 @@ def conversion(source: Placement, wanted: Placement, gradient_partial: bool) -> 
             return ()
 
 
+def kept_as_shard(step: Collective) -> Collective:
+    """The same step for a value that only products read (``sharding.product_inputs``): where the products
+    return summands of its gradient, its shard is kept, and gathered again in the backward pass.
+    """
+    return replace(step, again=step.forward) if step.function == "gather_partial" else step
+
+
+@cache
 def conversion_units(
-    source: Placement,
-    wanted: Placement,
-    gradient_partial: bool,
-    whole_bytes: int,
-    degree: int,
-    *,
-    gradient: bool,
+    source: Placement, wanted: Placement, gradient_partial: bool, degree: int, *, gradient: bool
 ) -> int:
-    """What a rank sends in both passes to convert a tensor; unit as in ``traffic_units``."""
+    """What a rank sends in both passes to convert a tensor, per byte of it; unit as in ``traffic_units``."""
     steps = conversion(source, wanted, gradient_partial and gradient)
-    return sum(step.wire_units(whole_bytes, degree, gradient=gradient) for step in steps)
+    return sum(step.wire_units(degree, gradient=gradient) for step in steps)

@@ -78,7 +78,7 @@ class _Run(fx.Interpreter):
             self._keep(n, result, num_saved)
             self.storage_of[n] = ledger.born(((t, t.requires_grad) for t in _tensors(result)), step)
             ledger.extra[step] = self._backward_extra(n)
-        for argument in n.all_input_nodes:
+        for argument in self._operands(n):
             ledger.used(self.storage_of.get(argument, ()), step)
         if n.op == "output":
             for tensor in _tensors(result):
@@ -116,7 +116,7 @@ class _Run(fx.Interpreter):
         """Notes what selective recomputation keeps of a node."""
         ledger = self.ledger
         if node not in self.kept_nodes:
-            inside = node.meta.get("collectives") or ()
+            inside = () if "lowered_from" in node.meta else node.meta.get("collectives") or ()
             ledger.kept_inside_bytes += sum(t.num_bytes for t in inside if not t.backward)
             return
         for tensor in _tensors(result):
@@ -133,15 +133,20 @@ class _Run(fx.Interpreter):
             self.ledger.saved.add(tensor.untyped_storage())
         return tensor
 
+    def _operands(self, node: fx.Node) -> list[fx.Node]:
+        """What a node computes with; a shard that it only keeps is not among it."""
+        return [argument for argument in node.all_input_nodes if argument is not node.kwargs.get("shard")]
+
     def _backward_extra(self, node: fx.Node) -> int:
         """Bytes that the backward call of ``node`` needs beside the gradients of arguments and result."""
         extra = sum(
             _num_bytes(argument)
-            for argument in node.all_input_nodes
+            for argument in self._operands(node)
             if self.kinds.get(argument.name) is InputKind.PARAMETER
+            or ("kept" in node.kwargs and "kept_shard" in argument.meta)
         )
         name = operator_name(node.target)
-        tensors = [argument for argument in node.all_input_nodes if argument.meta.get("val") is not None]
+        tensors = [argument for argument in self._operands(node) if argument.meta.get("val") is not None]
         if tensors and (name in PIECES or name in WHOLE_TEMPORARY):
             extra += _num_bytes(tensors[0])
         return extra

@@ -47,6 +47,10 @@ class ThreadedAxis:
     def all_gather(self, tensor: Tensor) -> Tensor:
         return torch.stack(self._exchange(tensor))
 
+    def begin_all_gather(self, tensor: Tensor) -> Callable[[], Tensor]:
+        gathered = self.all_gather(tensor)
+        return lambda: gathered
+
     def reduce_scatter(self, pieces: Tensor) -> Tensor:
         return torch.stack([other[self.rank] for other in self._exchange(pieces)]).sum(0)
 
