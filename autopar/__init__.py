@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from autopar.runtime.checkpoint_folders import latest_checkpoint
     from autopar.runtime.parallel import ParallelModel, parallelize
 
-__all__ = ["ParallelModel", "__version__", "parallelize"]
+__all__ = ["ParallelModel", "__version__", "latest_checkpoint", "parallelize"]
 
 __version__ = "0.1.0"
 
+# torch takes seconds to import; what only reads plans and devices does not wait for it.
+_HOMES = {
+    "ParallelModel": "autopar.runtime.parallel",
+    "latest_checkpoint": "autopar.runtime.checkpoint_folders",
+    "parallelize": "autopar.runtime.parallel",
+}
+
 
 def __getattr__(name: str) -> Any:
-    # torch takes seconds to import; what only reads plans and devices does not wait for it.
-    if name in ("ParallelModel", "parallelize"):
-        from autopar.runtime import parallel
-
-        return getattr(parallel, name)
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'autopar' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), "ParallelModel", "parallelize"])
+    return sorted([*globals(), *_HOMES])

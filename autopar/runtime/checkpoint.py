@@ -18,9 +18,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.checkpoint import FileSystemReader, load, save  # type: ignore[attr-defined]
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from autopar.errors import UsageError, closest_match
+from autopar.errors import AutoparError, DistributedError, UsageError, closest_match
+from autopar.runtime import checkpoint_folders
 
 _STEP = "training.step"
 _LOSS_SCALE = "training.loss_scale"
@@ -35,28 +37,52 @@ def save_checkpoint(
     step: int,
     loss_scale: Tensor | None = None,
 ) -> None:
-    """Writes a checkpoint; a collective of all ranks.
+    """Writes a checkpoint, which takes the place of one at ``path`` when it is complete; a collective of all
+    ranks.
 
     Args:
         parameters: of this rank's stage, by canonical name.
         buffers: that this rank is to write, by original name.
         step: optimiser steps done.
         loss_scale: state of the loss scale, if the run has one.
+
+    Raises:
+        UsageError: the optimiser holds other parameters, or the folder cannot be used.
+        DistributedError: a rank could not write; names it. What was saved before is left as it was.
     """
+    path, is_first = Path(path), dist.get_rank() == 0
     state: dict[str, Any] = _model_state(parameters, buffers)
     state[_STEP] = torch.tensor(step)
     if loss_scale is not None:
         state[_LOSS_SCALE] = loss_scale
     names: dict[nn.Parameter, str] = {}
-    with _same_outcome():
+    with _same_outcome(f"prepare the checkpoint '{path}'"):
         if optimizer is not None:
             names = names_of_parameters(parameters, optimizer)
+        if is_first:
+            checkpoint_folders.begin(path)
+    partial = checkpoint_folders.partial_folder(path)
+    with _same_outcome(f"prepare the checkpoint '{path}'"):
+        if not partial.is_dir():
+            raise UsageError(
+                f"rank {dist.get_rank()} does not see the folder '{partial}' that rank 0 has made; save to a"
+                " file system that all nodes share"
+            )
     if optimizer is not None:
         for parameter, name in names.items():
             for key, value in optimizer.state.get(parameter, {}).items():
                 state[f"optimizer.{name}.{key}"] = value
         state[_GROUPS] = _group_options(optimizer)
-    save(state, checkpoint_id=path)
+    try:
+        with _named_failures(f"write the checkpoint '{path}'", "free space or save elsewhere"):
+            save(state, checkpoint_id=partial)
+        with _same_outcome(f"complete the checkpoint '{path}'"):
+            if is_first:
+                checkpoint_folders.commit(path, step)
+    except AutoparError:
+        if is_first:
+            checkpoint_folders.abandon(path)
+        raise
 
 
 def load_checkpoint(
@@ -80,10 +106,11 @@ def load_checkpoint(
     state: dict[str, Any] = _model_state(parameters, buffers)
     optimizer_state: dict[nn.Parameter, dict[str, Any]] = {}
     names: dict[nn.Parameter, str] = {}
-    with _same_outcome():
-        if not (Path(path) / ".metadata").is_file():
-            raise UsageError(f"there is no checkpoint in '{path}'; give the folder that save() wrote")
-        saved = FileSystemReader(path).read_metadata().state_dict_metadata
+    place = checkpoint_folders.find_checkpoint(path)
+    with _same_outcome(f"read the checkpoint '{path}'"):
+        if place is None:
+            raise UsageError(checkpoint_folders.explain_missing(path))
+        saved = FileSystemReader(place).read_metadata().state_dict_metadata
         for key, value in state.items():
             _check_entry(str(path), key, value, saved)
         if optimizer is not None:
@@ -101,7 +128,8 @@ def load_checkpoint(
         state.update({f"optimizer.{names[parameter]}.{key}": value for key, value in entries.items()})
     if optimizer is not None:
         state[_GROUPS] = ""
-    load(state, checkpoint_id=path)
+    with _named_failures(f"read the checkpoint '{path}'", "load an earlier one"):
+        load(state, checkpoint_id=place)
     if optimizer is not None:
         for parameter, entries in optimizer_state.items():
             optimizer.state[parameter] = {
@@ -112,17 +140,35 @@ def load_checkpoint(
 
 
 @contextmanager
-def _same_outcome() -> Iterator[None]:
+def _same_outcome(action: str) -> Iterator[None]:
     """Raises on every rank what any rank finds wrong, instead of leaving the others waiting for it."""
-    problem = ""
+    mistake, failure = "", ""
     try:
         yield
     except UsageError as error:
-        problem = str(error)
-    found: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(found, problem)
-    if any(found):
-        raise UsageError(next(text for text in found if text))
+        mistake = str(error)
+    except OSError as error:
+        failure = str(error)
+    found: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
+    dist.all_gather_object(found, (mistake, failure))
+    for rank, (mistake, failure) in enumerate(found):
+        if mistake:
+            raise UsageError(mistake)
+        if failure:
+            raise DistributedError(f"rank {rank} could not {action}: {failure}")
+
+
+@contextmanager
+def _named_failures(action: str, remedy: str) -> Iterator[None]:
+    """Turns what torch.distributed.checkpoint raises, on every rank, into a message that names the rank."""
+    try:
+        yield
+    except CheckpointException as error:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        first_line = next(iter(str(cause).splitlines()), "")
+        raise DistributedError(
+            f"rank {rank} could not {action}: {type(cause).__name__}: {first_line}; {remedy}"
+        ) from error
 
 
 def names_of_parameters(
