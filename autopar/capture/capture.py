@@ -154,4 +154,5 @@ def _model_graph(
         values=crossing_values(blocks),
         loss=exported.loss.name,
         fingerprint=fingerprint_,
+        output=exported.output,
     )

@@ -21,11 +21,14 @@ from autopar.capture.clean import clean
 from autopar.capture.expand import ExpansionError
 from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
 from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
+from autopar.capture.module_output import ModuleOutput
 from autopar.capture.node_origin import module_of, source_line_of
+from autopar.capture.operator_facts import has_effect
+from autopar.capture.output_marks import mark_output
 from autopar.capture.precise_buffers import keep_precise
 from autopar.capture.sharing import share_equal_layers
 from autopar.capture.target import ModelSource
-from autopar.capture.wrapper import MODULE_PREFIX, wrap_model
+from autopar.capture.wrapper import MODULE_PREFIX, LossModule, wrap_model
 from autopar.errors import AutoparError, CaptureError
 
 # The size that stands for "any" while tracing: a prime, so that it is unlikely to equal another size of the
@@ -47,6 +50,7 @@ class ExportedModel:
         parameters: canonical name -> spec, without ``fused_dims``.
         buffers: name -> spec.
         constants: name -> tensor.
+        output: of the user's module.
     """
 
     model: nn.Module
@@ -58,6 +62,7 @@ class ExportedModel:
     parameters: Mapping[str, ParameterSpec]
     buffers: Mapping[str, TensorSpec]
     constants: Mapping[str, torch.Tensor]
+    output: ModuleOutput
 
     @property
     def loss(self) -> fx.Node:
@@ -81,7 +86,7 @@ def export_model(
     mode = new_fake_mode()
     model = build_fake_model(source.build_model, mode, dtype)
     batch = fake_batch(source.example_batch(size or TRACED_SIZE), mode, dtype)
-    wrapper = wrap_model(model, source.loss, tuple(batch)).train()
+    wrapper = wrap_model(model, source.loss, tuple(batch), keeps_output=True).train()
     dynamic = {name: {source.batch_dims.get(name, 0): Dim.DYNAMIC} for name in batch}
     sharing = share_equal_layers(wrapper) if share_layers else nullcontext()
     try:
@@ -94,7 +99,7 @@ def export_model(
     except Exception as error:
         raise explain_export_failure(error) from error
     try:
-        return _describe(program, model)
+        return _describe(program, wrapper)
     except ExpansionError:
         return export_model(source, dtype, size, share_layers=False)
 
@@ -113,10 +118,12 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _describe(program: ExportedProgram, model: nn.Module) -> ExportedModel:
+def _describe(program: ExportedProgram, wrapper: LossModule) -> ExportedModel:
+    model = wrapper.module
     canonical, parameters = _parameters(model)
     inputs, constants = _inputs(program, canonical)
     graph = clean(program.graph_module, {name: entry.kind for name, entry in inputs.items()})
+    marks = _end_with_loss(graph)
     precise = keep_precise(graph, inputs)
     buffers = {
         name: TensorSpec(tuple(buffer.shape), torch.float32 if name in precise else buffer.dtype)
@@ -133,7 +140,21 @@ def _describe(program: ExportedProgram, model: nn.Module) -> ExportedModel:
     )
     smallest, largest = _range(program, symbols)
     _check_symbols(graph, symbols)
-    return ExportedModel(model, graph, inputs, symbols, smallest, largest, parameters, buffers, constants)
+    assert wrapper.last_output is not None and wrapper.last_output.form is not None
+    output = mark_output(graph, marks, wrapper.last_output.form, inputs)
+    wrapper.last_output.tensors = ()
+    return ExportedModel(
+        model, graph, inputs, symbols, smallest, largest, parameters, buffers, constants, output
+    )
+
+
+def _end_with_loss(graph: fx.Graph) -> tuple[fx.Node, ...]:
+    """Leaves the loss as the only result, without what served others alone; gives the nodes of the others."""
+    end = next(node for node in reversed(graph.nodes) if node.op == "output")
+    loss, *marks = end.args[0]
+    end.args = ((loss,),)
+    graph.eliminate_dead_code(is_impure_node=has_effect)
+    return tuple(marks)
 
 
 def _parameters(model: nn.Module) -> tuple[dict[str, str], dict[str, ParameterSpec]]:

@@ -15,6 +15,8 @@ from enum import StrEnum
 import torch
 from torch import fx
 
+from autopar.capture.module_output import ModuleOutput
+
 
 class InputKind(StrEnum):
     """What a placeholder of a block stands for."""
@@ -119,6 +121,7 @@ class ModelGraph:
         loss: global name of the scalar loss, returned by the last block.
         fingerprint: hash of the structure, equal for equal models on every machine, independent of the
             micro-batch.
+        output: what the user's module returns; None in graphs made by hand.
     """
 
     micro_batch: int
@@ -131,3 +134,4 @@ class ModelGraph:
     values: Mapping[str, TensorSpec]
     loss: str
     fingerprint: str
+    output: ModuleOutput | None = None

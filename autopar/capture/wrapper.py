@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from autopar.capture.module_output import OutputForm, describe_output
 from autopar.errors import UsageError, closest_match
 
 MODULE_PREFIX = "module."  # names inside the wrapper are the user's names behind this prefix
@@ -60,11 +62,20 @@ def compute_in(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
+@dataclass
+class LastOutput:
+    """What a module has returned."""
+
+    form: OutputForm | None = None
+    tensors: tuple[Tensor, ...] = ()
+
+
 class LossModule(nn.Module):
     """The user's module and loss as one module; made by :func:`wrap_model`.
 
     Attributes:
         module: the user's module.
+        last_output: structure and tensors of what it last returned, if that is kept.
     """
 
     def __init__(
@@ -73,9 +84,11 @@ class LossModule(nn.Module):
         loss: Callable[[Any, dict[str, Tensor]], Tensor] | None,
         keys: tuple[str, ...],
         forward_keys: tuple[str, ...],
+        keeps_output: bool,
     ) -> None:
         super().__init__()
         self.module = module
+        self.last_output = LastOutput() if keeps_output else None
         self._loss = loss
         self._keys = keys
         self._forward_keys = forward_keys
@@ -84,6 +97,8 @@ class LossModule(nn.Module):
         """The scalar loss of one micro-batch."""
         with compute_in(self.dtype):
             output = self.module(**{key: batch[key] for key in self._forward_keys})
+            if self.last_output is not None:
+                self.last_output.form, self.last_output.tensors = describe_output(output)
             if self._loss is not None:
                 return _scalar(self._loss(output, batch), "loss()")
             return _loss_of(output, type(self.module).__name__)
@@ -96,9 +111,14 @@ class LossModule(nn.Module):
 
 
 def wrap_model(
-    model: nn.Module, loss: Callable[[Any, dict[str, Tensor]], Tensor] | None, keys: Sequence[str]
+    model: nn.Module,
+    loss: Callable[[Any, dict[str, Tensor]], Tensor] | None,
+    keys: Sequence[str],
+    keeps_output: bool = False,
 ) -> LossModule:
     """Wraps ``model`` so that ``forward(<keys>)`` returns the scalar loss.
+
+    With ``keeps_output`` it returns a tuple: the loss, and the tensors of the module's output.
 
     The module is given the batch entries that its forward names (all of them, if it takes ``**kwargs``).
     ``torch.export`` makes the batch dynamic only for named arguments, hence the explicit signature.
@@ -108,15 +128,16 @@ def wrap_model(
     """
     keys = tuple(keys)
 
-    def forward(self: LossModule, *args: Tensor, **kwargs: Tensor) -> Tensor:
-        return self.compute({**dict(zip(keys, args, strict=False)), **kwargs})
+    def forward(self: LossModule, *args: Tensor, **kwargs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = self.compute({**dict(zip(keys, args, strict=False)), **kwargs})
+        return found if self.last_output is None else (found, *self.last_output.tensors)
 
     parameters = [
         inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD) for name in ("self", *keys)
     ]
     cast(Any, forward).__signature__ = inspect.Signature(parameters)
     wrapper = type("LossModule", (LossModule,), {"forward": forward, "__module__": __name__})
-    return cast(LossModule, wrapper(model, loss, keys, _forward_keys(model, keys)))
+    return cast(LossModule, wrapper(model, loss, keys, _forward_keys(model, keys), keeps_output))
 
 
 def _forward_keys(model: nn.Module, keys: tuple[str, ...]) -> tuple[str, ...]:
