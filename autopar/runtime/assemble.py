@@ -15,18 +15,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, fx, nn
 
-from autopar.capture.model_graph import Block, InputKind
 from autopar.lower.axis import FakeAxis, ProcessGroupAxis, TensorAxis
-from autopar.lower.block import lower_block
 from autopar.lower.compiled import Compiler
-from autopar.lower.device import to_device
-from autopar.lower.late_gradients import late_parameters, without_sums
-from autopar.lower.resolve import BlockDecision, ResolvedPlan
-from autopar.lower.split_backward import split_backward
+from autopar.lower.late_gradients import late_parameters
+from autopar.lower.resolve import ResolvedPlan
 from autopar.plan.decisions import Plan, ScheduleName
-from autopar.runtime.block_module import BlockProgram
-from autopar.runtime.block_reads import mutated_buffers
-from autopar.runtime.crossings import Crossing, boundary_crossings
+from autopar.runtime.crossings import Crossing, PlacedBlock, boundary_crossings
 from autopar.runtime.executor import Executor, HeldStage
 from autopar.runtime.fill import fill
 from autopar.runtime.gradients import TiedGradients, add_up_late_gradients
@@ -38,6 +32,7 @@ from autopar.runtime.mesh import RankMesh
 from autopar.runtime.options import Options
 from autopar.runtime.rank_stages import RankStages
 from autopar.runtime.replicas import ComputeCopies, Replicas
+from autopar.runtime.routes import block_program, lowered_program, parameter_placeholders
 from autopar.runtime.stage import StageModule
 from autopar.runtime.storage import StoredParameter
 from autopar.runtime.watchdog import Watchdog
@@ -127,9 +122,9 @@ class _Builder:
         for decision in self.resolved.blocks:
             if decision.stage in indices:
                 block = decision.block
-                program = lower_block(block, decision.sharding).graph
-                self.lowered[block.index] = to_device(program, self.mesh.device)
-                names = _parameter_placeholders(block)
+                program = lowered_program(block, decision.sharding, self.mesh.device)
+                self.lowered[block.index] = program
+                names = parameter_placeholders(block)
                 found = {names[placeholder] for placeholder in late_parameters(program, names)}
                 late |= found
                 at_once |= set(names.values()) - found
@@ -138,7 +133,11 @@ class _Builder:
     def build(self, index: int) -> HeldStage:
         resolved, mesh = self.resolved, self.mesh
         is_last = index == resolved.num_stages - 1
-        programs = [self.program(decision) for decision in resolved.blocks if decision.stage == index]
+        programs = [
+            block_program(x.block, self.lowered[x.block.index], x.recompute, self.late, self.is_split)
+            for x in resolved.blocks
+            if x.stage == index
+        ]
         made_here = {name for program in programs for name in program.block.outputs}
         sent = () if is_last else self.crossings[index]
         module = StageModule(
@@ -165,21 +164,7 @@ class _Builder:
             received=self.crossings[index - 1] if index else (),
             sent=sent,
             loss=resolved.graph.loss if is_last else None,
-        )
-
-    def program(self, decision: BlockDecision) -> BlockProgram:
-        block = decision.block
-        names = _parameter_placeholders(block)
-        late = {placeholder for placeholder, name in names.items() if name in self.late}
-        graph = without_sums(self.lowered[block.index], late)
-        if self.is_split:
-            graph = split_backward(graph, names)
-        return BlockProgram(
-            block=block,
-            module=graph,
-            recompute=decision.recompute,
-            mutated_buffers=mutated_buffers(block),
-            has_split_backward=self.is_split,
+            route=module.route,
         )
 
     def parameters_of(self, index: int) -> dict[str, tuple[StoredParameter, nn.Parameter]]:
@@ -223,7 +208,11 @@ def assemble(
         mesh=mesh,
         options=options,
         holdings=find_holdings(resolved, initial),
-        crossings=boundary_crossings(resolved),
+        crossings=boundary_crossings(
+            [PlacedBlock(x.block, x.sharding, x.stage) for x in resolved.blocks],
+            resolved.graph.values,
+            resolved.num_stages,
+        ),
         axis=ProcessGroupAxis(mesh.tensor_group) if mesh.tensor_group is not None else FakeAxis(1),
         copies=ComputeCopies(options.compute_dtype(plan)),
         compiler=Compiler() if plan.compile else None,
@@ -277,10 +266,6 @@ def _masters(plan: Plan, parameters: Mapping[str, nn.Parameter]) -> HostMasters 
     if "optimizer" not in plan.offloaded or "parameters" in plan.offloaded:
         return None
     return HostMasters(parameters.items())
-
-
-def _parameter_placeholders(block: Block) -> dict[str, str]:
-    return {x.placeholder: x.source for x in block.inputs if x.kind is InputKind.PARAMETER}
 
 
 def zero_levels(plan: Plan, num_stages: int) -> tuple[int, ...]:

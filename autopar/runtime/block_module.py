@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
 
-from autopar.capture.model_graph import Block, BlockInput, InputKind
+from autopar.capture.model_graph import BlockInput, InputKind
+from autopar.capture.operator_facts import is_random
 from autopar.lower.axis import TensorAxis
 from autopar.lower.compiled import Compiler
 from autopar.lower.evaluation import check_evaluation, evaluation_program
@@ -22,6 +22,7 @@ from autopar.lower.keeping import KeepingAxis, keep_results
 from autopar.lower.weight_gradients import WeightGradients
 from autopar.plan.decisions import Recompute
 from autopar.runtime.block_reads import batch_reads
+from autopar.runtime.routes import BlockProgram
 from autopar.runtime.saved_tensors import OffloadedActivations
 from autopar.runtime.storage import StoredParameter, local_tensor
 from autopar.runtime.views import own
@@ -45,30 +46,31 @@ def register(root: nn.Module, name: str, tensor: nn.Parameter | Tensor) -> None:
         module.register_buffer(leaf, tensor)
 
 
-@dataclass(frozen=True)
-class BlockProgram:
-    """What a stage runs for one block.
+class _Forms:
+    """A program in the forms in which it runs."""
 
-    Attributes:
-        block: with the inputs and outputs by global name.
-        module: the lowered graph: placeholders ``axis``, then the block's inputs; returns a tuple.
-        has_split_backward: ``weight_gradients`` is another placeholder, after ``axis``.
-        recompute: what of the forward pass runs again in the backward pass instead of being kept.
-        mutated_buffers: names of the buffers that the program changes in place.
-    """
+    def __init__(self, program: BlockProgram, compiler: Compiler | None) -> None:
+        self.program = program
+        self.is_selective = program.recompute is Recompute.SELECTIVE
+        self.is_random = any(is_random(node) for node in program.block.graph.nodes)
+        training = keep_results(program.module) if self.is_selective else program.module
+        self.training = compiler.program(training) if compiler is not None else training
+        self._evaluation: fx.GraphModule | None = None
 
-    block: Block
-    module: fx.GraphModule
-    recompute: Recompute
-    mutated_buffers: frozenset[str]
-    has_split_backward: bool = False
+    @property
+    def evaluation(self) -> fx.GraphModule:
+        """Without dropout, with BatchNorm by its running statistics."""
+        if self._evaluation is None:
+            check_evaluation(self.program.block)
+            self._evaluation = evaluation_program(self.program.module)
+        return self._evaluation
 
 
 class BlockModule(nn.Module):
     """A block of the stage; in evaluation mode it runs without dropout and changes no buffer.
 
     Args:
-        program: what to run.
+        program: what it runs.
         axis: collectives of the tensor axis.
         stored: stored form of the parameters, by canonical name.
         compute_copies: by name, copies in the compute dtype to be read instead of the registered parameters.
@@ -90,24 +92,16 @@ class BlockModule(nn.Module):
         compiler: Compiler | None = None,
     ) -> None:
         super().__init__()
-        # A list hides the program from the module tree, whose parameters must be the original names only.
-        self._program = [program]
-        self._is_selective = program.recompute is Recompute.SELECTIVE
-        training = keep_results(program.module) if self._is_selective else program.module
-        self._training = [compiler.program(training) if compiler is not None else training]
+        # Not in the module tree, whose parameters must be the original names only.
+        self._forms = {id(program): _Forms(program, compiler)}
+        self._compiler = compiler
         self._axis = axis
         self._stored = stored
         self._constants = constants
         self._compute_copies = compute_copies
         self.weights = Holder()
-        self._evaluation: list[fx.GraphModule] = []
         self.clones_views = False
         self.offloaded: OffloadedActivations | None = None
-
-    @property
-    def program(self) -> BlockProgram:
-        """What this block runs."""
-        return self._program[0]
 
     def forward(
         self,
@@ -115,7 +109,8 @@ class BlockModule(nn.Module):
         shared: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
         seed: int,
-        weight_gradients: WeightGradients | None = None,
+        weight_gradients: WeightGradients | None,
+        program: BlockProgram,
     ) -> tuple[Tensor, ...]:
         """Runs the block.
 
@@ -125,18 +120,22 @@ class BlockModule(nn.Module):
             buffers: by name.
             seed: of the block's random operators in this micro-batch.
             weight_gradients: where the backward pass leaves them, if it is split.
+            program: of the block; the one that it was made with, or another.
 
         Returns:
-            The block's outputs in order.
+            The program's outputs in order.
         """
+        form = self._forms.get(id(program))
+        if form is None:
+            form = self._forms[id(program)] = _Forms(program, self._compiler)
         if not self.training:
-            return self._evaluate(values, shared, buffers)
-        if self.program.recompute is Recompute.NONE or not torch.is_grad_enabled():
-            return self._run(values, shared, buffers, seed, weight_gradients)
+            return self._evaluate(form, values, shared, buffers)
+        if program.recompute is Recompute.NONE or not torch.is_grad_enabled():
+            return self._run(form, values, shared, buffers, seed, weight_gradients)
         # Running a second time must neither see nor repeat what the first run did to buffers (BatchNorm
         # statistics).
-        before = {name: buffers[name].clone() for name in sorted(self.program.mutated_buffers)}
-        keeping = KeepingAxis(self._axis) if self._is_selective else None
+        before = {name: buffers[name].clone() for name in sorted(program.mutated_buffers)}
+        keeping = KeepingAxis(self._axis) if form.is_selective else None
         runs = 0
 
         def run(*arguments: Tensor) -> tuple[Tensor, ...]:
@@ -145,13 +144,13 @@ class BlockModule(nn.Module):
             seen = buffers if runs == 1 else {**buffers, **{k: v.clone() for k, v in before.items()}}
             again = dict(zip(names, arguments, strict=True))
             if keeping is None:
-                return self._run(again, shared, seen, seed, weight_gradients)
+                return self._run(form, again, shared, seen, seed, weight_gradients)
             with keeping.run():
-                return self._run(again, shared, seen, seed, weight_gradients, keeping)
+                return self._run(form, again, shared, seen, seed, weight_gradients, keeping)
 
         names = list(values)
         # Randomness is seeded inside: the generator's state need not be saved.
-        with self._saving([values[key] for key in batch_reads(self.program.block)]):
+        with self._saving([values[key] for key in batch_reads(program.block)]):
             result: tuple[Tensor, ...] = checkpoint(
                 run, *values.values(), use_reentrant=False, preserve_rng_state=False
             )
@@ -159,6 +158,7 @@ class BlockModule(nn.Module):
 
     def _run(
         self,
+        form: _Forms,
         values: Mapping[str, Tensor],
         shared: Mapping[str, Tensor],
         buffers: Mapping[str, Tensor],
@@ -166,35 +166,42 @@ class BlockModule(nn.Module):
         weight_gradients: WeightGradients | None,
         keeping: KeepingAxis | None = None,
     ) -> tuple[Tensor, ...]:
-        torch.manual_seed(seed)
-        arguments = self._arguments(values, shared, buffers)
-        extra = (weight_gradients,) if self.program.has_split_backward else ()
+        program = form.program
+        if form.is_random:
+            torch.manual_seed(seed)  # not for nothing: where torch has no GPU, it writes down the call stack
+        arguments = self._arguments(program, values, shared, buffers)
+        extra = (weight_gradients,) if program.has_split_backward else ()
         results: tuple[Tensor, ...]
         if keeping is not None:
-            results = self._training[0](keeping, *extra, *arguments)
-        elif self.program.recompute is Recompute.NONE:
-            inputs = zip(self.program.block.inputs, arguments, strict=True)
+            results = form.training(keeping, *extra, *arguments)
+        elif program.recompute is Recompute.NONE:
+            inputs = zip(program.block.inputs, arguments, strict=True)
             with self._saving(value for entry, value in inputs if entry.kind is not InputKind.ACTIVATION):
-                results = self._training[0](self._axis, *extra, *arguments)
+                results = form.training(self._axis, *extra, *arguments)
         else:
-            results = self._training[0](self._axis, *extra, *arguments)
+            results = form.training(self._axis, *extra, *arguments)
         return tuple(own(value) for value in results) if self.clones_views else results
 
     def _evaluate(
-        self, values: Mapping[str, Tensor], shared: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+        self,
+        form: _Forms,
+        values: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
     ) -> tuple[Tensor, ...]:
-        if not self._evaluation:
-            check_evaluation(self.program.block)
-            self._evaluation.append(evaluation_program(self.program.module))
         # Step counters and the like are written to in the program all the same: not to the model's own.
-        copied = {name: buffers[name].clone() for name in self.program.mutated_buffers}
-        extra = (None,) if self.program.has_split_backward else ()
-        arguments = self._arguments(values, shared, {**buffers, **copied})
-        results: tuple[Tensor, ...] = self._evaluation[0](self._axis, *extra, *arguments)
-        return results
+        copied = {name: buffers[name].clone() for name in form.program.mutated_buffers}
+        extra = (None,) if form.program.has_split_backward else ()
+        arguments = self._arguments(form.program, values, shared, {**buffers, **copied})
+        results: tuple[Tensor, ...] = form.evaluation(self._axis, *extra, *arguments)
+        return tuple(own(value) for value in results) if self.clones_views else results
 
     def _arguments(
-        self, values: Mapping[str, Tensor], shared: Mapping[str, Tensor], buffers: Mapping[str, Tensor]
+        self,
+        program: BlockProgram,
+        values: Mapping[str, Tensor],
+        shared: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
     ) -> list[Tensor]:
         def argument(entry: BlockInput) -> Tensor:
             if entry.kind is InputKind.PARAMETER:
@@ -205,7 +212,7 @@ class BlockModule(nn.Module):
                 return self._constants[entry.source]
             return values[entry.source]
 
-        return [argument(entry) for entry in self.program.block.inputs]
+        return [argument(entry) for entry in program.block.inputs]
 
     def _saving(self, kept: Iterable[Tensor]) -> AbstractContextManager[None]:
         """Around what saves tensors for the backward pass; ``kept`` stay where they are."""

@@ -16,12 +16,12 @@ import torch.distributed as dist
 from torch import Tensor
 
 from autopar.lower.weight_gradients import WeightGradients
-from autopar.runtime.block_reads import batch_reads, reads
 from autopar.runtime.crossings import Crossing
 from autopar.runtime.links import Links, Traffic
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.messages import Message, Schedule, needed, produced, traffic
 from autopar.runtime.replicas import Replicas
+from autopar.runtime.routes import Route
 from autopar.runtime.stage import StageModule
 from autopar.runtime.watchdog import Watchdog
 from autopar.schedule.actions import Action, ActionKind
@@ -49,6 +49,8 @@ class HeldStage:
         received: values from the stage before, in the order in which they are sent.
         sent: values for the stage after, likewise.
         loss: global name of the loss when this is the last stage.
+        route: what it runs.
+        kept: names of outputs that the caller of a forward pass wants.
     """
 
     index: int
@@ -57,17 +59,19 @@ class HeldStage:
     received: tuple[Crossing, ...]
     sent: tuple[Crossing, ...]
     loss: str | None
+    route: Route
+    kept: tuple[str, ...] = ()
 
     @property
     def used(self) -> tuple[str, ...]:
         """What the stage reads itself of the values that it receives; the others pass through."""
-        own = {name for program in self.module.programs for name in reads(program.block)}
+        own = self.route.reads
         return tuple(crossing.name for crossing in self.received if crossing.name in own)
 
     @property
     def batch_keys(self) -> frozenset[str]:
         """Entries of the batch that the stage reads."""
-        return frozenset(key for program in self.module.programs for key in batch_reads(program.block))
+        return self.route.batch_keys
 
 
 @dataclass
@@ -103,6 +107,7 @@ class _Step:
     loss_gradient: float
     in_flight: dict[tuple[int, int], _InFlight] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
+    kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
     num_finished: dict[int, int] = field(default_factory=dict)
     split: frozenset[int] = frozenset()
 
@@ -168,7 +173,7 @@ class Executor:
         return self._play(step, self._script(len(batches), is_training=True), label)
 
     def evaluate(self, batches: Sequence[Mapping[str, Tensor]], label: str) -> Tensor | None:
-        """The forward passes alone, without gradients.
+        """The forward passes alone, without gradients, of what draws no random numbers.
 
         Returns:
             Mean loss of the micro-batches on the rank of the last stage, else None.
@@ -176,10 +181,26 @@ class Executor:
         seeds = {
             index: [(0,) * len(stage.module.programs)] * len(batches) for index, stage in self._stages.items()
         }
+        return self._pass(_Step(batches, seeds, 0.0), label)
+
+    def compute(
+        self,
+        batches: Sequence[Mapping[str, Tensor]],
+        seeds: Mapping[int, Sequence[tuple[int, ...]]],
+        label: str,
+    ) -> dict[tuple[str, int], Tensor]:
+        """The forward passes alone, without gradients.
+
+        Returns:
+            What this rank's stages keep, by name and micro-batch.
+        """
+        step = _Step(batches, seeds, 0.0)
+        self._pass(step, label)
+        return step.kept
+
+    def _pass(self, step: _Step, label: str) -> Tensor | None:
         with torch.no_grad():
-            return self._play(
-                _Step(batches, seeds, 0.0), self._script(len(batches), is_training=False), label
-            )
+            return self._play(step, self._script(len(step.batches), is_training=False), label)
 
     def connect(self, num_micro_batches: int) -> None:
         """Opens the connections of a step; a collective of the ranks on the pipeline axis."""
@@ -252,8 +273,9 @@ class Executor:
         keys = self._batch_keys[stage.index]
         batch = {key: value for key, value in step.batches[micro_batch].items() if key in keys}
         later = WeightGradients() if stage.index in step.split else None
-        results = stage.module(inputs, batch, step.seeds[stage.index][micro_batch], later)
-        outputs = dict(zip(stage.module.outputs, results, strict=True))
+        results = stage.module(inputs, batch, step.seeds[stage.index][micro_batch], later, stage.route)
+        outputs = dict(zip(stage.route.outputs, results, strict=True))
+        step.kept.update({(name, micro_batch): outputs[name] for name in stage.kept})
         if stage.loss is not None:
             loss = outputs[stage.loss]
             step.losses.append(loss.detach().to(torch.promote_types(loss.dtype, torch.float32)))

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from autopar.lower.axis import TensorAxis
 from autopar.lower.compiled import Compiler
 from autopar.lower.weight_gradients import WeightGradients
-from autopar.runtime.block_module import BlockModule, BlockProgram, Holder, read_parameter, register
+from autopar.runtime.block_module import BlockModule, Holder, read_parameter, register
 from autopar.runtime.block_reads import batch_reads, parameter_reads, reads
+from autopar.runtime.routes import BlockProgram, Route, make_route
 from autopar.runtime.saved_tensors import OffloadedActivations
 from autopar.runtime.storage import StoredParameter
 
@@ -46,26 +47,26 @@ class StageModule(nn.Module):
         self._stored = {name: stored for name, (stored, _) in parameters.items()}
         self._buffer_values = dict(buffers)
         self._compute_copies = compute_copies
-        self.outputs = outputs
+        self._route = make_route(tuple(programs), outputs)
         self._offloaded: OffloadedActivations | None = None
         self.weights = Holder()
         self.idle = Holder()  # parameters that no block reads: they belong to the model and its checkpoints
         self.blocks = nn.ModuleList(
             BlockModule(program, axis, self._stored, constants, compute_copies, compiler)
-            for program in programs
+            for program in self.programs
         )
         self._owners = self._place(parameters)
         self._shared = tuple(name for name, owner in self._owners.items() if owner is self.weights)
-        last_reader = {name: i for i, program in enumerate(self.programs) for name in reads(program.block)}
-        self._dropped_after: list[list[str]] = [[] for _ in self.blocks]
-        for name, index in last_reader.items():
-            if name not in outputs:
-                self._dropped_after[index].append(name)
+
+    @property
+    def route(self) -> Route:
+        """What the stage runs in a step."""
+        return self._route
 
     @property
     def programs(self) -> tuple[BlockProgram, ...]:
         """The blocks' programs in order."""
-        return tuple(block.program for block in self._block_modules())
+        return tuple(program for program in self._route.programs if program is not None)
 
     def stored(self, name: str) -> StoredParameter:
         """Stored form of a parameter of this stage."""
@@ -96,6 +97,7 @@ class StageModule(nn.Module):
         batch: Mapping[str, Tensor],
         seeds: tuple[int, ...],
         weight_gradients: WeightGradients | None = None,
+        route: Route | None = None,
     ) -> tuple[Tensor, ...]:
         """Runs the blocks on one micro-batch.
 
@@ -104,10 +106,12 @@ class StageModule(nn.Module):
             batch: entries of the micro-batch by key.
             seeds: one per block.
             weight_gradients: where the backward pass leaves them, if it is split.
+            route: what to run; default: as in a step.
 
         Returns:
-            ``outputs``, in order.
+            The outputs of the route, in order.
         """
+        route = route or self._route
         shared = {
             name: read_parameter(self.weights, name, self._stored[name], self._compute_copies)
             for name in self._shared
@@ -115,15 +119,18 @@ class StageModule(nn.Module):
         known = dict(values)
         if self._offloaded is not None:
             self._offloaded.begin()
-        for index, (block, seed) in enumerate(zip(self._block_modules(), seeds, strict=True)):
-            taken = reads(block.program.block)
-            given = {name: known[name] for name in taken}
-            given.update({key: batch[key] for key in batch_reads(block.program.block)})
-            results = block(given, shared, self._buffer_values, seed, weight_gradients)
-            known.update(zip(block.program.block.outputs, results, strict=True))
-            for name in self._dropped_after[index]:
+        for block, program, seed, dropped in zip(
+            self._block_modules(), route.programs, seeds, route.dropped_after, strict=True
+        ):
+            if program is None:
+                continue
+            given = {name: known[name] for name in reads(program.block)}
+            given.update({key: batch[key] for key in batch_reads(program.block)})
+            results = block(given, shared, self._buffer_values, seed, weight_gradients, program)
+            known.update(zip(program.block.outputs, results, strict=True))
+            for name in dropped:
                 del known[name]
-        return tuple(known[name] for name in self.outputs)
+        return tuple(known[name] for name in route.outputs)
 
     def touch(self, value: Tensor) -> Tensor:
         """Computes nothing: a pass through here lets FSDP's hooks see gradients that were added since."""
@@ -134,8 +141,8 @@ class StageModule(nn.Module):
 
     def _place(self, parameters: Mapping[str, tuple[StoredParameter, nn.Parameter]]) -> dict[str, nn.Module]:
         users: dict[str, list[BlockModule]] = {name: [] for name in parameters}
-        for block in self._block_modules():
-            for name in parameter_reads(block.program.block):
+        for block, program in zip(self._block_modules(), self.programs, strict=True):
+            for name in parameter_reads(program.block):
                 users[name].append(block)
         owners: dict[str, nn.Module] = {}
         for name, (_, parameter) in parameters.items():

@@ -1,0 +1,109 @@
+"""What a stage runs on a micro-batch: the programs of its blocks, and what it hands on of their results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from autopar.capture.model_graph import Block, InputKind
+from autopar.lower.block import lower_block
+from autopar.lower.device import to_device
+from autopar.lower.late_gradients import without_sums
+from autopar.lower.split_backward import split_backward
+from autopar.plan.decisions import Recompute
+from autopar.runtime.block_reads import batch_reads, mutated_buffers, reads
+from autopar.sharding.propagation import BlockSharding
+
+
+@dataclass(frozen=True)
+class BlockProgram:
+    """What a stage runs for one block.
+
+    Attributes:
+        block: with the inputs and outputs by global name.
+        module: the lowered graph: placeholders ``axis``, then the block's inputs; returns a tuple.
+        has_split_backward: ``weight_gradients`` is another placeholder, after ``axis``.
+        recompute: what of the forward pass runs again in the backward pass instead of being kept.
+        mutated_buffers: names of the buffers that the program changes in place.
+    """
+
+    block: Block
+    module: fx.GraphModule
+    recompute: Recompute
+    mutated_buffers: frozenset[str]
+    has_split_backward: bool = False
+
+
+@dataclass(frozen=True)
+class Route:
+    """The programs of a stage for one purpose.
+
+    Attributes:
+        programs: of the stage's blocks, in order; None where a block has nothing to do.
+        outputs: global names of the values to return.
+        dropped_after: for each block, the values that nothing reads after it.
+    """
+
+    programs: tuple[BlockProgram | None, ...]
+    outputs: tuple[str, ...]
+    dropped_after: tuple[tuple[str, ...], ...]
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Global names of the activations that blocks read, of this stage's own among them."""
+        return frozenset(name for program in self.programs if program for name in reads(program.block))
+
+    @property
+    def batch_keys(self) -> frozenset[str]:
+        """Entries of the batch that blocks read."""
+        return frozenset(key for program in self.programs if program for key in batch_reads(program.block))
+
+
+def make_route(programs: Sequence[BlockProgram | None], outputs: tuple[str, ...]) -> Route:
+    """A route over ``programs`` that returns ``outputs``."""
+    last_reader = {
+        name: index
+        for index, program in enumerate(programs)
+        if program is not None
+        for name in reads(program.block)
+    }
+    dropped: list[list[str]] = [[] for _ in programs]
+    for name, index in last_reader.items():
+        if name not in outputs:
+            dropped[index].append(name)
+    return Route(tuple(programs), outputs, tuple(map(tuple, dropped)))
+
+
+def lowered_program(block: Block, sharding: BlockSharding, device: torch.device) -> fx.GraphModule:
+    """One rank's program of a block, for tensors on ``device``."""
+    return to_device(lower_block(block, sharding).graph, device)
+
+
+def block_program(
+    block: Block, lowered: fx.GraphModule, recompute: Recompute, late: frozenset[str], is_split: bool
+) -> BlockProgram:
+    """What a stage runs of a lowered block.
+
+    Args:
+        late: names of the parameters whose gradients are left as summands of the tensor ranks.
+        is_split: leave the gradients of weights for later.
+    """
+    names = parameter_placeholders(block)
+    graph = without_sums(lowered, {placeholder for placeholder, name in names.items() if name in late})
+    if is_split:
+        graph = split_backward(graph, names)
+    return BlockProgram(
+        block=block,
+        module=graph,
+        recompute=recompute,
+        mutated_buffers=mutated_buffers(block),
+        has_split_backward=is_split,
+    )
+
+
+def parameter_placeholders(block: Block) -> dict[str, str]:
+    """Placeholder -> canonical name of the parameter that it stands for."""
+    return {x.placeholder: x.source for x in block.inputs if x.kind is InputKind.PARAMETER}
