@@ -9,10 +9,10 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
-from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from autopar.errors import UsageError
 from autopar.plan.decisions import Plan
+from autopar.runtime.meeting import Meeting, meet, meet_in_group
 from autopar.runtime.options import Options
 
 
@@ -34,24 +34,38 @@ def check_world_size(plan: Plan) -> None:
         )
 
 
-def join(options: Options, device: torch.device) -> None:
-    """Initialises the default process group, unless there is one."""
+def gather_ranks(options: Options) -> Meeting:
+    """Finds the other ranks, before the first collective where there is no process group yet.
+
+    Raises:
+        DistributedError: one of them, or the store between them, does not answer in time.
+    """
+    return meet_in_group(options.timeout_s) if dist.is_initialized() else meet(options.timeout_s)
+
+
+def join(meeting: Meeting, options: Options, device: torch.device) -> None:
+    """Initialises the default process group, unless there is one; a collective of all ranks."""
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if dist.is_initialized():
         return
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    timeout = timedelta(seconds=options.timeout_s)
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group(backend, timeout=timeout)
-    else:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=timeout)
+    dist.init_process_group(
+        "nccl" if device.type == "cuda" else "gloo",
+        store=meeting.group_store,
+        rank=meeting.rank,
+        world_size=meeting.size,
+        timeout=timedelta(seconds=options.timeout_s),
+    )
 
 
-def plan_digest(plan: Plan, fingerprint: str, options: Options) -> str:
-    """A hash of everything that the ranks must have in common."""
+def in_common(plan: Plan, fingerprint: str, options: Options) -> dict[str, str]:
+    """What the ranks must have in common, in words, and a hash or the value of each."""
     decisions = replace(plan, path="", places={}, sources={})
-    has_trace = options.profile is not None
-    chosen = (options.seed, str(options.init), options.dtype, has_trace)
-    text = repr((decisions, fingerprint, *chosen, torch.__version__))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return {
+        "plan": hashlib.sha256(repr(decisions).encode()).hexdigest(),
+        "model": fingerprint,
+        "seed and init": f"{options.seed} {options.init}",
+        "dtype": str(options.dtype),
+        "profile": str(options.profile is not None),
+        "versions of torch": torch.__version__,
+    }

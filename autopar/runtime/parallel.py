@@ -19,11 +19,11 @@ from autopar.plan.decisions import Plan
 from autopar.plan.read import read_plan
 from autopar.runtime.assemble import assemble
 from autopar.runtime.initialise import Initialisation, InitialState
-from autopar.runtime.launch import check_world_size, join, plan_digest
+from autopar.runtime.launch import check_world_size, gather_ranks, in_common, join
 from autopar.runtime.mesh import make_mesh
 from autopar.runtime.options import Options
 from autopar.runtime.parallel_model import ParallelModel
-from autopar.runtime.watchdog import Watchdog, open_store
+from autopar.runtime.watchdog import Watchdog
 
 __all__ = ["ParallelModel", "check_complete", "parallelize", "start"]
 
@@ -88,11 +88,12 @@ def start(
     assert mesh.pipeline and mesh.data and mesh.tensor
     resolved = resolve(plan, graph)
     device = options.choose_device()
-    join(options, device)
-    rank, size = torch.distributed.get_rank(), torch.distributed.get_world_size()
-    watchdog = Watchdog(open_store(rank, size, options.timeout_s), rank, size, options.timeout_s)
+    meeting = gather_ranks(options)
+    watchdog = Watchdog(meeting, options.timeout_s)
     try:
-        watchdog.agree("plan", plan_digest(plan, graph.fingerprint, options), "plan or model")
+        watchdog.agree("start", in_common(plan, graph.fingerprint, options))
+        with watchdog.guard("joining the process group"):
+            join(meeting, options, device)
         with watchdog.guard("building the stage"):
             initial = InitialState(build_model, options.seed, options.init)
             timeout = timedelta(seconds=options.timeout_s)

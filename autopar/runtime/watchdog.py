@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import json
 import os
-import socket
+import platform
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch.distributed as dist
-from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 
 from autopar.errors import AutoparError, DistributedError
+from autopar.runtime.meeting import Meeting
 from autopar.units import format_seconds
+
+_Answer = TypeVar("_Answer")
 
 _COMMUNICATION_WORDS = (
     "gloo",
@@ -44,6 +45,7 @@ class Report:
     """What one rank last posted.
 
     Attributes:
+        host: name of its machine.
         pulse: counts up while the process lives.
         moves: counts actions begun.
         action: what it does or did last, for people.
@@ -52,6 +54,7 @@ class Report:
     """
 
     rank: int
+    host: str = ""
     pulse: int = -1
     moves: int = -1
     action: str = "starting"
@@ -62,19 +65,23 @@ class Report:
 class Watchdog:
     """Posts this rank's heartbeats, and explains failures by those of the others.
 
+    Under torchrun it also ends this rank when torchrun itself is gone: nobody else would.
+
     Args:
-        store: reached by every rank; used by this object alone.
+        meeting: of the ranks; its store is used by this object alone.
         timeout_s: of the collectives.
         interval_s: between heartbeats.
+        least_grace_s: without a heartbeat before a rank counts as gone.
     """
 
-    def __init__(self, store: Store, rank: int, size: int, timeout_s: float, interval_s: float = 0.5) -> None:
-        self._store = store
-        self._rank = rank
-        self._size = size
+    def __init__(
+        self, meeting: Meeting, timeout_s: float, interval_s: float = 0.5, least_grace_s: float = 3.0
+    ) -> None:
+        self._store, self._place = meeting.store, meeting.place
+        self._rank, self._size = meeting.rank, meeting.size
         self._timeout_s = timeout_s
         self._interval_s = interval_s
-        self._grace_s = max(3.0, 6 * interval_s)
+        self._grace_s = max(least_grace_s, 6 * interval_s)
         self._pulse = 0
         self._moves = 0
         self._action = "between steps"
@@ -83,6 +90,9 @@ class Watchdog:
         self._error = ""
         self._is_cause = False
         self._gone: frozenset[int] = frozenset()
+        self._is_cut_off = False
+        self._host = platform.node()
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
         self._stopped = threading.Event()
         self._post()
         self._thread = threading.Thread(target=self._run, name="autopar-watchdog", daemon=True)
@@ -123,10 +133,15 @@ class Watchdog:
     def explain(self, cause: str) -> str:
         """A message that names the ranks to blame for a wait of this rank that failed."""
         with_error = f"rank {self._rank} stopped waiting in {self._action} ({cause})"
+        blamed = (
+            f"the store of the heartbeats at {self._place} does not answer: its host or the network is down"
+        )
         try:
-            blamed = self._blame()
+            blamed = self._ask_store(self._blame) or blamed
         except (RuntimeError, OSError):
-            blamed = "the rank that keeps the heartbeats, rank 0, is gone"
+            blamed = (
+                f"the process that keeps the heartbeats at {self._place} is gone: rank 0, or its torchrun"
+            )
         return (
             f"{with_error}: {blamed}. Look at the output of that rank; a collective waits"
             f" {format_seconds(self._timeout_s)} (timeout_s) before it gives up"
@@ -134,41 +149,75 @@ class Watchdog:
 
     def stop(self) -> None:
         """Ends the heartbeats."""
+        self.at("close()")
         self._stopped.set()
         self._thread.join(timeout=5)
 
-    def agree(self, name: str, value: str, what: str) -> None:
-        """Checks that every rank brings the same value; no collective is used.
+    def agree(self, name: str, values: Mapping[str, str]) -> None:
+        """Checks that every rank brings the same values; no collective is used.
 
         Args:
             name: key of this agreement.
-            value: of this rank.
-            what: is compared, for the message.
+            values: what is compared, in words -> its value on this rank.
 
         Raises:
             DistributedError: ranks differ, or have not come within the time-out.
         """
-        self._store.set(f"{name}/{self._rank}", value)
-        keys = [f"{name}/{rank}" for rank in range(self._size)]
-        values = self._wait_for(keys, self._timeout_s)
-        missing = [rank for rank, found in enumerate(values) if found is None]
-        if len(set(values)) > 1:
-            self._stay_until_read(name, missing)
+        try:
+            found = self._exchange(name, json.dumps(dict(values)))
+        except (RuntimeError, OSError) as error:
+            raise DistributedError(
+                f"rank {self._rank} came to compare its {' and '.join(values)} with the other ranks, and the"
+                f" store at {self._place} has gone ({_first_line(error)}): rank 0 has ended, or has waited"
+                f" longer than {format_seconds(self._timeout_s)} (timeout_s); look at its output"
+            ) from error
+        missing = [rank for rank, text in enumerate(found) if text is None]
         if missing:
             raise DistributedError(
                 f"{_ranks(missing)} did not start within {format_seconds(self._timeout_s)}; look at their"
                 " output"
             )
-        counts: dict[str, list[int]] = {}
-        for rank, found in enumerate(values):
-            counts.setdefault(found or "", []).append(rank)
-        if len(counts) > 1:
+        brought: list[dict[str, str]] = [json.loads(text or "{}") for text in found]
+        differing = [what for what in values if len({one.get(what) for one in brought}) > 1]
+        if differing:
+            counts: dict[tuple[str | None, ...], list[int]] = {}
+            for rank, one in enumerate(brought):
+                counts.setdefault(tuple(one.get(what) for what in differing), []).append(rank)
             majority = max(counts.values(), key=lambda ranks: (len(ranks), -ranks[0]))
             others = [rank for ranks in counts.values() if ranks is not majority for rank in ranks]
             raise DistributedError(
-                f"{what} of {_ranks(sorted(others))} differ from those of {_ranks(majority)};"
-                " give every rank the same plan file, model code and arguments"
+                f"{' and '.join(differing)} of {_ranks(sorted(others))} differ from those of"
+                f" {_ranks(majority)}; give every rank the same plan file, model code and arguments"
             )
+
+    def _exchange(self, name: str, text: str) -> list[str | None]:
+        """What each rank brings, None where it has not come in time."""
+        self._store.set(f"{name}/{self._rank}", text)
+        found = self._wait_for([f"{name}/{rank}" for rank in range(self._size)], self._timeout_s)
+        if len(set(found)) > 1:
+            self._stay_until_read(name, [rank for rank, text in enumerate(found) if text is None])
+        return found
+
+    def _ask_store(self, question: Callable[[], _Answer]) -> _Answer | None:
+        """The answer to what needs the store; None where a network that is cut leaves it without one."""
+        answers: list[_Answer] = []
+        errors: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                answers.append(question())
+            except Exception as error:
+                errors.append(error)
+
+        if self._is_cut_off:
+            return None
+        thread = threading.Thread(target=ask, name="autopar-explains", daemon=True)
+        thread.start()
+        thread.join(timeout=3 * self._grace_s)
+        self._is_cut_off = thread.is_alive()
+        if errors:
+            raise errors[0]
+        return answers[0] if answers else None
 
     def _wait_for(self, keys: list[str], timeout_s: float) -> list[str | None]:
         end_s = time.monotonic() + timeout_s
@@ -178,20 +227,29 @@ class Watchdog:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._interval_s):
+            if self._launcher is not None and os.getppid() != self._launcher:
+                self._end("torchrun, which started it, is gone", is_cause=True)
+            # A wait on a GPU does not raise: what has stood still for longer than any time-out is ended here.
+            stood_s = time.monotonic() - self._moved_at_s
+            if self._is_waiting and not self._error and stood_s > self._timeout_s + 20:
+                self._end(self.explain("no progress"), is_cause=False)
             self._pulse += 1
             try:
                 self._post()
             except (RuntimeError, OSError):
                 return  # the store goes away when its host ends
-            # A wait on a GPU does not raise: what has stood still for longer than any time-out is ended here.
-            stood_s = time.monotonic() - self._moved_at_s
-            if self._is_waiting and not self._error and stood_s > self._timeout_s + 20:
-                sys.stderr.write(f"autopar: {self.explain('no progress')}\n")
-                sys.stderr.flush()
-                os._exit(DistributedError.exit_status)
+
+    def _end(self, reason: str, is_cause: bool) -> None:
+        """Ends the process from the thread of the heartbeats, whatever the main thread is doing."""
+        self._fail(reason, is_cause)
+        text = reason if not is_cause else f"rank {self._rank} stops in {self._action}: {reason}"
+        sys.stderr.write(f"autopar: {text}\n")
+        sys.stderr.flush()
+        os._exit(DistributedError.exit_status)
 
     def _post(self) -> None:
         report = {
+            "host": self._host,
             "pulse": self._pulse,
             "moves": self._moves,
             "action": self._action,
@@ -203,13 +261,13 @@ class Watchdog:
     def _fail(self, error: str, is_cause: bool) -> None:
         self._error, self._is_cause = error, is_cause
         with suppress(RuntimeError, OSError):
-            self._post()
+            self._ask_store(self._post)
 
     def _linger(self) -> None:
-        self._stay_until_read("explained", self._gone)
+        self._ask_store(lambda: self._stay_until_read("explained", self._gone))
 
     def _stay_until_read(self, what: str, gone: Collection[int]) -> None:
-        # The store lives in rank 0: it stays until the others have read why they stop.
+        # Where the store lives in rank 0, it stays until the others have read why they stop.
         with suppress(RuntimeError, OSError):
             self._store.set(f"{what}/read/{self._rank}", "")
             if self._rank == 0:
@@ -237,14 +295,17 @@ class Watchdog:
         self._gone = frozenset(report.rank for report in gone)
         causes = [report for report in now if report.is_cause]
         still = [report for report in silent if report not in gone]
+        names = _names(now)
         if causes:
-            return "; ".join(f"rank {x.rank} failed in {x.action}: {x.error}" for x in causes)
+            return "; ".join(f"{names[x.rank]} failed in {x.action}: {x.error}" for x in causes)
         if gone:
-            return "; ".join(f"rank {x.rank} is gone, its last action was {x.action}" for x in gone)
+            return "; ".join(
+                f"{names[x.rank]} is gone (no heartbeat), its last action was {x.action}" for x in gone
+            )
         if still:
-            return "; ".join(f"rank {x.rank} is alive but stands still in {x.action}" for x in still)
+            return "; ".join(f"{names[x.rank]} is alive but stands still in {x.action}" for x in still)
         last = min((report for report in now if report.rank != self._rank), key=lambda x: x.moves)
-        return f"every rank waits; the one that came least far is rank {last.rank}, in {last.action}"
+        return f"every rank waits; the one that came least far is {names[last.rank]}, in {last.action}"
 
 
 def is_communication_error(error: BaseException) -> bool:
@@ -255,22 +316,6 @@ def is_communication_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(word in text for word in _COMMUNICATION_WORDS)
 
 
-def open_store(rank: int, size: int, timeout_s: float) -> Store:
-    """A store of its own for the watchdog, kept by rank 0; a collective of the default process group."""
-    timeout = timedelta(seconds=timeout_s)
-    address: list[Any] = [None]
-    store: Store | None = None
-    if rank == 0:
-        host = os.environ.get("MASTER_ADDR") or socket.gethostname()
-        server = TCPStore("0.0.0.0", 0, None, True, timeout=timeout, wait_for_workers=False)
-        store, address[0] = server, (host, server.port)
-    dist.broadcast_object_list(address, src=0)
-    if store is None:
-        host, port = address[0]
-        store = TCPStore(host, port, None, False, timeout=timeout, wait_for_workers=False)
-    return store
-
-
 def _first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
     return text.splitlines()[0][:200]
@@ -279,3 +324,9 @@ def _first_line(error: BaseException) -> str:
 def _ranks(ranks: list[int]) -> str:
     shown = ", ".join(str(rank) for rank in ranks[:8]) + (", …" if len(ranks) > 8 else "")
     return f"rank {shown}" if len(ranks) == 1 else f"ranks {shown}"
+
+
+def _names(reports: list[Report]) -> list[str]:
+    """How to call each rank: with its machine where there are several."""
+    several = len({report.host for report in reports if report.host}) > 1
+    return [f"rank {x.rank} (on {x.host})" if several and x.host else f"rank {x.rank}" for x in reports]

@@ -124,4 +124,4 @@ def test_misuse_says_what_to_do(found, mistake, message):
 
 def test_ranks_with_different_plans_are_named(found):
     for message in check(found["differing"], 2):
-        assert message.startswith("DistributedError: plan or model of rank 1 differ from those of rank 0")
+        assert message.startswith("DistributedError: plan of rank 1 differ from those of rank 0")

@@ -1,11 +1,15 @@
 """A rank that dies, hangs or raises: the others stop in time and name it."""
 
+import json
 import threading
+import time
+from contextlib import contextmanager
 
 import pytest
 from torch.distributed import HashStore
 
 from autopar.errors import DistributedError
+from autopar.runtime.meeting import Meeting
 from autopar.runtime.watchdog import Watchdog, is_communication_error
 from tests.runtime.world import Case, run_cases
 
@@ -24,7 +28,7 @@ def survivors(how, options, num_ranks):
 
 def test_a_killed_rank_is_named():
     for result in survivors("kill", {"pipeline": 3}, 3)[:-1]:
-        assert "rank 2 is gone" in result["message"]
+        assert "rank 2 is gone (no heartbeat), its last action" in result["message"]
         assert "stopped waiting in step 1" in result["message"]
 
 
@@ -56,28 +60,103 @@ def test_a_failure_names_the_virtual_stage_and_the_action():
     assert "ZeroDivisionError: a mistake in the model" in message
 
 
+def meeting(store, rank, size=2):
+    return Meeting(rank, size, store, store, "this test")
+
+
+@contextmanager
+def watching(store, rank, size=2, timeout_s=TIMEOUT_S, **keywords):
+    watchdog = Watchdog(meeting(store, rank, size), timeout_s, **keywords)
+    try:
+        yield watchdog
+    finally:
+        watchdog.stop()
+
+
 def test_the_host_of_the_store_stays_until_every_rank_has_read_that_they_differ():
     store = HashStore()
     messages = {}
 
     def agree(rank, plan):
-        watchdog = Watchdog(store, rank, 2, TIMEOUT_S)
-        try:
-            with pytest.raises(DistributedError) as raised:
-                watchdog.agree("plan", plan, "plan")
-            messages[rank] = str(raised.value)
-        finally:
-            watchdog.stop()
+        with watching(store, rank) as watchdog, pytest.raises(DistributedError) as raised:
+            watchdog.agree("start", {"plan": plan, "model": "the same"})
+        messages[rank] = str(raised.value)
 
     host = threading.Thread(target=agree, args=(0, "one plan"))
     host.start()
-    store.set("plan/1", "another plan")  # rank 1 has come, and is slow to read
+    store.set("start/1", json.dumps({"plan": "another plan", "model": "the same"}))  # and is slow to read
     host.join(timeout=0.5)
     assert host.is_alive()
     agree(1, "another plan")
     host.join(timeout=TIMEOUT_S)
     assert set(messages) == {0, 1}
-    assert all("plan of rank 1 differ from those of rank 0" in text for text in messages.values())
+    assert all(
+        text.startswith("plan of rank 1 differ from those of rank 0; give") for text in messages.values()
+    )
+
+
+def test_what_differs_is_named():
+    store = HashStore()
+    for rank, seed in ((1, "7"), (2, "0")):
+        store.set(f"start/{rank}", json.dumps({"plan": "one", "model": f"model {rank}", "seed": seed}))
+    for rank in (1, 2):
+        store.set(f"start/read/{rank}", "")
+    with (
+        watching(store, 0, size=3) as watchdog,
+        pytest.raises(DistributedError, match="model and seed of ranks 1, 2 differ from those of rank 0"),
+    ):
+        watchdog.agree("start", {"plan": "one", "model": "model 0", "seed": "0"})
+
+
+def test_who_does_not_come_in_time_is_named():
+    store = HashStore()
+    store.set("start/1", json.dumps({"plan": "one"}))
+    store.set("start/read/1", "")
+    with (
+        watching(store, 0, size=4, timeout_s=0.1) as watchdog,
+        pytest.raises(DistributedError, match=r"ranks 2, 3 did not start within 100.0 ms"),
+    ):
+        watchdog.agree("start", {"plan": "one"})
+
+
+def test_who_comes_after_the_store_has_gone_is_told_why():
+    class Gone(HashStore):
+        def check(self, keys):
+            raise RuntimeError("Connection reset by peer")
+
+    with (
+        watching(Gone(), 1) as watchdog,
+        pytest.raises(DistributedError, match=r"rank 1 came to compare its plan .*rank 0 has ended, or has"),
+    ):
+        watchdog.agree("start", {"plan": "one"})
+
+
+def test_a_network_that_is_cut_ends_a_wait_all_the_same():
+    is_cut = threading.Event()
+
+    class Silent(HashStore):
+        def set(self, key, value):
+            if is_cut.is_set():
+                time.sleep(2)
+            super().set(key, value)
+
+    with watching(Silent(), 1, interval_s=0.05, least_grace_s=0.2) as watchdog:
+        began_s = time.monotonic()
+        silence = pytest.raises(DistributedError, match=r"at this test does not answer: its host or the net")
+        with silence, watchdog.guard("step 3"):
+            is_cut.set()
+            raise RuntimeError("[gloo] Timed out waiting 100ms for recv operation to complete")
+        assert time.monotonic() - began_s < 1.9
+
+
+def test_machines_are_named_where_there_are_several():
+    store = HashStore()
+    gone = {"host": "node-b", "pulse": 7, "moves": 3, "action": "step 1", "error": "", "is_cause": False}
+    store.set("heartbeat/1", json.dumps(gone))
+    with watching(store, 0, interval_s=0.02, least_grace_s=0.1) as watchdog:
+        assert r"rank 1 (on node-b) is gone (no heartbeat), its last action was step 1" in watchdog.explain(
+            "x"
+        )
 
 
 @pytest.mark.parametrize(
