@@ -80,7 +80,7 @@ def missing_decisions(plan: Plan) -> tuple[str, ...]:
         "tensor": bool(plan.tensor) or not is_sharded,
         "activations": bool(plan.activations) or not is_sharded,
         "zero": plan.zero is not None,
-        "recompute": bool(plan.recompute),
+        "recompute": bool(plan.recompute) and not any("|" in line.word for line in plan.recompute),
     }
     return tuple(key for key, present in given.items() if not present)
 

@@ -10,6 +10,7 @@ from autopar.planner.block_choices import operator_keys, parameter_names
 from autopar.planner.model_choices import ModelChoices
 from autopar.planner.plan_lines import (
     block_lines,
+    closed_lines,
     operator_lines,
     renamed_overrides,
     stage_names,
@@ -56,13 +57,22 @@ def compose_plan(settled: Plan, best: MeshSolution, choices: ModelChoices, clust
         activations=_unplaced(activations),
         operators=_unplaced(operators),
         zero=settled.zero if settled.zero is not None else zero,
-        recompute=_unplaced(block_lines(settled.recompute, recompute)),
-        shard_group=settled.shard_group or candidate.shard_group or None,
+        recompute=_unplaced(block_lines(closed_lines(settled.recompute, recompute), recompute)),
+        shard_group=_shard_group(settled, candidate),
+        stage_sizes=(),
+        bounds={},
         offload=settled.offload or ",".join(candidate.offload) or "none",
         path="",
         places={},
         sources={},
     )
+
+
+def _shard_group(settled: Plan, candidate: Candidate) -> int | None:
+    """The group where it is pinned, bounded, or not the whole data axis."""
+    if "shard_group" in settled.bounds:
+        return candidate.shard_group or candidate.data
+    return settled.shard_group or candidate.shard_group or None
 
 
 def _order(settled: Plan, candidate: Candidate) -> tuple[str, str, str] | None:

@@ -54,6 +54,8 @@ def outer_pins(settled: Plan) -> OuterPins:
         len(settled.stages) if settled.stages is not None else None,
         settled.shard_group,
         settled.offloaded if settled.offload is not None else None,
+        settled.bounds,
+        settled.stage_sizes,
     )
 
 

@@ -306,6 +306,6 @@ def _block_pins(block: Block, pins: Pins, tensor: int, *, last: bool) -> BlockPi
         {name: pins.placements[name] for name in names if name in pins.placements and tensor > 1},
         input_word,
         output_word,
-        (recompute,) if recompute is not None else _ALL_RECOMPUTE,
+        recompute if recompute is not None else _ALL_RECOMPUTE,
         pins.overrides(operator_keys(block)) if tensor > 1 and pins.operators else {},
     )

@@ -23,8 +23,8 @@ def no_candidate(
     ):
         if degree is not None and degree not in legal:
             return InfeasibleError(
-                f"mesh.{axis} {degree} is not possible: {_why(axis, degree, num_devices, num_blocks)}; "
-                f"legal degrees are {_list(legal)}",
+                f"mesh.{axis} {degree} is not possible{_at(settled, f'mesh.{axis}')}: "
+                f"{_why(axis, degree, num_devices, num_blocks)}; legal degrees are {_list(legal)}",
                 binding=f"mesh.{axis}",
             )
     given = {"pipeline": pins.num_stages or mesh.pipeline, "data": mesh.data, "tensor": mesh.tensor}
@@ -34,22 +34,33 @@ def no_candidate(
     if num_devices % product or (all(given.values()) and product != num_devices):
         text = " x ".join(f"{axis} {degree}" for axis, degree in given.items() if degree)
         return InfeasibleError(
-            f"mesh {text} cannot fill {num_devices} devices: the degrees must multiply to {num_devices}; "
-            "change or free one of them",
+            f"mesh {text} cannot fill {num_devices} devices{_at(settled, 'mesh')}: the degrees must multiply "
+            f"to {num_devices}; change or free one of them",
             binding="mesh",
         )
     if pins.micro_batch is not None:
         samples = settled.global_batch // (mesh.data or 1)
         return InfeasibleError(
-            f"batch.micro {pins.micro_batch} does not divide the samples of a data rank: batch.global is "
-            f"{settled.global_batch} and legal micro-batches are {_list(divisors(max(samples, 1)))}",
+            f"batch.micro {pins.micro_batch} does not divide the samples of a data rank"
+            f"{_at(settled, 'batch.micro')}: batch.global is {settled.global_batch} and legal "
+            f"micro-batches are {_list(divisors(max(samples, 1)))}",
             binding="batch.micro",
         )
     if isinstance(pins.zero, tuple):
         return InfeasibleError(
-            f"zero lists {len(pins.zero)} levels, one for each stage, but no mesh of {num_devices} devices "
-            "has that many stages; write one level for all",
+            f"zero lists {len(pins.zero)} levels{_at(settled, 'zero')}, one for each stage, but no mesh of "
+            f"{num_devices} devices has that many stages; write one level for all",
             binding="zero",
+        )
+    if settled.bounds or settled.stage_sizes:
+        bounds = dict(settled.bounds)
+        bounds |= {f"pipeline.blocks_per_stage.{size.stages}": size.bound for size in settled.stage_sizes}
+        told = [f"{key} {bound}{_at(settled, key)}" for key, bound in bounds.items()]
+        return InfeasibleError(
+            f"nothing is within all bounds: {', '.join(told)}; a mesh of {num_devices} devices has at most "
+            f"{num_blocks} stages (the model's blocks), tensor degrees {_list(tuple(degrees))}, and "
+            f"micro-batches that divide batch.global {settled.global_batch}: widen a bound",
+            binding=next(iter(bounds)),
         )
     return InfeasibleError(
         f"batch.global {settled.global_batch} does not divide over any mesh of {num_devices} devices with at "
@@ -57,6 +68,12 @@ def no_candidate(
         f"{num_devices}",
         binding="batch.global",
     )
+
+
+def _at(settled: Plan, key: str) -> str:
+    """Where a decision was fixed."""
+    where = settled.where(key)
+    return f" (at {where})" if where else ""
 
 
 def _up_to(num_blocks: int, num_devices: int) -> tuple[int, ...]:

@@ -25,13 +25,13 @@ class Pins:
     Attributes:
         placements: by canonical parameter name.
         words: output word by block index.
-        recompute: by block index.
+        recompute: the ways allowed, by block index.
         operators: lines of the ``operators`` section; they name inner operators.
     """
 
     placements: Mapping[str, Placement]
     words: Mapping[int, str]
-    recompute: Mapping[int, Recompute]
+    recompute: Mapping[int, tuple[Recompute, ...]]
     operators: tuple[PatternLine, ...]
 
     def overrides(self, operator_keys: tuple[str, ...]) -> dict[str, str]:
@@ -55,11 +55,12 @@ def resolve_pins(constraints: Plan, graph: ModelGraph, tensor: int) -> Pins:
         mesh=Mesh(constraints.mesh.pipeline, constraints.mesh.data, tensor),
         tensor=(*constraints.tensor, PatternLine("*", "replicate")),
         activations=(*constraints.activations, PatternLine("*", "replicate")),
-        recompute=(*constraints.recompute, PatternLine("*", Recompute.NONE)),
+        recompute=(*(_first_word(line) for line in constraints.recompute), PatternLine("*", Recompute.NONE)),
     )
     placements = resolve_placements(rest, graph)
     words = output_words(rest, graph)
-    recompute = recompute_words(rest, graph)
+    recompute_words(rest, graph)
+    lines = ((b.index, first_match(constraints.recompute, b.name)) for b in graph.blocks)
     return Pins(
         {
             name: placements[name]
@@ -67,9 +68,18 @@ def resolve_pins(constraints: Plan, graph: ModelGraph, tensor: int) -> Pins:
             if any(matches(x.pattern, n) for x in constraints.tensor for n in (name, *spec.aliases))
         },
         {b.index: words[b.index] for b in graph.blocks if first_match(constraints.activations, b.name)},
-        {b.index: recompute[b.index] for b in graph.blocks if first_match(constraints.recompute, b.name)},
+        {block: allowed_words(line) for block, line in lines if line is not None},
         constraints.operators,
     )
+
+
+def allowed_words(line: PatternLine) -> tuple[Recompute, ...]:
+    """The ways that a line of ``recompute`` leaves a choice between."""
+    return tuple(Recompute(word) for word in line.word.split(" | "))
+
+
+def _first_word(line: PatternLine) -> PatternLine:
+    return replace(line, word=line.word.split(" | ")[0])
 
 
 def pinned_first_blocks(constraints: Plan, graph: ModelGraph) -> tuple[int, ...] | None:

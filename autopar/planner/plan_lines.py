@@ -33,6 +33,21 @@ def block_lines(pinned: Sequence[PatternLine], words: Mapping[str, str]) -> tupl
     return (*pinned, *sorted(pattern_lines(free), key=lambda line: -line.pattern.count(".")))
 
 
+def closed_lines(pinned: Sequence[PatternLine], words: Mapping[str, str]) -> tuple[PatternLine, ...]:
+    """The lines with those that left a choice (``selective | full``) replaced by what was chosen."""
+    lines: list[PatternLine] = []
+    for line in pinned:
+        if "|" not in line.word:
+            lines.append(line)
+            continue
+        own = {name: word for name, word in words.items() if first_match(pinned, name) == line}
+        if len(set(own.values())) == 1:
+            lines.append(PatternLine(line.pattern, next(iter(own.values()))))
+        elif own:
+            lines += pattern_lines(own)
+    return tuple(lines)
+
+
 def _says(lines: Sequence[PatternLine], words: Mapping[str, str]) -> bool:
     found = {name: first_match(lines, name) for name in words}
     return all(line is not None and line.word == words[name] for name, line in found.items())

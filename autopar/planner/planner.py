@@ -125,6 +125,7 @@ class PlanningTask:
             settled.global_batch,
             request.memory_limit_bytes or request.cluster.device.memory_bytes,
             pinned_first_blocks(settled, choices.graph),
+            settled.stage_sizes,
         )
 
     def solve(
@@ -243,9 +244,15 @@ def settle(request: PlanRequest) -> tuple[Plan, tuple[str, ...]]:
 def _default_global_batch(constraints: Plan, num_devices: int) -> int:
     """32 samples a device, fewer where that makes more than 1,024; a multiple of what is pinned."""
     per_device = min(_SAMPLES_PER_DEVICE, max(1, _MOST_SAMPLES // num_devices))
-    unit = (constraints.micro_batch or 1) * (constraints.mesh.data or 1)
+    unit = (constraints.micro_batch or _least(constraints, "batch.micro")) * (
+        constraints.mesh.data or _least(constraints, "mesh.data")
+    )
     wanted = per_device * num_devices
     return wanted if wanted % unit == 0 else max(1, wanted // unit) * unit
+
+
+def _least(constraints: Plan, key: str) -> int:
+    return max(1, constraints.bounds[key].least) if key in constraints.bounds else 1
 
 
 def _checked_prediction(

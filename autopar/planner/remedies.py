@@ -85,7 +85,12 @@ class _Trial:
             return False
         assert settled.global_batch is not None
         firsts = pinned_first_blocks(settled, choices.graph)
-        job = replace(self._job, global_batch=settled.global_batch, first_blocks=firsts)
+        job = replace(
+            self._job,
+            global_batch=settled.global_batch,
+            first_blocks=firsts,
+            stage_sizes=settled.stage_sizes,
+        )
         return fits(choices, *legal, job) is not None
 
     def _legal(self, settled: Plan, choices: ModelChoices) -> tuple[tuple[Family, ...], Space] | None:
@@ -107,6 +112,10 @@ def _freed(settled: Plan) -> Iterator[tuple[str, Plan]]:
         yield "shard_group", replace(settled, shard_group=None)
     if settled.offload is not None:
         yield "offload", replace(settled, offload=None)
+    if settled.stage_sizes:
+        yield "pipeline.blocks_per_stage", replace(settled, stage_sizes=())
+    for key in settled.bounds:
+        yield key, replace(settled, bounds={k: bound for k, bound in settled.bounds.items() if k != key})
     pinned = [axis for axis in MESH_AXES if getattr(settled.mesh, axis) is not None]
     for axis in pinned:
         degrees = {name: getattr(settled.mesh, name) for name in pinned if name != axis}

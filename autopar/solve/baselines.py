@@ -160,5 +160,5 @@ def _solved(state: Search, candidate: Candidate, table: ChoiceTable) -> MeshSolu
     missing = least_state_bytes(state.choices.trainable_elements, candidate, state.job)
     if missing > state.job.memory_limit_bytes:
         return Shortfall(candidate, 0, missing - state.job.memory_limit_bytes)
-    job = replace(state.job, first_blocks=uniform_cut(table, candidate.pipeline))
+    job = replace(state.job, first_blocks=uniform_cut(table, candidate.pipeline), stage_sizes=())
     return best_of_tables((table,), candidate, job)

@@ -10,6 +10,7 @@ from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout, SharedParameter
 from autopar.cost.prediction import Prediction
 from autopar.hardware.cluster import Cluster
+from autopar.plan.bounds import Bound, StageSize, size_of_stage
 from autopar.plan.decisions import MESH_AXES, Precision, ScheduleName
 
 
@@ -20,6 +21,7 @@ class Job:
     Attributes:
         memory_limit_bytes: of a device.
         first_blocks: first block of every stage, if pinned.
+        stage_sizes: how many blocks stages may hold, where they are not.
     """
 
     cluster: Cluster
@@ -28,6 +30,17 @@ class Job:
     global_batch: int
     memory_limit_bytes: int
     first_blocks: tuple[int, ...] | None = None
+    stage_sizes: tuple[StageSize, ...] = ()
+
+    def sizes(self, num_stages: int) -> tuple[Bound, ...]:
+        """The bound on the blocks of every stage; empty: none."""
+        if not self.stage_sizes:
+            return ()
+        found = (size_of_stage(self.stage_sizes, stage, num_stages) for stage in range(num_stages))
+        return tuple(bound or _NOTHING for bound in found)
+
+
+_NOTHING = Bound(1, 0)
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -11,10 +11,11 @@ the axes, offload. What could only be as good as another is left out:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import product
 
+from autopar.plan.bounds import Bound, StageSize, stages_can_hold
 from autopar.plan.decisions import MESH_AXES, Mesh, ScheduleName
 from autopar.solve.candidate import Candidate, Family
 
@@ -36,7 +37,12 @@ OFFLOADS = (
 
 @dataclass(frozen=True, slots=True)
 class OuterPins:
-    """Outer decisions that are fixed; None where free."""
+    """Outer decisions that are fixed; None where free.
+
+    Attributes:
+        bounds: by dotted key of the plan, on decisions that are free.
+        stage_sizes: how many blocks stages may hold.
+    """
 
     mesh: Mesh
     micro_batch: int | None = None
@@ -46,6 +52,13 @@ class OuterPins:
     num_stages: int | None = None
     shard_group: int | None = None
     offload: tuple[str, ...] | None = None
+    bounds: Mapping[str, Bound] = field(default_factory=dict)
+    stage_sizes: tuple[StageSize, ...] = ()
+
+    def holds(self, key: str, number: int) -> bool:
+        """Whether a number is within the bound on its decision."""
+        bound = self.bounds.get(key)
+        return bound is None or bound.holds(number)
 
 
 def _everything(schedule: ScheduleName, virtual: int, zero: int, offload: tuple[str, ...]) -> bool:
@@ -92,14 +105,19 @@ def meshes(
                 continue
             if pins.mesh.data not in (None, data):
                 continue
+            degrees = {"pipeline": pipeline, "data": data, "tensor": tensor}
+            if not all(pins.holds(f"mesh.{axis}", degree) for axis, degree in degrees.items()):
+                continue
             yield Mesh(pipeline, data, tensor)
 
 
-def micro_batches(global_batch: int, data: int) -> tuple[int, ...]:
+def micro_batches(global_batch: int, data: int, bound: Bound | None = None) -> tuple[int, ...]:
     """Micro-batches worth trying: what divides a rank's samples; of many, those of the form 2^i, 3·2^i."""
     if global_batch % data:
         return ()
     found = divisors(global_batch // data)
+    if bound is not None:
+        found = tuple(size for size in found if bound.holds(size))
     if len(found) <= _FEW_DIVISORS:
         return found
     return tuple(size for size in found if _is_smooth(size) or size == found[-1])
@@ -110,7 +128,7 @@ def families(global_batch: int, legal_meshes: Iterable[Mesh], pins: OuterPins) -
     for mesh in legal_meshes:
         pipeline, data, tensor = mesh.pipeline, mesh.data, mesh.tensor
         assert pipeline and data and tensor
-        sizes = micro_batches(global_batch, data)
+        sizes = micro_batches(global_batch, data, pins.bounds.get("batch.micro"))
         if pins.micro_batch is not None:
             sizes = (pins.micro_batch,) if global_batch % (data * pins.micro_batch) == 0 else ()
         for micro_batch in sizes:
@@ -158,11 +176,14 @@ def schedules(family: Family, space: Space) -> Iterator[tuple[ScheduleName, int]
         unwanted = schedule is ScheduleName.GPIPE or (
             pipeline == 1 and schedule is not ScheduleName.ONE_F_ONE_B
         )
-        if pins.schedule is None and unwanted and pins.virtual in (None, 1):
+        simple = pins.virtual in (None, 1) and pins.holds("pipeline.virtual", 1)
+        if pins.schedule is None and unwanted and simple:
             continue
         for virtual in _virtual_stages(schedule, pins):
             stages = pipeline * virtual
-            if stages <= space.num_blocks and pins.num_stages in (None, stages):
+            if stages > space.num_blocks or pins.num_stages not in (None, stages):
+                continue
+            if stages_can_hold(pins.stage_sizes, stages, space.num_blocks):
                 yield schedule, virtual
 
 
@@ -184,6 +205,9 @@ def shard_groups(
     data, pinned = family.data, space.pins.shard_group
     if pinned is not None:
         return (0 if pinned == data else pinned,) if data % pinned == 0 else ()
+    if (bound := space.pins.bounds.get("shard_group")) is not None:
+        legal = [0 if size == data else size for size in divisors(data) if bound.holds(size)]
+        return tuple(legal if max(zero) else legal[-1:])
     if max(zero) == 0 or space.nodes == 1:
         return (0,)
     stride = 1
@@ -198,11 +222,16 @@ def shard_groups(
 
 
 def _virtual_stages(schedule: ScheduleName, pins: OuterPins) -> tuple[int, ...]:
+    legal: tuple[int, ...]
     if schedule is ScheduleName.INTERLEAVED:
         legal = _VIRTUAL_STAGES if pins.virtual is None else (pins.virtual,) if pins.virtual > 1 else ()
+        bound = pins.bounds.get("pipeline.virtual")
+        if bound is not None:
+            few = max(bound.least, 2)
+            legal = tuple(v for v in legal if bound.holds(v)) or ((few,) if bound.holds(few) else ())
     else:
         legal = (2,) if schedule is ScheduleName.ZBV else (1,)
-    return tuple(virtual for virtual in legal if pins.virtual in (None, virtual))
+    return tuple(v for v in legal if pins.virtual in (None, v) and pins.holds("pipeline.virtual", v))
 
 
 def _zero_levels(family: Family, virtual: int, pins: OuterPins) -> Iterator[tuple[int, ...]]:
@@ -213,7 +242,8 @@ def _zero_levels(family: Family, virtual: int, pins: OuterPins) -> Iterator[tupl
     elif pins.zero is not None:
         yield (pins.zero,) * num_stages
     else:
-        for level in _ZERO_LEVELS if family.data > 1 else (0,):
+        levels = [level for level in _ZERO_LEVELS if pins.holds("zero", level)]
+        for level in levels if family.data > 1 else levels[:1]:
             yield (level,) * num_stages
 
 

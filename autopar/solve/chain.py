@@ -155,7 +155,7 @@ class ChainSolver:
         by_flight: dict[tuple[tuple[int, int], int], NDArray[np.float64]] = {}
         for stage in sorted(range(last + 1), key=lambda s: -self._problem.in_flight[s]):
             group, flight = self._group(stage), self._problem.in_flight[stage]
-            pinned = self._problem.first_blocks is not None
+            pinned = self._problem.first_blocks is not None or bool(self._problem.sizes)
             costs = None if pinned else loose.get(group, by_flight.get((group, flight)))
             if costs is None:
                 costs = by_flight[group, flight] = self._stage_costs(stage)
@@ -227,7 +227,7 @@ class ChainSolver:
                 composition = segments.extend(composition, block)
                 if segments.quickest_s(composition) > self._width_s:
                     break
-                if only_end in (0, block + 1):
+                if only_end in (0, block + 1) and self._problem.may_hold(stage, block + 1 - start):
                     found[start, block] = composition
         longest = max((block - start + 1 for start, block in found), default=1)
         costs = np.full((self._size, longest, len(self._words), len(self._words)), np.inf)

@@ -129,6 +129,7 @@ def build_problem(
         first_blocks=job.first_blocks,
         limits=tuple(limit - margin_bytes for limit in limits),
         extra_s=_extra_s(candidate, floors),
+        sizes=job.sizes(candidate.num_stages),
     )
 
 

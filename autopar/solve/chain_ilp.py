@@ -23,6 +23,7 @@ from typing import Any
 
 from ortools.linear_solver import pywraplp
 
+from autopar.plan.bounds import Bound
 from autopar.solve.chain_problem import ChainProblem, ChainSolution, evaluate_chain, objective_s, stage_ranges
 
 
@@ -57,7 +58,11 @@ class _ChainModel:
         for before, after in pairwise(numbers):
             self._solver.Add(before <= after)
         for stage in self._stages:
-            self._solver.Add(self._solver.Sum([self._held[i][stage] for i in self._blocks]) >= 1)
+            size = self._solver.Sum([self._held[i][stage] for i in self._blocks])
+            bound = self._problem.sizes[stage] if self._problem.sizes else Bound(1)
+            self._solver.Add(size >= bound.least)
+            if bound.most is not None:
+                self._solver.Add(size <= bound.most)
         if self._problem.first_blocks is not None:
             for stage, blocks in enumerate(stage_ranges(self._problem, self._problem.first_blocks)):
                 for block in blocks:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from autopar.plan.bounds import Bound
+
 
 @dataclass(frozen=True, slots=True)
 class Option:
@@ -88,6 +90,7 @@ class ChainProblem:
         extra_s: seconds that the segment of stage (first argument) from a block up to and without another
             takes beside its options'; None: nothing.
         first_blocks: first block of every stage, if pinned.
+        sizes: bound on the blocks of every stage; empty: none.
         first_word: placement in which the first block is fed.
         last_word: placement of the last block's output.
     """
@@ -106,11 +109,16 @@ class ChainProblem:
     last_word: str = "replicate"
     limits: tuple[int, ...] = ()
     extra_s: Callable[[int, int, int], float] | None = None
+    sizes: tuple[Bound, ...] = ()
 
     @property
     def num_stages(self) -> int:
         """Pipeline stages."""
         return len(self.in_flight)
+
+    def may_hold(self, stage: int, num_blocks: int) -> bool:
+        """Whether a stage may hold so many blocks."""
+        return not self.sizes or self.sizes[stage].holds(num_blocks)
 
     def limit(self, stage: int) -> int:
         """Memory of a stage."""

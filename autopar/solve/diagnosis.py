@@ -191,12 +191,14 @@ def _grown(
     least: Candidate, tensor: int, num_devices: int, num_blocks: int, pins: OuterPins, job: Job
 ) -> Iterator[Candidate]:
     """Settings for more devices: every pipeline, the rest on the data axis, at the highest ZeRO level."""
-    level = max(least.zero) if pins.zero is not None else 3
+    level = max(least.zero) if pins.zero is not None or "zero" in pins.bounds else 3
     for pipeline in divisors(num_devices // tensor) if num_devices % tensor == 0 else ():
         data = num_devices // (pipeline * tensor)
         if pipeline * least.virtual > num_blocks or job.global_batch % (data * least.micro_batch):
             continue
         if pins.mesh.pipeline not in (None, pipeline) or pins.mesh.data not in (None, data):
+            continue
+        if not (pins.holds("mesh.pipeline", pipeline) and pins.holds("mesh.data", data)):
             continue
         yield replace(
             least,

@@ -69,6 +69,7 @@ class Exhaust:
         ]
         least_sent = min((c.output_bytes for kind in table.kinds for c in kind), default=0)
         self._least_message_s = send_s(least_sent)
+        self._sizes = job.sizes(candidate.num_stages)
         self._play_work = 2 * candidate.num_micro_batches * candidate.num_stages
         self._best_s = float("inf")
         self._found: tuple[Layout, tuple[int, ...], Prediction] | None = None
@@ -108,6 +109,8 @@ class Exhaust:
         num_stages = self._candidate.num_stages
         pinned = self._job.first_blocks
         if stage == num_stages:
+            if not self._may_hold(stage - 1, size - before[-1]):
+                return
             if self._pays(stage - 1, before[-1], size, loads) is not None:
                 yield before
             return
@@ -116,6 +119,8 @@ class Exhaust:
             return
         for first in range(before[-1] + 1, size - (num_stages - stage) + 1):
             if pinned is not None and first != pinned[stage]:
+                continue
+            if not self._may_hold(stage - 1, first - before[-1]):
                 continue
             self._work += _NODE_WORK
             if self._is_spent:
@@ -126,6 +131,9 @@ class Exhaust:
                 yield from self._cuts((*before, first), paid)
             elif self._is_too_long(stage - 1, before[-1], first):
                 break
+
+    def _may_hold(self, stage: int, num_blocks: int) -> bool:
+        return not self._sizes or self._sizes[stage].holds(num_blocks)
 
     def _pays(self, stage: int, first: int, end: int, loads: list[float]) -> list[float] | None:
         """Loads of the ranks with one stage more; None where its rank alone is too slow."""

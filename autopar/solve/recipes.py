@@ -16,6 +16,7 @@ from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout
 from autopar.cost.prediction import Prediction
 from autopar.cost.step import predict
+from autopar.plan.bounds import Bound
 from autopar.plan.decisions import Recompute
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
 from autopar.solve.chain_build import chosen_stages, layout_of
@@ -121,7 +122,9 @@ class Recipes:
         if first_blocks is None:
             key = (index, number, candidate.num_stages)
             if key not in self._cuts:
-                self._cuts[key] = even_cut(recipe.seconds, candidate.num_stages)
+                self._cuts[key] = even_cut(
+                    recipe.seconds, candidate.num_stages, job.sizes(candidate.num_stages)
+                )
             first_blocks = self._cuts[key]
         table = self.tables[index]
         layout = layout_of(candidate, job, table, chosen_stages(table, first_blocks, recipe.options))
@@ -129,8 +132,13 @@ class Recipes:
         return Tried(candidate, layout, prediction, index)
 
 
-def even_cut(seconds: Sequence[float], num_stages: int) -> tuple[int, ...]:
-    """First blocks of stages whose times are about even, none of them empty."""
+def even_cut(seconds: Sequence[float], num_stages: int, sizes: Sequence[Bound] = ()) -> tuple[int, ...]:
+    """First blocks of stages whose times are about even, none of them empty.
+
+    Args:
+        sizes: of every stage, between what it may hold; empty: anything.
+    """
+    sizes = sizes or (Bound(1),) * num_stages
     sums = list(accumulate(seconds, initial=0.0))
     size, firsts = len(seconds), [0]
     for stage in range(1, num_stages):
@@ -138,7 +146,11 @@ def even_cut(seconds: Sequence[float], num_stages: int) -> tuple[int, ...]:
         at = bisect_left(sums, wanted)
         if at > 0 and wanted - sums[at - 1] < sums[min(at, size)] - wanted:
             at -= 1
-        firsts.append(min(max(at, firsts[-1] + 1), size - (num_stages - stage)))
+        own, after = sizes[stage - 1], sizes[stage:]
+        most = firsts[-1] + (size if own.most is None else own.most)
+        most_after = sum(size if bound.most is None else bound.most for bound in after)
+        low = max(firsts[-1] + own.least, size - most_after)
+        firsts.append(max(low, min(at, most, size - sum(bound.least for bound in after))))
     return tuple(firsts)
 
 
