@@ -15,11 +15,9 @@ from autopar.capture.model_graph import Block, ModelGraph
 from autopar.cost.blocks import Readings, model_flops
 from autopar.cost.choice import BlockChoice
 from autopar.hardware.cluster import Cluster
+from autopar.hardware.topology import Spread
 from autopar.plan.decisions import Plan, Precision, Recompute
 from autopar.planner.block_choices import (
-    NUM_PRICES,
-    BlockPins,
-    TableSolver,
     Workbench,
     operator_keys,
     parameter_names,
@@ -28,7 +26,9 @@ from autopar.planner.block_choices import (
     whole_seconds,
 )
 from autopar.planner.pins import Pins, resolve_pins
+from autopar.planner.realise import Realiser
 from autopar.planner.several_blocks import carried_bytes, shared_parameters, tied_parameters
+from autopar.planner.table_solver import NUM_PRICES, BlockPins, TableSolver
 from autopar.planner.tabulate import operator_table
 from autopar.planner.word_chains import pairs_worth_costing
 from autopar.sharding.placement import REPLICATE, Placement
@@ -59,6 +59,7 @@ class _Setting:
     kinds: list[_Kind]
     kind_of_block: tuple[int, ...]
     solvers: dict[int, TableSolver] = field(default_factory=dict)
+    realisers: dict[int, Realiser] = field(default_factory=dict)
     choices: dict[object, tuple[BlockChoice, ...]] = field(default_factory=dict)
     choice_tables: tuple[ChoiceTable, ...] | None = None
     floor_s: float | None = None
@@ -72,7 +73,7 @@ class ModelChoices:
         self._cluster = cluster
         self._precision = precision
         self._constraints = constraints
-        self._settings: dict[tuple[int, int, int], _Setting] = {}
+        self._settings: dict[tuple[int, int, Spread], _Setting] = {}
         self._uses: dict[int, Mapping[str, tuple[Use, ...]]] = {}
         self._pins: dict[int, Pins] = {}
         self._probe: ModelGraph | None = None
@@ -165,8 +166,8 @@ class ModelChoices:
         return self._solver(setting, kind).floor_s(setting.kinds[kind].pins)
 
     def _setting(self, tensor: int, micro_batch: int, stride: int = 1) -> _Setting:
-        stride = stride if tensor > 1 else 1
-        key = (tensor, micro_batch, stride)
+        # Ranks that lie over the nodes alike send as quickly, however far apart they are.
+        key = (tensor, micro_batch, self._cluster.spread(tensor, stride))
         if key not in self._settings:
             graph = self._capture.at(micro_batch)
             self._uses.setdefault(micro_batch, parameter_uses(graph))
@@ -212,8 +213,15 @@ class ModelChoices:
                 setting.stride,
                 facts,
             )
-            setting.solvers[kind] = TableSolver(table, self._cluster, facts)
+            setting.solvers[kind] = TableSolver(table, self._cluster)
         return setting.solvers[kind]
+
+    def _realiser(self, setting: _Setting, kind: int) -> Realiser:
+        if kind not in setting.realisers:
+            block, table = setting.kinds[kind].block, self._solver(setting, kind).table
+            facts = self.readings.facts_of(block).block
+            setting.realisers[kind] = Realiser(setting.graph, block, setting.degree, table, facts)
+        return setting.realisers[kind]
 
     def _choice_table(self, setting: _Setting, tied: Mapping[str, Placement]) -> ChoiceTable:
         return ChoiceTable(
@@ -241,9 +249,9 @@ class ModelChoices:
             if setting.degree == 1:
                 setting.choices[key] = whole_choices(setting.graph, block, pins.recompute, bench)
             else:
-                solver = self._solver(setting, kind)
+                solver, realiser = self._solver(setting, kind), self._realiser(setting, kind)
                 setting.choices[key] = sharded_choices(
-                    setting.graph, block, solver, setting.degree, pairs, pins, bench
+                    setting.graph, block, solver, realiser, pairs, pins, bench
                 )
         return setting.choices[key]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from autopar.sharding.placement import Placement, parse_placement
+from autopar.sharding.placement import Placement
 from autopar.sharding.propagation import BlockSharding
 from autopar.sharding.rule import Rule
 from autopar.solve.operator_problem import OperatorProblem
@@ -48,55 +48,68 @@ class OperatorTable:
 
     def allowed(
         self,
-        input_word: str | None = None,
-        output_word: str | None = None,
+        input_word: int | None = None,
+        output_word: int | None = None,
         parameters: Mapping[str, Placement] | None = None,
     ) -> dict[int, tuple[int, ...]]:
         """Strategies that are left when words and parameter placements are fixed, where given.
 
         A placement of a parameter that every operator would have to gather is left only where it is fixed:
         sharding for the sake of memory alone is the data axis's business (ZeRO).
+
+        Args:
+            input_word: index of the word.
+            output_word: likewise.
+            parameters: placement by canonical name.
         """
         found = {self.parameters[name][0]: strategies for name, strategies in self.used.items()}
         if input_word is not None:
-            found |= dict.fromkeys(self.inputs, (self.input_words.index(input_word),))
+            found |= dict.fromkeys(self.inputs, (input_word,))
         if output_word is not None:
-            found[len(self.names) - 1] = (self.output_words.index(output_word),)
+            found[len(self.names) - 1] = (output_word,)
         for name, placement in (parameters or {}).items():
             if name in self.parameters:
                 index, placements = self.parameters[name]
                 found[index] = tuple(i for i, p in enumerate(placements) if p == placement)
         return found
 
-    def placements(self, chosen: Sequence[str]) -> dict[str, Placement]:
-        """Placements of parameters and running statistics, from the output placement of every node."""
-        found: dict[str, Placement] = {}
-        for name, (index, _) in self.parameters.items():
-            placement = parse_placement(chosen[index])
-            assert placement is not None
-            found[name] = placement
+    def word_indices(self, words: tuple[str, str]) -> tuple[int, int]:
+        """Input and output word as strategies; one that shards nothing here is ``replicate``, the first."""
+        source, target = words
+        return (
+            self.input_words.index(source) if source in self.input_words else 0,
+            self.output_words.index(target) if target in self.output_words else 0,
+        )
+
+    def placements(self, chosen: Sequence[int]) -> dict[str, Placement]:
+        """Placements of parameters and running statistics, from the strategy of every node."""
+        found = {name: placements[chosen[index]] for name, (index, placements) in self.parameters.items()}
         return found | {buffer: found[weight] for buffer, weight in self.statistics.items()}
 
 
 def strategies_of(
-    table: OperatorTable, sharding: BlockSharding, allowed: Mapping[int, Sequence[int]]
+    table: OperatorTable, sharding: BlockSharding, input_word: int, output_word: int
 ) -> list[int] | None:
     """The strategy per node that a sharding stands for; None if it has none.
 
     Args:
-        allowed: decides the nodes that a sharding does not: words of the boundaries.
+        input_word: index of the word, which says what the sharding does not.
+        output_word: likewise.
     """
+    boundary = dict.fromkeys(table.inputs, input_word) | {len(table.names) - 1: output_word}
     found = []
     for index, node in enumerate(table.problem.nodes):
         name = table.names[index]
         if index in table.rules:
-            texts, text = [str(rule) for rule in table.rules[index]], str(sharding.rules[name])
-        elif index in allowed or node.operands or len(node.strategies) == 1:
-            found.append(allowed[index][0] if index in allowed else 0)
-            continue
+            rules, rule = table.rules[index], sharding.rules[name]
+            if rule not in rules:
+                return None
+            found.append(rules.index(rule))
+        elif index in boundary or len(node.strategies) == 1:
+            found.append(boundary.get(index, 0))
         else:
             texts, text = [s.output for s in node.strategies], str(sharding.placement_of(name))
-        if text not in texts:
-            return None
-        found.append(texts.index(text))
+            if text not in texts:
+                return None
+            found.append(texts.index(text))
     return found

@@ -107,6 +107,23 @@ class OperatorProblem:
     equal: tuple[tuple[int, ...], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class OperatorSolution:
+    """The optimum of a block.
+
+    Attributes:
+        strategies: chosen strategy of each node.
+        objective_s: what the solver minimised: time with bytes at their price.
+        bound_s: proven lower bound of the objective.
+        branched: whether the LP was fractional and a branch and bound was needed.
+    """
+
+    strategies: tuple[int, ...]
+    objective_s: float
+    bound_s: float
+    branched: bool
+
+
 def assignment_cost(problem: OperatorProblem, chosen: Sequence[int]) -> Cost | None:
     """Cost of a strategy per node: operators, and each conversion once; None if a conversion is impossible.
 

@@ -22,37 +22,24 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from ortools.linear_solver import pywraplp
 
-from autopar.solve.operator_problem import Cost, Demand, OperatorProblem, Price, assignment_cost
+from autopar.solve.operator_problem import (
+    Cost,
+    Demand,
+    OperatorProblem,
+    OperatorSolution,
+    Price,
+    assignment_cost,
+)
 
 _INTEGRAL = 1e-6
 _NOTHING = Cost()
 
 Allowed = Mapping[int, Sequence[int]]
 """Strategies by node index, for the nodes that may not take all of theirs."""
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorSolution:
-    """The optimum of a block.
-
-    Attributes:
-        strategies: chosen strategy of each node.
-        cost: recomputed from the chosen strategies.
-        objective_s: what the solver minimised: time with bytes at their price.
-        bound_s: proven lower bound of the objective.
-        branched: whether the LP was fractional and a branch and bound was needed.
-    """
-
-    strategies: tuple[int, ...]
-    cost: Cost
-    objective_s: float
-    bound_s: float
-    branched: bool
 
 
 class OperatorSolver:
@@ -91,7 +78,7 @@ class OperatorSolver:
             assert cost is not None
         assert chosen is not None
         objective_s = cost.priced_s(price)
-        return OperatorSolution(chosen, cost, objective_s, min(bound_s, objective_s), branched)
+        return OperatorSolution(chosen, objective_s, min(bound_s, objective_s), branched)
 
 
 class _OperatorModel:

@@ -1,0 +1,128 @@
+"""The optimum of a block's table for every boundary and price of memory, with what the constraints fix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from autopar.hardware.cluster import Cluster
+from autopar.plan.decisions import Recompute
+from autopar.planner.operator_table import OperatorTable
+from autopar.sharding.placement import Placement
+from autopar.solve.elimination import Elimination, Optima
+from autopar.solve.operator_problem import OperatorSolution, Price, assignment_cost
+from autopar.solve.operators import OperatorSolver
+
+# A byte saved is priced against the forward time that recomputing it would take: a third of the block's time.
+# A byte held is priced at its update, and at several times that: few micro-batches may share the update,
+# and gradients may have to cross a slow network.
+_PRICES = ((0.0, 1.0), (0.0, 2.5), (0.0, 6.0), (0.3, 1.0), (3.0, 1.0))
+NUM_PRICES = len(_PRICES)
+"""Prices of memory under which every block is solved."""
+# A byte held competes with the saved bytes of some micro-batches in flight.
+_HELD_PER_SAVED = 0.25
+# The update moves about 5 bytes per byte held once a step; this many micro-batches share it.
+_UPDATE_TRAFFIC, _MICRO_BATCHES_PER_STEP = 5, 8
+
+Words = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPins:
+    """What the constraints fix in one block.
+
+    Attributes:
+        placements: of parameters, by canonical name.
+        input_word: None where free.
+        output_word: likewise.
+        recompute: the allowed ones.
+        overrides: rule text by operator key.
+    """
+
+    placements: Mapping[str, Placement]
+    input_word: str | None
+    output_word: str | None
+    recompute: tuple[Recompute, ...]
+    overrides: Mapping[str, str]
+
+
+class TableSolver:
+    """The table of one block, with its solutions so far."""
+
+    def __init__(self, table: OperatorTable, cluster: Cluster) -> None:
+        self.table = table
+        self._elimination = Elimination(table.problem)
+        self._programme = OperatorSolver(table.problem)
+        self._rate = cluster.device.effective_memory_bytes_per_s
+        self._optima: dict[object, Optima | None] = {}
+        self._programmes: dict[object, OperatorSolution | None] = {}
+        self._recompute_s_per_byte: float | None = None
+
+    def floor_s(self, pins: BlockPins) -> float:
+        """Least seconds of the block over all boundaries, unless pinned."""
+        (solution,) = self._solve((pins.input_word, pins.output_word), pins, (Price(),))
+        return max(0.0, solution.bound_s - self.table.copies_s) if solution is not None else float("inf")
+
+    def word_pairs(self, pins: BlockPins) -> tuple[Words, ...]:
+        """Input and output words that the pins leave."""
+        return tuple(
+            (source, target)
+            for source in ([pins.input_word] if pins.input_word else self.table.input_words)
+            for target in ([pins.output_word] if pins.output_word else self.table.output_words)
+        )
+
+    def solutions(self, words: Words, pins: BlockPins) -> list[tuple[Price, OperatorSolution]]:
+        """The optimum for each price of memory; none where nothing goes together."""
+        prices = self.prices(pins)
+        found = zip(prices, self._solve(words, pins, prices), strict=True)
+        return [(price, solution) for price, solution in found if solution is not None]
+
+    def prices(self, pins: BlockPins) -> tuple[Price, ...]:
+        """The same for all words, so that they compare."""
+        update_s_per_byte = _UPDATE_TRAFFIC / self._rate / _MICRO_BATCHES_PER_STEP
+        if self._recompute_s_per_byte is None:
+            (quickest,) = self._solve((None, None), pins, (Price(0.0, update_s_per_byte),))
+            self._recompute_s_per_byte = 0.0
+            if quickest is not None:
+                cost = assignment_cost(self.table.problem, quickest.strategies)
+                assert cost is not None
+                self._recompute_s_per_byte = cost.seconds / 3 / max(cost.saved_bytes, 1.0)
+        return tuple(
+            Price(
+                saved * self._recompute_s_per_byte,
+                held * update_s_per_byte + saved * self._recompute_s_per_byte * _HELD_PER_SAVED,
+            )
+            for saved, held in _PRICES
+        )
+
+    def _indices(self, words: tuple[str | None, str | None]) -> tuple[int | None, int | None]:
+        """Words as strategies, where they are not free."""
+        source, target = self.table.word_indices((words[0] or "replicate", words[1] or "replicate"))
+        return (None if words[0] is None else source), (None if words[1] is None else target)
+
+    def _solve(
+        self, words: tuple[str | None, str | None], pins: BlockPins, prices: tuple[Price, ...]
+    ) -> tuple[OperatorSolution | None, ...]:
+        """The optimum for each price; over all words where they are free."""
+        free = self.table.allowed(parameters=pins.placements)
+        if not all(free.values()):
+            return (None,) * len(prices)  # a pinned placement that this degree does not have
+        key = (prices, tuple(sorted(free.items())))
+        inputs, last = self.table.inputs, (len(self.table.names) - 1,)
+        if key not in self._optima:
+            self._optima[key] = self._elimination.optima(prices, free, (inputs, last) if inputs else (last,))
+        optima, fixed = self._optima[key], self._indices(words)
+        if optima is None:
+            return tuple(self._programmed(fixed, pins, price) for price in prices)
+        at = fixed if inputs else fixed[1:]
+        return tuple(optima.best((index, *at)) for index in range(len(prices)))
+
+    def _programmed(
+        self, words: tuple[int | None, int | None], pins: BlockPins, price: Price
+    ) -> OperatorSolution | None:
+        """The optimum by linear programming, for graphs that are too wide to be eliminated."""
+        allowed = self.table.allowed(*words, pins.placements)
+        key = (price, tuple(sorted(allowed.items())))
+        if key not in self._programmes:
+            self._programmes[key] = self._programme.solve(price, allowed)
+        return self._programmes[key]
