@@ -20,7 +20,7 @@ from autopar import __version__
 from autopar.cli.outcome import Outcome, tell
 from autopar.errors import AutoparError, UsageError, closest_match
 
-VERBS = ("plan", "check", "verify", "profile", "devices")
+VERBS = ("plan", "check", "explain", "verify", "profile", "devices")
 
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130

@@ -17,7 +17,7 @@ from autopar.cost.prediction import Prediction
 from autopar.cost.step import predict
 from autopar.errors import InfeasibleError
 from autopar.hardware.cluster import Cluster
-from autopar.lower.resolve import ResolvedPlan, missing_decisions, resolve
+from autopar.lower.resolve import ResolvedPlan, check_complete, resolve
 from autopar.plan.decisions import MESH_AXES, Plan, Precision, ScheduleName
 from autopar.planner.several_blocks import carried_bytes, shared_parameters
 from autopar.units import format_bytes
@@ -65,13 +65,7 @@ def check_plan(
         PlanError: the plan is incomplete, or wrong for the model or the cluster.
         CaptureError: the model cannot be captured.
     """
-    missing = missing_decisions(plan)
-    if missing:
-        raise plan.error(
-            missing[0],
-            f"the plan leaves {', '.join(missing)} to the solver; complete it with "
-            f"`autopar plan MODEL --with {plan.path or 'FILE'} -o FILE`",
-        )
+    check_complete(plan)
     assert plan.precision is not None and plan.micro_batch is not None
     captured = captured or capture(source, DTYPES[plan.precision])
     assert captured.dtype == DTYPES[plan.precision]

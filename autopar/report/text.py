@@ -153,7 +153,7 @@ def _unusual(plan: Plan) -> str:
 def stage_table(plan: Plan, prediction: Prediction) -> Table:
     """One row a rank of the pipeline: the blocks of its stages, where a step's time goes, and its memory
     against the limit."""
-    table = _table("stage", "blocks", ">compute", ">comm", ">idle", ">memory", "of the limit")
+    table = plain_table("stage", "blocks", ">compute", ">comm", ">idle", ">memory", "of the limit")
     for index, stage in enumerate(prediction.stages):
         table.add_row(
             str(index),
@@ -179,7 +179,7 @@ def memory_table(stages: Sequence[StagePrediction]) -> Table:
     name, size = ("GiB", GiB) if unit >= GiB else ("MiB", MiB)
     is_offloaded = any(stage.memory.host_bytes for stage in stages)
     host = [">on the host"] if is_offloaded else []
-    table = _table("stage", *(f">{purpose}" for purpose in MEMORY_PURPOSES), f">total {name}", *host)
+    table = plain_table("stage", *(f">{purpose}" for purpose in MEMORY_PURPOSES), f">total {name}", *host)
     for index, stage in enumerate(stages):
         sizes = [memory_of(stage.memory, purpose) for purpose in MEMORY_PURPOSES]
         sizes.append(stage.memory.total_bytes)
@@ -191,7 +191,7 @@ def memory_table(stages: Sequence[StagePrediction]) -> Table:
 
 def alternatives_table(alternatives: Iterable[NotChosen]) -> Table:
     """One row a plan that was not chosen, with the reason."""
-    table = _table(
+    table = plain_table(
         "pipeline x data x tensor", ">micro", ">zero", "schedule", ">step time", ">peak memory", "why not"
     )
     for other in alternatives:
@@ -209,7 +209,7 @@ def alternatives_table(alternatives: Iterable[NotChosen]) -> Table:
 
 def baselines_table(baselines: Iterable[Baseline]) -> Table:
     """One row a plan that people would write by hand, with what it loses or why it does not fit."""
-    table = _table(
+    table = plain_table(
         "baseline",
         "pipeline x data x tensor",
         ">micro",
@@ -242,7 +242,8 @@ def memory_bar(stage: StagePrediction, limit_bytes: int) -> Text:
     return Text("█" * cells + "░" * (_BAR_CELLS - cells) + f" {share:>4.0%}", style=style)
 
 
-def _table(*headers: str) -> Table:
+def plain_table(*headers: str) -> Table:
+    """A table without a frame; a header that begins with ``>`` puts its column to the right."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
     for header in headers:
         right = header.startswith(">")

@@ -1,0 +1,56 @@
+"""The plan that a command line names, on the devices and with the changes that its flags ask for."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from autopar.cli.devices_choice import choose_cluster, is_replanned, memory_limit_bytes, reference_to
+from autopar.cli.files import existing_file
+from autopar.cli.outcome import tell
+from autopar.cli.source import load_source_of
+from autopar.hardware.cluster import Cluster
+from autopar.plan.decisions import Plan
+from autopar.plan.merge import override
+from autopar.plan.pins import parse_sets
+from autopar.plan.read import read_plan
+
+if TYPE_CHECKING:
+    from autopar.capture.target import ModelSource
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A plan with everything that it is costed with.
+
+    Attributes:
+        memory_limit_bytes: of a device; None: all that it has.
+    """
+
+    plan: Plan
+    cluster: Cluster
+    memory_limit_bytes: int | None
+    source: ModelSource
+
+
+def given_plan(args: argparse.Namespace, path: str, what: str = "PLAN") -> Given:
+    """Reads a plan file, and applies ``--set`` and the flags of devices; says on stderr what that changes.
+
+    Raises:
+        UsageError: there is no such file, or a flag is wrong.
+        PlanError: the file is wrong, or its model is not there.
+    """
+    plan = read_plan(existing_file(path, what))
+    pins = parse_sets(args.sets)
+    limit_bytes = memory_limit_bytes(args, plan)
+    cluster, choice = choose_cluster(args, plan)
+    if choice and not args.quiet:
+        tell(choice)
+    if plan.cluster is not None and is_replanned(cluster, plan.cluster) and not args.quiet:
+        tell(
+            f"warning: the plan was made for {plan.cluster.num_devices} x {plan.cluster.device}; "
+            f"costed for {cluster.num_devices} x {cluster.device.name}"
+        )
+    plan = override(replace(plan, cluster=reference_to(cluster, limit_bytes)), pins)
+    return Given(plan, cluster, limit_bytes, load_source_of(plan))
