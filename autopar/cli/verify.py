@@ -61,6 +61,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--timeout", type=seconds, default=600.0, metavar="S", help="seconds for all of it (default: 600)"
     )
+    group.add_argument(
+        "--as-planned",
+        action="store_true",
+        help="compute in the plan's precision rather than in float64; what its rounding explains is allowed",
+    )
     add_model_flags(parser)
     add_device_flags(parser)
     add_decision_flags(parser)
@@ -89,10 +94,17 @@ def execute(args: argparse.Namespace) -> Outcome:
     if not args.quiet:
         tell(
             f"verifying pipeline {mesh.pipeline} x data {mesh.data} x tensor {mesh.tensor} "
-            f"on processes of this machine, {args.steps} steps in float64"
+            f"on processes of this machine, {args.steps} steps in "
+            f"{plan.precision if args.as_planned else 'float64'}"
         )
     report = run_verify(
-        plan, source, num_steps=args.steps, tolerance=args.tolerance, timeout_s=args.timeout, seed=args.seed
+        plan,
+        source,
+        num_steps=args.steps,
+        tolerance=args.tolerance,
+        timeout_s=args.timeout,
+        seed=args.seed,
+        as_planned=args.as_planned,
     )
     if not args.quiet:
         for note in report.notes:

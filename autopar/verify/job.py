@@ -71,14 +71,14 @@ class Failure:
 
 
 def prepare(job: Job) -> tuple[Plan, ModelSource, ModelGraph, tuple[str, ...]]:
-    """Captures the model as it will be compared: in float64, without dropout, with few micro-batches."""
+    """Captures the model as it will be compared: in one dtype, without dropout, with few micro-batches."""
     plan, notes = job.plan, []
     data, micro_batch = plan.mesh.data or 1, plan.micro_batch or 1
     if plan.num_micro_batches > job.max_micro_batches:
         plan = replace(plan, global_batch=job.max_micro_batches * data * micro_batch)
         notes.append(f"{job.max_micro_batches} micro-batches a step instead of {job.plan.num_micro_batches}")
     source = load_target(job.target, job.args)
-    graph, had_dropout = without_dropout(capture(source, torch.float64).at(micro_batch))
+    graph, had_dropout = without_dropout(capture(source, job.options.dtype).at(micro_batch))
     resolve(plan, graph)  # a mistake in the plan is found once, not on every rank
     if had_dropout:
         notes.append("dropout switched off on both sides")

@@ -19,8 +19,10 @@ from autopar.runtime.parallel import ParallelModel, start
 from autopar.verify.compare import Comparison
 from autopar.verify.reference import Reference
 from autopar.verify.report import VerifyReport
+from autopar.verify.rounding import RoundedReferences
 
 _LEARNING_RATE = 1e-3
+_MOST_OVERFLOWS = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class VerifyOptions:
         tolerance: largest relative error that counts as equal.
         timeout_s: of the whole run.
         seed, init: of the starting weights.
+        dtype: what both sides compute in; below float64, ``rounding.py`` says how they are compared.
     """
 
     num_steps: int = 3
@@ -39,6 +42,7 @@ class VerifyOptions:
     timeout_s: float = 600.0
     seed: int = 0
     init: Initialisation | str = Initialisation.SEEDED
+    dtype: torch.dtype = torch.float64
 
 
 def verify_rank(
@@ -47,7 +51,7 @@ def verify_rank(
     """Runs one rank; every rank of the default process group calls it.
 
     Args:
-        graph: captured in float64 at the plan's micro-batch, without dropout.
+        graph: captured in the options' dtype at the plan's micro-batch, without dropout.
 
     Returns:
         The report on rank 0, None elsewhere.
@@ -55,13 +59,14 @@ def verify_rank(
     run_options = Options(
         seed=options.seed,
         init=options.init,
-        dtype=torch.float64,
+        dtype=options.dtype,
         timeout_s=options.timeout_s,
         device=torch.device("cpu"),
     )
     model = start(plan, graph, source.build_model, run_options)
+    compare = _compare if options.dtype is torch.float64 else _compare_rounded
     try:
-        return _compare(model, plan, source, graph, options, notes)
+        return compare(model, plan, source, graph, options, notes)
     finally:
         model.close()
 
@@ -108,6 +113,47 @@ def _compare(
         worst_parameter=comparison.worst_parameter,
         missing=tuple(comparison.missing),
         worst_buffer_error=comparison.worst_buffer_error,
+        notes=notes,
+    )
+
+
+def _compare_rounded(
+    model: ParallelModel,
+    plan: Plan,
+    source: ModelSource,
+    graph: ModelGraph,
+    options: VerifyOptions,
+    notes: tuple[str, ...],
+) -> VerifyReport | None:
+    references = None
+    if dist.get_rank() == 0:
+        init = str(options.init)
+        references = RoundedReferences(source, list(graph.batch), options.dtype, options.seed, init)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
+    for step in range(options.num_steps):
+        weights = dict(model.whole_parameters())
+        batch = _shared_batch(source, plan, options.seed + step)
+        share = share_of(batch, graph.batch_dims, model.data_rank, model.data_world_size)
+        for _ in range(_MOST_OVERFLOWS):
+            loss = model.step(share)
+            gradients = dict(model.whole_gradients())
+            if any(value is not None for value in gradients.values()):
+                break  # otherwise fp16 gradients overflowed, and the next attempt scales the loss less
+        if references is not None:
+            references.take_weights({name: value for name, value in weights.items() if value is not None})
+            micro_batches = micro_batches_of(batch, graph.batch_dims, graph.micro_batch)
+            references.compare(loss.item(), gradients, micro_batches)
+        optimizer.step()
+        optimizer.zero_grad()
+    if references is None:
+        return None
+    return VerifyReport(
+        num_steps=options.num_steps,
+        tolerance=references.allowed,
+        worst_loss_error=references.worst_loss_error,
+        worst_gradient_error=references.worst_gradient_error,
+        worst_parameter=references.worst_parameter,
+        missing=tuple(references.missing),
         notes=notes,
     )
 

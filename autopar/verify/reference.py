@@ -22,6 +22,7 @@ class Reference:
         seed, init: of the starting weights.
         dtype: of parameters and floating batch entries.
         keep_dropout: leave dropout as the model has it.
+        loss_factor: what the loss is multiplied by before, and gradients divided by after, the backward pass.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Reference:
         init: Initialisation | str = Initialisation.SEEDED,
         dtype: torch.dtype = torch.float64,
         keep_dropout: bool = False,
+        loss_factor: float = 1.0,
     ) -> None:
         model = source.build_model()
         load_initial_state(model, source.build_model, seed, init)
@@ -40,6 +42,7 @@ class Reference:
         self._wrapped = wrap_model(self.model, source.loss, keys)
         self._dtype = dtype
         self._keep_dropout = keep_dropout
+        self._loss_factor = loss_factor
 
     def step(self, micro_batches: Sequence[Mapping[str, Tensor]]) -> float:
         """Adds the mean gradient of the micro-batches to the parameters' gradients.
@@ -58,9 +61,22 @@ class Reference:
             else:
                 with DropoutOff():
                     loss = self._wrapped(**given)
-            (loss / len(micro_batches)).backward()
+            (loss * (self._loss_factor / len(micro_batches))).backward()
             total += loss.item() / len(micro_batches)
         return total
+
+    def step_by_step(self, micro_batches: Sequence[Mapping[str, Tensor]]) -> tuple[float, dict[str, Tensor]]:
+        """As ``step`` on parameters without gradients, but adds gradients up in float64 and returns them."""
+        total = 0.0
+        sums: dict[str, Tensor] = {}
+        for batch in micro_batches:
+            total += self.step([batch]) / len(micro_batches)
+            for name, parameter in self.model.named_parameters():
+                if parameter.grad is not None:
+                    gradient = parameter.grad.double() / (self._loss_factor * len(micro_batches))
+                    sums[name] = sums[name] + gradient if name in sums else gradient
+                    parameter.grad = None
+        return total, sums
 
     def gradients(self) -> dict[str, Tensor | None]:
         """Gradients by canonical name."""

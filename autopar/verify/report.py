@@ -15,10 +15,11 @@ class VerifyReport:
 
     Attributes:
         num_steps: optimiser steps compared.
-        tolerance: largest error that counts as equal.
+        tolerance: largest error that counts as equal: given, or found where the plan's precision is kept.
         worst_loss_error: relative error of the loss.
         worst_gradient_error: largest difference of a gradient's elements, relative to the largest element of
-            that gradient (or a thousandth of the largest of all gradients, where that is more).
+            that gradient (or a thousandth of the largest of all gradients, where that is more); the 2-norm
+            in the place of the largest element where the plan's precision is kept.
         worst_parameter: whose gradient it is; with two runs of the same values, any.
         missing: parameters with a gradient on one side only.
         worst_buffer_error: as for gradients, of buffers (BatchNorm statistics) after the last step; None

@@ -28,9 +28,8 @@ def verify(case):
     graph, _ = without_dropout(graph)
     options = dict(case.options)
     steps = options.pop("num_steps", 2)
-    report = verify_rank(
-        make_plan(graph, **options), source, graph, VerifyOptions(num_steps=steps, timeout_s=40)
-    )
+    asked = VerifyOptions(num_steps=steps, timeout_s=40, dtype=getattr(torch, case.dtype))
+    report = verify_rank(make_plan(graph, **options), source, graph, asked)
     return None if report is None else report.to_json()
 
 
@@ -144,11 +143,12 @@ def pieces(case):
 
 def overlap(case):
     """Buckets in all, and those that were sent before the end of the last backward pass."""
-    kept, overlapping._BUCKET_BYTES = overlapping._BUCKET_BYTES, 4096
+    kept = overlapping._FIRST_BUCKET_BYTES, overlapping._BUCKET_BYTES
+    overlapping._FIRST_BUCKET_BYTES = overlapping._BUCKET_BYTES = 4096
     try:
         run = Run(case)
     finally:
-        overlapping._BUCKET_BYTES = kept
+        overlapping._FIRST_BUCKET_BYTES, overlapping._BUCKET_BYTES = kept
     average = run.model._assembly.replicas[0]._average
     early = []
     finish = average.finish

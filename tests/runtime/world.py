@@ -1,9 +1,8 @@
-"""Running test bodies on real gloo processes: one server that forks the ranks of many cases, since starting up
-costs seconds.
+"""Running test bodies on real gloo processes, forked from one server, since starting up costs seconds.
 
 A body is a function of ``bodies.py`` (or of another module, as ``module:function``); it runs on every rank,
-and what it returns (or raises) on each rank comes back. The server has imported everything and keeps the models
-that it has captured, so that a fork of it starts at once; it lives as long as the tests that use it.
+and what it returns (or raises) on each rank comes back. The server has imported everything and keeps the
+models that it has captured, so that a fork of it starts at once; it lives as long as the tests that use it.
 """
 
 import gc
@@ -48,7 +47,8 @@ class Raised:
 def load(model, args):
     from autopar.capture.target import load_target
 
-    return load_target(model if model.endswith(".py") else str(MODELS / f"{model}.py"), dict(args))
+    is_target = model.endswith(".py") or Path(model).is_dir()
+    return load_target(model if is_target else str(MODELS / f"{model}.py"), dict(args))
 
 
 @lru_cache

@@ -1,0 +1,35 @@
+"""Schedules x ZeRO levels x recompute x meshes of 4 and 8 on the example models: equal to one process."""
+
+import pytest
+
+from tests.runtime.world import run_cases
+from tests.verify.combinations import REFUSED, TOLERANCE, errors_of, sample
+
+# About one in six cannot be said: fewer blocks than stages.
+IN_THE_DEFAULT_RUN = {4: 52, 8: 24}
+IN_THE_LONG_RUN = {4: 96, 8: 48}
+
+
+def assert_all_equal(num_ranks, cases):
+    found = run_cases(num_ranks, cases)
+    errors = {case.name: errors_of(found[case.name]) for case in cases}
+    ran = [case for case in cases if errors[case.name] != REFUSED]
+    wrong = [
+        (case.name, case.model, case.options, errors[case.name])
+        for case in ran
+        if isinstance(errors[case.name], str) or errors[case.name] > TOLERANCE
+    ]
+    assert not wrong
+    assert len(ran) >= 0.8 * len(cases)
+
+
+@pytest.mark.parametrize("num_ranks", IN_THE_DEFAULT_RUN)
+def test_a_sample_of_combinations_equals_one_process(num_ranks):
+    assert_all_equal(num_ranks, sample(num_ranks, IN_THE_DEFAULT_RUN[num_ranks]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("num_ranks", IN_THE_LONG_RUN)
+def test_a_larger_sample_of_combinations_equals_one_process(num_ranks, part):
+    assert_all_equal(num_ranks, sample(num_ranks, IN_THE_LONG_RUN[num_ranks] // 4, seed=part + 1))
