@@ -18,9 +18,9 @@ from typing import NoReturn, Protocol, cast
 
 from autopar import __version__
 from autopar.cli.outcome import Outcome, tell
-from autopar.errors import AutoparError, UsageError, closest_match
+from autopar.errors import AutoparError, FileError, UsageError, closest_match
 
-VERBS = ("plan", "check", "explain", "verify", "profile", "devices")
+VERBS = ("plan", "check", "explain", "diff", "verify", "profile", "devices", "schema")
 
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130
@@ -88,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except AutoparError as problem:
         if is_verbose:
             traceback.print_exc()
-        tell(f"autopar: {problem}")
+        for each in problem.problems if isinstance(problem, FileError) else (problem,):
+            tell(f"autopar: {each}")
         return problem.exit_status
     except KeyboardInterrupt:
         tell("autopar: interrupted")
