@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 
 from autopar.errors import UsageError, closest_match
+from autopar.plan.schema import schema_file, schema_text
 
 
 def existing_file(path: str, what: str) -> Path:
@@ -25,13 +26,18 @@ def existing_file(path: str, what: str) -> Path:
     return found
 
 
-def writable_path(path: str, what: str) -> Path:
+def writable_path(path: str, what: str, make_folder: str = "") -> Path:
     """The path of a file that can be written.
+
+    Args:
+        make_folder: name of a folder around it that is made where it is not there.
 
     Raises:
         UsageError: it is a folder, or the folder around it does not exist or may not be written.
     """
     target = Path(path)
+    if target.parent.name == make_folder != "" and target.parent.parent.is_dir():
+        target.parent.mkdir(exist_ok=True)
     if target.is_dir():
         raise UsageError(f"{what}: '{path}' is a folder; name a file in it")
     if not target.parent.is_dir():
@@ -58,6 +64,20 @@ def write_whole(path: Path, text: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_for_editors(path: Path, text: str, kind: str) -> None:
+    """Writes a file, and the schema that its first line names into the hidden folder beside it."""
+    write_whole(path, text)
+    if not path.is_file():
+        return  # a pipe or device
+    schema, wanted = path.resolve().parent / schema_file(kind), schema_text(kind)
+    try:
+        if not schema.is_file() or schema.read_text(encoding="utf-8") != wanted:
+            schema.parent.mkdir(exist_ok=True)
+            write_whole(schema, wanted)
+    except OSError:
+        return  # the file is what was asked for; its editor goes without
 
 
 def _neighbour(path: Path) -> str:

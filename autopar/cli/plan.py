@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 
-from autopar.cli.files import writable_path, write_whole
+from autopar.cli.files import writable_path, write_for_editors
 from autopar.cli.flags import (
     add_decision_flags,
     add_device_flags,
@@ -48,7 +48,7 @@ def execute(args: argparse.Namespace) -> Outcome:
         return Outcome(infeasible_json(problem), problem.exit_status, f"autopar: {problem}")
     costed = Costed.of_result(planned.result)
     if path is not None:
-        write_whole(path, to_yaml(costed))
+        write_for_editors(path, to_yaml(costed), "plan")
     if args.json:
         return Outcome(to_json(costed, str(path) if path else None))
     if path is not None:

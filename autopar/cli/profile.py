@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopar.cli.files import writable_path, write_whole
+from autopar.cli.files import writable_path, write_for_editors
 from autopar.cli.flags import add_model_flags, add_output_flags, model_arguments, positive, seconds
 from autopar.cli.outcome import Outcome, tell
 from autopar.errors import UsageError
@@ -90,7 +90,7 @@ def execute(args: argparse.Namespace) -> Outcome:
     result = run_profile(settings, None if args.quiet else tell)
     text = cost_model_text(result, name)
     if path is not None:
-        write_whole(path, text)
+        write_for_editors(path, text, "cost-model")
     if args.json:
         document = cost_model_document(result, name)
         return Outcome(

@@ -222,6 +222,9 @@ class Fields:
             self.fail("unit", f"unit '{given}' of '{self.key}' must be '{unit}'; convert the number")
 
     def _check_source(self) -> None:
+        for key in ("conf", "note"):
+            if key in self.values:
+                self.text(key)
         if self.sources is None:
             return
         named = (

@@ -163,7 +163,7 @@ class Table:
         """Of the mapping."""
         size = {"type": "number", "minimum": LEAST, "maximum": MOST_SIZE}
         value = {"type": "number", "minimum": LEAST, "maximum": MOST[self.unit]}
-        point = {"type": "array", "prefixItems": [size, value], "minItems": 2, "maxItems": 2}
+        point = {"type": "array", "items": [size, value], "minItems": 2, "maxItems": 2}
         properties = {
             **_cited(TABLE_KEYS),
             "size_unit": {"const": self.size_unit},
@@ -267,7 +267,7 @@ def _cited(keys: tuple[str, ...]) -> Schema:
     one = {"type": "string", "minLength": 1}
     known: Schema = {
         "source": {"anyOf": [one, {"type": "array", "items": one}]},
-        "conf": {"type": "string", "description": "A: primary source, B: secondary, C: derived or estimated"},
-        "note": {"type": "string"},
+        "conf": {"type": "string", "minLength": 1, "description": "A: primary source, B: secondary, C: derived or estimated"},
+        "note": {"type": "string", "minLength": 1},
     }
     return {key: known.get(key, {}) for key in keys}

@@ -11,11 +11,13 @@ import yaml
 
 from autopar.plan.decisions import Plan
 from autopar.plan.document import to_document
+from autopar.plan.schema import editor_line
 
 _WIDTH = 100
 _COMMENT_COLUMN = 47
 
 _HEAD = (
+    editor_line("plan"),
     "# Every line may be edited or deleted; `autopar check` re-costs this file, and",
     "# `autopar plan MODEL --with FILE` fills in again whatever was deleted.",
 )

@@ -11,6 +11,7 @@ import yaml
 from autopar.hardware.catalog import find_local_device, load_device
 from autopar.hardware.device import Device
 from autopar.hardware.link import CollectiveKind
+from autopar.plan.schema import editor_line
 from autopar.profile.settings import ProfileResult
 from autopar.profile.spread import Spread
 from autopar.units import GiB
@@ -44,6 +45,7 @@ def cost_model_text(result: ProfileResult, name: str) -> str:
     """
     machine, settings = result.machine, result.settings
     head = (
+        f"{editor_line('cost-model')}\n"
         f"# Cost model of {settings.num_processes} x {machine.processor}, measured by `autopar profile` on"
         f" {machine.date}.\n"
         "# Medians of all ranks working at once; link bandwidths are per device, one direction; GB = 1e9"

@@ -25,12 +25,13 @@ OPTIONS = {
     "--optimizer --output --precision --quiet --seed --set --time-limit --top --verbose --with",
     "check": "PLAN --cluster --device --gpus --gpus-per-node --help --json --memory-limit --quiet --set "
     "--verbose",
-    "verify": "TARGET --arg --batch --cluster --device --gpus --gpus-per-node --help --json --memory-limit "
+    "verify": "TARGET --arg --as-planned --batch --cluster --device --gpus --gpus-per-node --help --json --memory-limit "
     "--optimizer --precision --quiet --seed --set --steps --time-limit --timeout --tolerance --top "
     "--verbose --with",
     "profile": "--arg --device --help --json --micro --model --name --output --precision --processes --quick "
     "--quiet --timeout --verbose",
     "devices": "--help --json",
+    "schema": "KIND --help --json --output --quiet --verbose",
 }
 
 

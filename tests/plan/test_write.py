@@ -139,6 +139,7 @@ def test_write_plan_wraps_a_long_stage_inside_its_brackets() -> None:
 
 
 _EXPECTED = """\
+# yaml-language-server: $schema=.autopar/plan.schema.json
 # Every line may be edited or deleted; `autopar check` re-costs this file, and
 # `autopar plan MODEL --with FILE` fills in again whatever was deleted.
 version: 1
