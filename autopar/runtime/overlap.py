@@ -2,6 +2,8 @@
 
 As in DistributedDataParallel (Li et al. 2020, arXiv 2006.15704, section 3.2): buckets in the reverse order of
 the parameters, each sent as soon as all of its gradients are there, and in order, so that the ranks agree.
+The first is small, so that sending begins early. Averages stay in the memory in which they travelled, of
+which the gradients become views: nothing is copied back, and no gradient is held twice.
 """
 
 from __future__ import annotations
@@ -12,10 +14,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from autopar.runtime.storage import local_tensor
+from autopar.runtime.storage import local_tensor, wrap_like
 from autopar.units import MiB
 
-_BUCKET_BYTES = 25 * MiB  # DistributedDataParallel's default
+# DistributedDataParallel's defaults.
+_FIRST_BUCKET_BYTES = 1 * MiB
+_BUCKET_BYTES = 25 * MiB
 
 
 class OverlappedAverage:
@@ -33,7 +37,7 @@ class OverlappedAverage:
         self._is_begun = False
         self._waiting: list[set[int]] = []
         self._num_sent = 0
-        self._sent: list[tuple[dist.Work, Tensor, list[Tensor]]] = []
+        self._sent: list[dist.Work] = []
 
     def begin(self) -> None:
         """The next backward pass completes the gradients: from here on, ``note`` may send them."""
@@ -49,27 +53,28 @@ class OverlappedAverage:
             self._send()
 
     def finish(self) -> None:
-        """Sends what is left, and leaves the averages in the parameters' gradients."""
+        """Sends what is left, and waits until all gradients are averages."""
         while self._num_sent < len(self._buckets):
             self._send()
-        factor = 1 / dist.get_world_size(self._group)
-        for work, flat, gradients in self._sent:
+        for work in self._sent:
             work.wait()
-            flat *= factor
-            offset = 0
-            for gradient in gradients:
-                gradient.copy_(flat.narrow(0, offset, gradient.numel()).view_as(gradient))
-                offset += gradient.numel()
         self._is_begun, self._num_sent, self._sent = False, 0, []
 
     def _send(self) -> None:
-        gradients = [local_tensor(p.grad) for p in self._buckets[self._num_sent] if p.grad is not None]
+        pairs = [(p, local_tensor(p.grad)) for p in self._buckets[self._num_sent] if p.grad is not None]
         self._num_sent += 1
-        if gradients:
-            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-            work = dist.all_reduce(flat, group=self._group, async_op=True)
-            assert work is not None
-            self._sent.append((work, flat, gradients))
+        if not pairs:
+            return
+        flat = pairs[0][1].new_empty(sum(gradient.numel() for _, gradient in pairs))
+        factor, offset = 1 / dist.get_world_size(self._group), 0
+        for parameter, gradient in pairs:
+            piece = flat.narrow(0, offset, gradient.numel()).view(gradient.shape)
+            torch.mul(gradient, factor, out=piece)
+            parameter.grad = wrap_like(piece, parameter)
+            offset += gradient.numel()
+        work = dist.all_reduce(flat, group=self._group, async_op=True)
+        assert work is not None
+        self._sent.append(work)
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
@@ -79,7 +84,8 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
         if not parameter.requires_grad:
             continue
         num_bytes = local_tensor(parameter.detach()).nbytes
-        if not buckets or filled_bytes + num_bytes > _BUCKET_BYTES or buckets[-1][0].dtype != parameter.dtype:
+        most_bytes = _FIRST_BUCKET_BYTES if len(buckets) == 1 else _BUCKET_BYTES
+        if not buckets or filled_bytes + num_bytes > most_bytes or buckets[-1][0].dtype != parameter.dtype:
             buckets.append([])
             filled_bytes = 0
         buckets[-1].append(parameter)

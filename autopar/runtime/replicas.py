@@ -21,7 +21,7 @@ from autopar.runtime.buckets import all_reduce_in_buckets
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.overlap import OverlappedAverage
 from autopar.runtime.stage import StageModule
-from autopar.runtime.storage import StoredParameter, local_tensor
+from autopar.runtime.storage import StoredParameter, local_tensor, wrap_like
 
 
 class Replicas:
@@ -215,7 +215,8 @@ class ComputeCopies:
         if gradient is None:
             return
         if parameter.grad is None:
-            parameter.grad = torch.zeros_like(parameter)
-        local_tensor(parameter.grad).add_(gradient)
+            parameter.grad = wrap_like(gradient.to(parameter.dtype), parameter)
+        else:
+            local_tensor(parameter.grad).add_(gradient)
         if name in self._actions:
             self._actions[name]()

@@ -133,6 +133,20 @@ def local_tensor(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def wrap_like(local: Tensor, parameter: Tensor) -> Tensor:
+    """This rank's plain tensor in the form of a parameter or gradient; the inverse of ``local_tensor``."""
+    if not isinstance(parameter, DTensor):
+        return local
+    return DTensor.from_local(
+        local,
+        parameter.device_mesh,
+        parameter.placements,
+        run_check=False,
+        shape=parameter.shape,
+        stride=parameter.stride(),
+    )
+
+
 def on_device(tensor: Tensor, device: torch.device, mesh: DeviceMesh | None = None) -> Tensor:
     """The same piece of the same tensor in the memory of ``device``, where collectives can reach it.
 
