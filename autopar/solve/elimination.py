@@ -10,7 +10,7 @@ order.
 Prices are one more axis of every table, and the nodes of the boundary are not eliminated: one pass finds the
 optimum for all prices and all words.
 
-A conversion that several consumers share is paid once. Up to two consumers are in one table with the value;
+A conversion that several consumers share is paid once. Up to three consumers are in one table with the value;
 for more, a node that pays or does not stands between the value and each of them.
 """
 
@@ -28,9 +28,9 @@ from autopar.solve.operator_problem import Cost, Demand, OperatorProblem, Operat
 Floats = NDArray[np.float64]
 
 _INFINITY = float("inf")
-_MOST_TOGETHER = 2
+_MOST_TOGETHER = 3
 # Entries of the largest table, over all prices: beyond, a linear programme is quicker.
-_MOST_ENTRIES = 1_000_000
+_MOST_ENTRIES = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,9 @@ class Elimination:
             return
         consumers, wishes = tuple(asked), [np.array(wish) for wish in asked.values()]
         if len(consumers) <= _MOST_TOGETHER:
-            wanted = wishes[0] if len(wishes) == 1 else wishes[0][:, None] | wishes[1]
+            wanted = np.array(False)
+            for wish in wishes:
+                wanted = wanted[..., None] | wish
             spread = costs.reshape(*costs.shape, *(1,) * wanted.ndim)
             self._add((value, *consumers), np.where(wanted, spread, 0.0))
             return
