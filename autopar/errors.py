@@ -79,7 +79,8 @@ class FileError(AutoparError):
         self.message = _on_one_line(message)
         self.path, self.line, self.column, self.key = path, line, column, key
         self._problems: tuple[Self, ...] = ()
-        super().__init__(f"{place_text(path, line, column)}: {self.message}" if path else self.message)
+        where = _on_one_line(place_text(path, line, column))
+        super().__init__(f"{where}: {self.message}" if path else self.message)
 
     @property
     def problems(self) -> tuple[Self, ...]:

@@ -36,6 +36,7 @@ LEAST = 1e-9
 MOST_SIZE = 1e18
 MOST_COUNT = 1_000_000
 
+_MOST_UNKNOWN = 20  # told of in a section: a file with more is another kind of file
 NUMBER_KEYS = ("value", "unit", "source", "conf", "note")
 TABLE_KEYS = ("size_unit", "unit", "source", "conf", "note", "points")
 
@@ -77,12 +78,12 @@ class Fields:
 
     def unknown(self, known: Collection[str]) -> Iterator[CostModelError]:
         """An error for every key other than ``known``."""
-        for key in self.values:
-            if key not in known:
-                where = f" in '{self.key}'" if self.key else ""
-                yield self.problem(
-                    key, f"unknown key '{key}'{where}{closest_match(key, known)} (known: {', '.join(known)})"
-                )
+        unknown = [key for key in self.values if key not in known]
+        for key in unknown[:_MOST_UNKNOWN]:
+            where = f" in '{self.key}'" if self.key else ""
+            yield self.problem(
+                key, f"unknown key '{key}'{where}{closest_match(key, known)} (known: {', '.join(known)})"
+            )
 
     def only(self, *known: str) -> None:
         """Refuses keys other than ``known``."""

@@ -267,7 +267,11 @@ def _cited(keys: tuple[str, ...]) -> Schema:
     one = {"type": "string", "minLength": 1}
     known: Schema = {
         "source": {"anyOf": [one, {"type": "array", "items": one}]},
-        "conf": {"type": "string", "minLength": 1, "description": "A: primary source, B: secondary, C: derived or estimated"},
+        "conf": {
+            "type": "string",
+            "minLength": 1,
+            "description": "A: primary source, B: secondary, C: derived or estimated",
+        },
         "note": {"type": "string", "minLength": 1},
     }
     return {key: known.get(key, {}) for key in keys}

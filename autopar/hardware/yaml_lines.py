@@ -22,7 +22,7 @@ from autopar.errors import FileError
 
 MAX_FILE_BYTES = 2**20
 """Far more than a plan for a model of a thousand blocks needs."""
-MAX_VALUES = 100_000
+MAX_VALUES = 50_000
 MAX_DEPTH = 32
 MAX_KEY_LENGTH = 500
 

@@ -240,7 +240,7 @@ def _stage_sizes(plan: Plan) -> Iterator[PlanError]:
                 )
     for stage, names in enumerate(plan.stages or ()):
         bound = size_of_stage(plan.stage_sizes, stage, len(plan.stages or ()))
-        if bound is not None and not bound.holds(len(names)):
+        if names and bound is not None and not bound.holds(len(names)):
             yield _clash(
                 plan,
                 [f"pipeline.stages.{stage}", "pipeline.blocks_per_stage"],

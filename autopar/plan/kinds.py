@@ -23,6 +23,9 @@ Schema = dict[str, Any]
 MOST = 2**30
 """No plan counts further: more is a slip of the finger."""
 
+MOST_UNKNOWN = 20
+"""Keys that are told to be unknown in a section: a file with more is no plan."""
+
 _SHARD = re.compile(r"shard\(\s*\d{1,3}\s*(,\s*\d{1,6}\s*)?\)")
 _SIZE = r"^\s*[0-9]+(\.[0-9]+)?\s*[A-Za-z]*\s*$"
 _STAGE = re.compile(r"\d{1,6}(-\d{1,6})?|last|\*")
@@ -404,9 +407,12 @@ class Section:
         """The decisions by key; what is absent or wrong is left out."""
         values: dict[str, Any] = {}
         named: dict[str, Entry] = {}
+        num_unknown = 0
         for name, below in entry.pairs():
             if name not in self.keys:
-                below.unknown_key(name, self.keys)
+                num_unknown += 1
+                if num_unknown <= MOST_UNKNOWN:
+                    below.unknown_key(name, self.keys)
             elif below.value is not None:
                 named[name] = below
         for name, key in self.keys.items():
