@@ -30,6 +30,7 @@ from autopar.runtime.links import Links
 from autopar.runtime.masters import HostMasters
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.options import Options
+from autopar.runtime.output_passes import OutputPasses
 from autopar.runtime.rank_stages import RankStages
 from autopar.runtime.replicas import ComputeCopies, Replicas
 from autopar.runtime.routes import block_program, lowered_program, parameter_placeholders
@@ -58,6 +59,7 @@ class Assembly:
         buffer_ranks: name of every buffer of the model -> the rank of the first stage that holds it.
         persistent: names of the buffers that belong into a state dict.
         aliases: canonical name -> its other names.
+        passes: forward passes for the module's output.
     """
 
     stages: RankStages
@@ -73,6 +75,7 @@ class Assembly:
     buffer_ranks: Mapping[str, int]
     persistent: frozenset[str]
     aliases: Mapping[str, tuple[str, ...]]
+    passes: OutputPasses
 
     def synchronise_gradients(self, mesh: RankMesh) -> None:
         """Completes the gradients that the backward passes have left; a collective of all ranks."""
@@ -258,6 +261,7 @@ def assemble(
         buffer_ranks={name: rank_of(found[0]) for name, found in holdings.buffer_stages.items()},
         persistent=initial.persistent,
         aliases={name: spec.aliases for name, spec in holdings.specs.items()},
+        passes=OutputPasses(resolved, mesh, executor, builder.late),
     )
 
 

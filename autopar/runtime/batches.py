@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor
@@ -17,11 +17,13 @@ def split_batch(
     num_micro_batches: int,
     device: torch.device,
     caller: str = "step()",
+    needed: Collection[str] | None = None,
 ) -> list[dict[str, Tensor]]:
     """Cuts this data rank's share of a step into micro-batches on its device.
 
     Args:
         caller: for messages.
+        needed: the entries that are read; default: all. The others may be missing.
 
     Raises:
         UsageError: an entry is missing, unknown, or of another shape or dtype than the model was captured
@@ -39,6 +41,8 @@ def split_batch(
             )
     pieces: list[dict[str, Tensor]] = [{} for _ in range(num_micro_batches)]
     for key, spec in graph.batch.items():
+        if needed is not None and key not in needed:
+            continue
         if key not in batch:
             raise UsageError(f"{caller}: the batch lacks '{key}'; it must hold: {expected}")
         value = batch[key]

@@ -22,6 +22,7 @@ from autopar.runtime.mesh import RankMesh
 from autopar.runtime.messages import Message, Schedule, needed, produced, traffic
 from autopar.runtime.replicas import Replicas
 from autopar.runtime.routes import Route
+from autopar.runtime.seeds import Seeds
 from autopar.runtime.stage import StageModule
 from autopar.runtime.watchdog import Watchdog
 from autopar.schedule.actions import Action, ActionKind
@@ -103,7 +104,7 @@ class _Script:
 @dataclass
 class _Step:
     batches: Sequence[Mapping[str, Tensor]]
-    seeds: Mapping[int, Sequence[tuple[int, ...]]]
+    seeds: Seeds
     loss_gradient: float
     in_flight: dict[tuple[int, int], _InFlight] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
@@ -125,6 +126,7 @@ class Executor:
 
     Attributes:
         num_stages: of the whole pipeline.
+        rank_of: stage -> rank on the pipeline axis.
         observer: watches every action; tests and traces set it.
     """
 
@@ -140,8 +142,8 @@ class Executor:
     ) -> None:
         self._stages = {stage.index: stage for stage in stages}
         self.num_stages = num_stages
+        self.rank_of = rank_of
         self._schedule_of = schedule_of
-        self._rank_of = rank_of
         self._rank = rank
         self._links = links
         self._scripts: dict[tuple[int, bool], _Script] = {}
@@ -150,10 +152,21 @@ class Executor:
         self._batch_keys = {stage.index: stage.batch_keys for stage in self._stages.values()}
         self.observer: Observer = lambda _: nullcontext()
 
+    @property
+    def stages(self) -> tuple[HeldStage, ...]:
+        """Of this rank, ascending."""
+        return tuple(self._stages.values())
+
+    def like(self, stages: Iterable[HeldStage], links: Links) -> Executor:
+        """An executor of the same schedule for the same stages run otherwise."""
+        return Executor(
+            stages, self._schedule_of, self.num_stages, self.rank_of, self._rank, links, self._watchdog
+        )
+
     def run(
         self,
         batches: Sequence[Mapping[str, Tensor]],
-        seeds: Mapping[int, Sequence[tuple[int, ...]]],
+        seeds: Seeds,
         label: str,
         loss_scale: float = 1.0,
     ) -> Tensor | None:
@@ -186,7 +199,7 @@ class Executor:
     def compute(
         self,
         batches: Sequence[Mapping[str, Tensor]],
-        seeds: Mapping[int, Sequence[tuple[int, ...]]],
+        seeds: Seeds,
         label: str,
     ) -> dict[tuple[str, int], Tensor]:
         """The forward passes alone, without gradients.
@@ -220,7 +233,7 @@ class Executor:
             self._scripts[key] = _Script(
                 actions=actions,
                 awaited=tuple(needed(action, self.num_stages) for action in actions),
-                traffic=traffic(schedule, self.num_stages, self._rank_of),
+                traffic=traffic(schedule, self.num_stages, self.rank_of),
                 split=frozenset(x.stage for x in actions if x.kind is ActionKind.WEIGHT_BACKWARD),
             )
         return self._scripts[key]

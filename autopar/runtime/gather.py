@@ -34,11 +34,12 @@ def gather(
         mine = piece(name) if owner == here.pipeline else None
         whole = None if mine is None else forms[name].to_original(whole_tensor(mine.detach()))
         if mesh.pipeline > 1:
-            whole = _from_stage(whole, owner, mesh)
+            whole = from_stage(whole, owner, mesh)
         yield name, whole
 
 
-def _from_stage(whole: Tensor | None, owner: int, mesh: RankMesh) -> Tensor | None:
+def from_stage(whole: Tensor | None, owner: int, mesh: RankMesh) -> Tensor | None:
+    """A tensor of one position on the pipeline axis on all of them; a collective of the pipeline line."""
     here = mesh.here
     source, group = mesh.rank_at(owner, here.data, here.tensor), mesh.pipeline_group
     described = [None if whole is None else (tuple(whole.shape), whole.dtype)]

@@ -10,8 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from autopar.capture.model_graph import ModelGraph
 from autopar.errors import UsageError
@@ -19,17 +17,21 @@ from autopar.plan.decisions import Plan
 from autopar.runtime.assemble import Assembly
 from autopar.runtime.batches import count_micro_batches, split_batch
 from autopar.runtime.checkpoint import load_checkpoint, save_checkpoint
+from autopar.runtime.driving import Driving
 from autopar.runtime.executor import mean_loss
 from autopar.runtime.first_step import report_first_step
-from autopar.runtime.gather import gather
 from autopar.runtime.gradients import GradientNorm, add_back, scale_gradients, set_aside
-from autopar.runtime.initialise import hash_seed
 from autopar.runtime.loss_scale import LossScale, all_finite
 from autopar.runtime.mesh import RankMesh
+from autopar.runtime.optimizer_watch import OptimizerWatch
 from autopar.runtime.options import Options
+from autopar.runtime.outputs import ModelOutputs
+from autopar.runtime.seeds import Seeds, block_seeds
 from autopar.runtime.step_trace import StepTrace
-from autopar.runtime.storage import on_device
+from autopar.runtime.storage import local_tensor
+from autopar.runtime.views import version
 from autopar.runtime.watchdog import Watchdog
+from autopar.runtime.whole_state import WholeState
 
 
 class ParallelModel(nn.Module):
@@ -41,7 +43,7 @@ class ParallelModel(nn.Module):
     Attributes:
         data_rank: which share of every batch this rank trains on.
         data_world_size: number of shares.
-        num_steps: calls of ``step`` so far, counted on from a checkpoint.
+        num_steps: calls of ``step`` (of a driven model, updates) so far, counted on from a checkpoint.
     """
 
     def __init__(
@@ -70,9 +72,12 @@ class ParallelModel(nn.Module):
         self._norm = GradientNorm(mesh, stored, assembly.sharded, assembly.tied)
         # Optimisers refuse an empty list: a stage without parameters (a loss alone) gives an empty one.
         self._stand_in = None if stored else nn.Parameter(torch.zeros(0, device=mesh.device))
-        self._foreign_optimizer = ""
-        self._is_updated = True
-        self._hook = register_optimizer_step_post_hook(self._note_update)
+        self._whole = WholeState(assembly, mesh, self._trained)
+        self._driving = Driving(assembly, mesh, self._driven_backward)
+        self._outputs = ModelOutputs(graph, assembly, mesh, self._driving)
+        self._num_driven = 0  # micro-batches since the last update
+        self._seen_versions: tuple[int, ...] | None = None
+        self._optimizers = OptimizerWatch(self.parameters, self._note_update)
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -83,16 +88,57 @@ class ParallelModel(nn.Module):
         if self._stand_in is not None:
             yield "no_parameters", self._stand_in
 
-    def forward(self, *_: Any, **__: Any) -> Tensor:
-        """Not offered: a pipeline has no forward pass alone.
+    def forward(self, *args: Any, on_every_rank: bool = False, **batch: Tensor) -> Any:
+        """What the user's module returns for this data rank's samples: any number of micro-batches.
+
+        Under a plan without a pipeline the model may be driven like any module, as with
+        DistributedDataParallel: ``loss_of(model(**batch)).backward()`` leaves gradients averaged over the
+        data ranks; several forward passes before an update add up (see ``no_sync``). Under a pipeline,
+        outputs come under ``torch.no_grad()`` only. ``train()`` and ``eval()`` are respected.
+
+        Args:
+            args: none; entries are given by name.
+            on_every_rank: bring the outputs to all ranks of a pipeline, not to that of the last stage alone.
+            batch: entries by key. Outputs for which entries are missing (the loss without the labels) are
+                None.
+
+        Returns:
+            Tensors in the structure of the module's output; None on ranks of a pipeline without the last
+            stage. Of several micro-batches, samples are joined and losses averaged.
 
         Raises:
-            UsageError: always; says what to call.
+            UsageError: the batch does not fit, or what is asked for cannot be had under the plan.
+            DistributedError: another rank failed or did not answer; names it.
         """
-        raise UsageError(
-            "a parallel model runs forward and backward together: call step(batch) to train, or"
-            " eval_step(batch) for the loss alone"
-        )
+        if args:
+            raise UsageError(
+                "the model takes the entries of a batch by name: call it as model(**batch); or train with"
+                " step(batch)"
+            )
+        if torch.is_grad_enabled() and self._loss_scale.is_active:
+            raise UsageError(
+                "fp16 needs its loss scaled: train with step(batch), which does it, or plan for bf16; outputs"
+                " alone come under torch.no_grad()"
+            )
+        label = f"forward pass after step {self.num_steps - 1}"
+        with self._surroundings(label):
+            self._optimizers.check()
+            self._take_over_changes()
+            return self._outputs.compute(batch, self._next_seeds, on_every_rank, label)
+
+    def no_sync(self) -> AbstractContextManager[None]:
+        """Inside, backward passes of a model driven like a module keep their gradients to themselves; the
+        first one outside synchronises the sum.
+
+        This saves communication under ZeRO 0 and 1. Until then ``zero_grad()`` of the optimiser does not see
+        these gradients; ``model.zero_grad()`` drops them.
+        """
+        return self._driving.no_sync()
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops all gradients, those that wait to be synchronised among them."""
+        super().zero_grad(set_to_none)
+        self._driving.forget()
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
         """Not offered: this rank holds pieces only.
@@ -128,12 +174,12 @@ class ParallelModel(nn.Module):
         label = f"step {self.num_steps}"
         began_s = time.perf_counter()
         with self._watchdog.guard(label), self._traced() as work:
-            self._check_optimizer()
+            self._optimizers.check()
             batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
             with self._own_randomness():
                 self._take_over_updates()
                 earlier = set_aside(parameters)
-                seeds, factor = self._seeds(num_micro_batches), self._loss_scale.factor
+                seeds, factor = self._seeds(0, num_micro_batches), self._loss_scale.factor
                 loss = self._assembly.executor.run(batches, seeds, label, factor)
             self._watchdog.at(f"{label}, gradient averaging")
             with work("synchronise gradients"):
@@ -147,8 +193,7 @@ class ParallelModel(nn.Module):
         if self.num_steps == 0:
             report_first_step(self._plan, self._mesh, time.perf_counter() - began_s)
         self.num_steps += 1
-        self._is_updated = False
-        self._foreign_optimizer = ""
+        self._optimizers.begin()
         return total
 
     def eval_step(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -201,7 +246,7 @@ class ParallelModel(nn.Module):
         """
         parameters = self._trained()
         with self._watchdog.guard(f"save to {path}"):
-            buffers = self._saved_buffers() if self._mesh.here.data == 0 else {}
+            buffers = self._whole.own_buffers() if self._mesh.here.data == 0 else {}
             scale = self._loss_scale.state
             save_checkpoint(path, parameters, buffers, optimizer, self.num_steps, scale)
 
@@ -214,9 +259,10 @@ class ParallelModel(nn.Module):
         parameters = self._trained()
         with self._watchdog.guard(f"load from {path}"):
             scale = self._loss_scale.state
-            self.num_steps = load_checkpoint(path, parameters, self._saved_buffers(), optimizer, scale)
+            self.num_steps = load_checkpoint(path, parameters, self._whole.own_buffers(), optimizer, scale)
             self._loss_scale.restore(scale)
-        self._is_updated = True
+        self._optimizers.settle()
+        self._seen_versions = None
 
     def full_state_dict(self) -> dict[str, Tensor]:
         """Whole parameters and persistent buffers as the plain model's ``load_state_dict`` takes them, on
@@ -224,14 +270,8 @@ class ParallelModel(nn.Module):
 
         A collective of all ranks. Buffers are those of data rank 0.
         """
-        found: dict[str, Tensor] = {}
         with self._watchdog.guard("full_state_dict"):
-            for name, value in self.whole_parameters():
-                assert value is not None
-                for alias in (name, *self._assembly.aliases[name]):
-                    found[alias] = value
-            found.update({name: value for name, value in self.whole_buffers() if value is not None})
-        return found
+            return dict(self._whole.entries())
 
     def full_gradients(self) -> dict[str, Tensor]:
         """Whole gradients by canonical parameter name, on every rank; parameters without one are left out.
@@ -243,23 +283,19 @@ class ParallelModel(nn.Module):
 
     def whole_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole parameters one at a time, to be consumed by all ranks alike."""
-        return self._whole(self._trained().get)
+        return self._whole.parameters()
 
     def whole_gradients(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole gradients one at a time (None where there is none), to be consumed by all ranks alike."""
-        own = self._trained()
-        return self._whole(lambda name: own[name].grad)
+        return self._whole.gradients()
 
     def whole_buffers(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole persistent buffers one at a time, to be consumed by all ranks alike."""
-        buffers = self._saved_buffers()
-        ranks = self._assembly.buffer_ranks
-        names = [name for name in ranks if name in self._assembly.persistent]
-        return gather(names, ranks, self._assembly.buffer_forms, buffers.get, self._mesh)
+        return self._whole.buffers()
 
     def close(self) -> None:
         """Ends the heartbeats of this rank and its process groups; the default group stays."""
-        self._hook.remove()
+        self._optimizers.close()
         self._watchdog.stop()
         self._assembly.close()
         self._mesh.close()
@@ -292,6 +328,28 @@ class ParallelModel(nn.Module):
         devices = [self._mesh.device] if self._mesh.device.type == "cuda" else []
         return torch.random.fork_rng(devices=devices)
 
+    @contextmanager
+    def _surroundings(self, label: str) -> Iterator[None]:
+        """Around work of the model that the user's own code calls."""
+        with self._watchdog.guard(label), self._own_randomness():
+            yield
+
+    @contextmanager
+    def _driven_backward(self, label: str) -> Iterator[None]:
+        """Around the backward pass of a model that the user drives."""
+        with self._surroundings(label):
+            yield
+        self._optimizers.begin()
+
+    def _take_over_changes(self) -> None:
+        """As ``_take_over_updates``, unless nothing has changed: a graph may wait for its backward pass."""
+        with torch.no_grad():  # of a DTensor, the optimiser writes to the whole, others to the piece
+            trained = self._trained().values()
+            found = tuple(version(x) for p in trained for x in (p, local_tensor(p)))
+        if found != self._seen_versions:
+            self._take_over_updates()
+            self._seen_versions = found
+
     def _take_over_updates(self) -> None:
         """Lets the stages compute with what the optimiser has made of the parameters."""
         if self._assembly.masters is not None:
@@ -311,59 +369,18 @@ class ParallelModel(nn.Module):
                 parameter.grad = None
         self._loss_scale.update(is_finite)
 
-    def _whole(self, piece: Callable[[str], Tensor | None]) -> Iterator[tuple[str, Tensor | None]]:
-        ranks, computing = self._assembly.parameter_ranks, dict(self.stages.named_originals())
+    def _next_seeds(self, num_micro_batches: int) -> Seeds:
+        """Of micro-batches that the user drives, counted since the last update as those of a step."""
+        first = self._num_driven
+        self._num_driven += num_micro_batches
+        return self._seeds(first, num_micro_batches)
 
-        def reachable(name: str) -> Tensor | None:
-            found = piece(name)
-            like = computing.get(name)
-            mesh = like.device_mesh if isinstance(like, DTensor) else None
-            return None if found is None else on_device(found.detach(), self._mesh.device, mesh)
+    def _seeds(self, first: int, num_micro_batches: int) -> Seeds:
+        indices = range(first, first + num_micro_batches)
+        usual = self._plan.num_micro_batches
+        return block_seeds(self.stages, self._options.seed, self.num_steps, self.data_rank, usual, indices)
 
-        return gather(list(ranks), ranks, self.stages.forms(), reachable, self._mesh)
-
-    def _saved_buffers(self) -> dict[str, Tensor]:
-        forms = self._assembly.buffer_forms
-        return {
-            name: forms[name].wrap(value, self._mesh.tensor_mesh).detach()
-            for name, value in self.stages.named_state().items()
-            if name in self._assembly.persistent
-        }
-
-    def _seeds(self, num_micro_batches: int) -> dict[int, list[tuple[int, ...]]]:
-        # By block and by micro-batch of the whole step: where a block runs does not change its random
-        # numbers.
-        first = self.data_rank * num_micro_batches
-        return {
-            stage: [
-                tuple(
-                    hash_seed(
-                        self._options.seed,
-                        "random operators",
-                        self.num_steps,
-                        first + index,
-                        program.block.index,
-                    )
-                    for program in module.programs
-                )
-                for index in range(num_micro_batches)
-            ]
-            for stage, module in self.stages.items()
-        }
-
-    def _note_update(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        own = {id(parameter) for parameter in self.parameters()}
-        held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        if own & held:
-            self._is_updated = True
-        else:
-            self._foreign_optimizer = type(optimizer).__name__
-
-    def _check_optimizer(self) -> None:
-        has_gradients = any(p.grad is not None for p in self._trained().values())
-        if self._foreign_optimizer and not self._is_updated and has_gradients:
-            raise UsageError(
-                f"{self._foreign_optimizer} was stepped, but holds none of the parallel model's"
-                " parameters; make the"
-                " optimiser from model.parameters() after parallelize()"
-            )
+    def _note_update(self) -> None:
+        self._num_driven = 0
+        if self._driving.note_update():
+            self.num_steps += 1

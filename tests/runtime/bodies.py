@@ -28,7 +28,7 @@ def verify(case):
     graph, _ = without_dropout(graph)
     options = dict(case.options)
     steps = options.pop("num_steps", 2)
-    asked = VerifyOptions(num_steps=steps, timeout_s=40, dtype=getattr(torch, case.dtype))
+    asked = VerifyOptions(num_steps=steps, timeout_s=100, dtype=getattr(torch, case.dtype))
     report = verify_rank(make_plan(graph, **options), source, graph, asked)
     return None if report is None else report.to_json()
 
@@ -286,7 +286,7 @@ def same_samples(case):
     # Before averaging, each rank's own loss: the executor of the last stage keeps none, so run one more by
     # hand.
     batches = run.source.example_batch(run.graph.micro_batch)
-    seeds = run.model._seeds(run.plan.num_micro_batches)[0][0]
+    seeds = run.model._seeds(0, run.plan.num_micro_batches)[0][0]
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         (own,) = run.model.stages.stages[0]({}, batches, seeds)
     dist.all_gather_object(losses, float(own))

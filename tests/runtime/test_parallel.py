@@ -110,7 +110,7 @@ def test_exact_initialisation_equals_manual_seed(found, case):
         ("size", "has shape (1, 8); this data rank's share of a step is 2 micro-batches of 2 samples"),
         ("dtype", "is torch.float32; the model was captured with torch.int64"),
         ("list", "is a list, not a tensor"),
-        ("forward", "call step(batch)"),
+        ("forward", "call it as model(**batch)"),
         ("state", "call save(path) for a checkpoint"),
         ("eval", "call model.train() first"),
         ("stale", "AdamW was stepped, but holds none of the parallel model's parameters"),

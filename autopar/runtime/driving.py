@@ -1,0 +1,152 @@
+"""The model driven like any module: outputs for the user's own loss, whose backward pass leaves gradients.
+
+The stages' autograd graph ends at the outputs. What the user computes with them is another one; where its
+backward pass arrives at the outputs, that of the stages runs, and the gradients are synchronised, as
+DistributedDataParallel does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from autopar.errors import UsageError
+from autopar.runtime.assemble import Assembly
+from autopar.runtime.gradients import add_back, set_aside
+from autopar.runtime.mesh import RankMesh
+from autopar.runtime.output_passes import OutputPass, mark_name
+from autopar.runtime.seeds import Seeds
+
+
+class Driving:
+    """Forward passes with gradient of one rank, under a plan without a pipeline.
+
+    Args:
+        surroundings: label -> what goes around a backward pass.
+    """
+
+    def __init__(
+        self,
+        assembly: Assembly,
+        mesh: RankMesh,
+        surroundings: Callable[[str], AbstractContextManager[None]],
+    ) -> None:
+        self._assembly = assembly
+        self._mesh = mesh
+        self._surroundings = surroundings
+        self._synchronises = True
+        self._unsynchronised: dict[str, Tensor] = {}
+        self._anchor = torch.zeros((), device=mesh.device, requires_grad=True)
+        self.was_driven = False
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Backward passes inside leave their gradients for the next one outside to synchronise."""
+        before, self._synchronises = self._synchronises, False
+        try:
+            yield
+        finally:
+            self._synchronises = before
+
+    def forget(self) -> None:
+        """Drops gradients that wait to be synchronised."""
+        self._unsynchronised = {}
+
+    def note_update(self) -> bool:
+        """Called after an update of the parameters; returns whether backward passes led to it."""
+        if self.was_driven:
+            for replicas in self._assembly.replicas:
+                replicas.after_evaluation()
+        was_driven, self.was_driven = self.was_driven, False
+        return was_driven
+
+    def compute(
+        self, used: OutputPass, batches: Sequence[Mapping[str, Tensor]], seeds: Seeds
+    ) -> dict[tuple[str, int], Tensor]:
+        """Marked values by name and micro-batch, with the autograd graph that leads to them."""
+        found: dict[tuple[str, int], Tensor] = {}
+        for index, batch in enumerate(batches):
+            known: dict[str, Tensor] = {}
+            for stage in used.stages:
+                inputs = {name: known[name] for name in stage.used}
+                given = {key: batch[key] for key in stage.batch_keys}
+                results = stage.module(inputs, given, seeds[stage.index][index], None, stage.route)
+                known.update(zip(stage.route.outputs, results, strict=True))
+            found.update({(name, index): known[name] for value in used.ranks for name in (mark_name(value),)})
+        return found
+
+    def hand_out(self, values: Sequence[Tensor | None], label: str) -> list[Tensor | None]:
+        """The same values for the user: a backward pass that reaches them runs that of the stages."""
+        roots = [value for value in values if value is not None and value.requires_grad]
+        if not roots:
+            return list(values)
+        backward = _StagesBackward(self, roots, label)
+        handed = iter(_Boundary.apply(self._anchor, backward))  # type: ignore[no-untyped-call]
+        return [next(handed) if value is not None and value.requires_grad else value for value in values]
+
+    def run_backward(self, roots: Sequence[Tensor], gradients: Sequence[Tensor], label: str) -> None:
+        """Runs the backward pass of the stages and leaves complete gradients in the parameters."""
+        stages, replicas = self._assembly.stages, self._assembly.replicas
+        self.was_driven = True
+        with self._surroundings(label):
+            parameters = dict(stages.named_originals())
+            complete = set_aside(parameters)
+            for name, gradient in self._unsynchronised.items():
+                parameters[name].grad = gradient
+            for each in replicas:
+                each.before_backward(self._synchronises)
+            torch.autograd.backward(list(roots), list(gradients))
+            if self._synchronises:
+                self._unsynchronised = {}
+                self._assembly.synchronise_gradients(self._mesh)
+            else:
+                self._unsynchronised = set_aside(parameters)
+            add_back(parameters, complete)
+            if self._assembly.masters is not None:
+                self._assembly.masters.take_gradients()
+
+
+class _StagesBackward:
+    """The backward pass of the stages from some outputs; runs once."""
+
+    def __init__(self, driving: Driving, roots: Sequence[Tensor], label: str) -> None:
+        self._driving = driving
+        self._roots: Sequence[Tensor] | None = roots
+        self._label = label
+
+    def outputs(self) -> tuple[Tensor, ...]:
+        """The outputs, cut off from what led to them."""
+        assert self._roots is not None
+        return tuple(root.detach() for root in self._roots)
+
+    def run(self, gradients: Sequence[Tensor | None]) -> None:
+        """Runs it, from the gradients of the outputs."""
+        if self._roots is None:
+            raise UsageError(
+                "backward() came a second time to the same outputs of the model, whose intermediate values"
+                " are freed; call the model again, or add the losses up before backward()"
+            )
+        reached = [(x, g) for x, g in zip(self._roots, gradients, strict=True) if g is not None]
+        self._roots = None
+        self._driving.run_backward([x for x, _ in reached], [g for _, g in reached], self._label)
+
+
+class _Boundary(torch.autograd.Function):
+    """Between the graph of the stages and that of the user."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, backward: _StagesBackward) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.stages = backward
+        return backward.outputs()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[None, None]:
+        ctx.stages.run(gradients)
+        return None, None

@@ -1,0 +1,179 @@
+"""Models driven like modules, on every rank; see ``world.py``."""
+
+import torch
+import torch.distributed as dist
+
+from autopar.capture.wrapper import compute_in
+from tests.runtime.bodies import Run, difference
+
+
+def leaf_of(output):
+    """The tensor from which the user makes his own loss."""
+    return output if isinstance(output, torch.Tensor) else output["logits"]
+
+
+def loss_of(case, output):
+    """The user's own loss, which is not the captured one; or the module's."""
+    if case.extra.get("loss") == "module":
+        return output if isinstance(output, torch.Tensor) else output["loss"]
+    return leaf_of(output).square().mean() * 3
+
+
+def plain_outputs(case, reference, batches):
+    """Of the plain module, for the entries that a user gives it."""
+    keys = case.extra["inputs"]
+    found = []
+    with compute_in(torch.float64):
+        for batch in batches:
+            given = {
+                key: value.double() if value.is_floating_point() else value for key, value in batch.items()
+            }
+            found.append(reference.model(**{key: given[key] for key in keys}))
+    return found
+
+
+def given_entries(case, batch):
+    keys = case.extra["inputs"] if case.extra.get("without_labels") else batch
+    return {key: batch[key] for key in keys}
+
+
+def drive(case):
+    """Two updates of a driven model, each after several backward passes, against one process."""
+    run = Run(case)
+    reference, model = run.reference(), run.model
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=1e-2)
+    num = run.plan.num_micro_batches
+    losses, gradients = [], []
+    for step in range(2):
+        batches = run.micro_batches(step)
+        expected = plain_outputs(case, reference, batches)
+        wanted_losses = [loss_of(case, output) for output in expected]
+        (sum(wanted_losses) / len(batches)).backward()
+        for index in range(num):
+            place = model.data_rank * num + index
+            output = model(**given_entries(case, batches[place]))
+            assert type(output) is type(expected[place])
+            loss = loss_of(case, output)
+            wanted_loss = wanted_losses[place].item()
+            losses.append(abs(loss.item() - wanted_loss) / abs(wanted_loss))
+            if index < num - 1 and case.extra.get("no_sync"):
+                with model.no_sync():
+                    (loss / num).backward()
+            else:
+                (loss / num).backward()
+        found = model.full_gradients()
+        wanted = {name: p.grad for name, p in reference.model.named_parameters() if p.grad is not None}
+        scale = max(float(value.abs().max()) for value in wanted.values())
+        gradients.append(difference(found, wanted) / scale)
+        for each in (optimizer, expected_optimizer):
+            each.step()
+            each.zero_grad()
+    plain = reference.model.state_dict()
+    if model.data_world_size > 1:  # statistics are each data rank's own
+        plain = {name: plain[name] for name in plain if name not in reference.buffers()}
+    found = {name: value for name, value in model.full_state_dict().items() if name in plain}
+    facts = {"loss": max(losses), "gradient": max(gradients), "parameters": difference(found, plain)}
+    facts["steps"] = model.num_steps
+    model.close()
+    return facts
+
+
+def flat(output):
+    """The tensors of an output, and its structure."""
+    if isinstance(output, torch.Tensor):
+        return {"": output}
+    return {key: value for key, value in output.items() if value is not None}
+
+
+def infer(case):
+    """Outputs alone, in both modes, of several micro-batches at once, against the plain module."""
+    run = Run(case)
+    reference, model = run.reference(), run.model
+    size = run.graph.micro_batch * 3
+    batch = run.source.example_batch(size)
+    dims = run.graph.batch_dims
+    pieces = [
+        {key: value.chunk(3, dims.get(key, 0))[index] for key, value in batch.items()} for index in range(3)
+    ]
+    is_last = bool(model.stages._by_index and max(model.stages._by_index) == run.plan.mesh.pipeline * (
+        run.plan.virtual or 1
+    ) - 1)  # fmt: skip
+    errors, nothing = [], []
+    for mode in ("eval", "train"):
+        getattr(model, mode)()
+        getattr(reference.model, mode)()
+        with torch.no_grad():
+            expected = [flat(output) for output in plain_outputs(case, reference, pieces)]
+            own = model(**given_entries(case, batch))
+            everywhere = model(on_every_rank=True, **given_entries(case, batch))
+        if mode == "train":  # twice: BatchNorm's statistics
+            with torch.no_grad():
+                plain_outputs(case, reference, pieces)
+        nothing.append((own is None) == (not is_last))
+        for found in (own, everywhere):
+            if found is None:
+                continue
+            for key, value in flat(found).items():
+                whole = [each[key] for each in expected]
+                dim = case.extra.get("dim", 0)
+                joined = torch.stack(whole).mean() if value.dim() == 0 else torch.cat(whole, dim)
+                errors.append(float((value - joined).abs().max()))
+            assert not any(value.requires_grad for value in flat(found).values())
+    buffers = {name: value for name, value in model.whole_buffers() if value is not None}
+    known = reference.buffers()
+    statistics = difference(buffers, {name: known[name] for name in buffers}) if buffers else 0.0
+    model.close()
+    return {"error": max(errors), "nothing": all(nothing), "statistics": statistics}
+
+
+def dropout(case):
+    """Masks of a driven model are those of a step, and repeated by recompute."""
+    run = Run(case)
+    model, num = run.model, run.plan.num_micro_batches
+    model.step(run.share())
+    expected = {name: value.clone() for name, value in model.full_gradients().items()}
+    model.zero_grad()
+    model.num_steps = 0
+    pieces = run.micro_batches()
+    total = 0.0
+    for index in range(num):
+        batch = pieces[model.data_rank * num + index]
+        torch.manual_seed(dist.get_rank())  # what the user draws elsewhere does not disturb the model
+        loss = run.source.loss(model(**batch), batch)
+        (loss / num).backward()
+        total += float(loss)
+    error = difference(model.full_gradients(), expected)
+    model.eval()
+    batch = pieces[0]
+    with torch.no_grad():
+        same = torch.equal(leaf_of(model(**batch)), leaf_of(model(**batch)))
+    model.close()
+    return {"error": error, "same": same}
+
+
+def misuse(case):
+    """What a driven model says to mistakes."""
+    run = Run(case)
+    model = run.model
+    batch = run.micro_batches()[0]
+    messages = {}
+
+    def attempt(name, action):
+        try:
+            action()
+            messages[name] = "no error"
+        except Exception as error:
+            messages[name] = f"{type(error).__name__}: {error}"
+
+    attempt("position", lambda: model(batch["tokens"]))
+    attempt("missing", lambda: model(labels=batch["labels"]))
+    attempt("unknown", lambda: model(**batch, token=batch["tokens"]))
+    attempt("size", lambda: model(**{key: value[:1] for key, value in batch.items()}))
+    attempt("pipeline", lambda: model(**batch))
+    if run.plan.mesh.pipeline == 1:
+        loss = model(**batch).mean()
+        loss.backward(retain_graph=True)
+        attempt("twice", loss.backward)
+    model.close()
+    return messages
