@@ -1,0 +1,79 @@
+"""All settings that a search met: the time of the step against the memory of the fullest device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from bokeh.models import ColumnDataSource, Label, Span
+from bokeh.plotting import figure
+
+from autopar.report.figure import add_hover, new_figure, seconds_ticks
+from autopar.report.look import MARKS
+from autopar.report.picture import CandidatePoint
+from autopar.units import GiB, format_bytes, format_seconds
+
+_WIDE = 5.0
+_MOST_INFEASIBLE = 400
+
+
+def candidates_figure(points: Sequence[CandidatePoint], limit_bytes: int) -> figure:
+    """A scatter; what does not fit is grey."""
+    seconds = [point.step_s for point in points]
+    is_wide = max(seconds) > _WIDE * min(seconds)
+    plot = new_figure(
+        380,
+        x_axis_label="GiB of the fullest device",
+        y_axis_label="step time",
+        y_axis_type="log" if is_wide else "linear",
+    )
+    plot.yaxis.formatter = seconds_ticks()
+    drawn = []
+    for mark, (colour, marker, size, meaning) in MARKS.items():
+        own = points_shown(points, mark)
+        if not own:
+            continue
+        source = ColumnDataSource(
+            {
+                "x": np.array([point.peak_bytes for point in own]) / GiB,
+                "y": np.array([point.step_s for point in own]),
+                "label": [point.label for point in own],
+                "time": [format_seconds(point.step_s) for point in own],
+                "size": [format_bytes(point.peak_bytes) for point in own],
+                "mark": [meaning] * len(own),
+            }
+        )
+        drawn.append(
+            plot.scatter(
+                "x",
+                "y",
+                source=source,
+                marker=marker,
+                size=size,
+                color=colour,
+                line_color="#000000" if mark in ("plan", "best") else colour,
+                alpha=0.5 if mark == "infeasible" else 0.9,
+                name=mark,
+            )
+        )
+    limit = Span(location=limit_bytes / GiB, dimension="height", line_color="#000000", line_dash="dashed")
+    plot.add_layout(limit)
+    plot.add_layout(
+        Label(
+            x=limit_bytes / GiB,
+            y=6,
+            x_units="data",
+            y_units="screen",
+            text="limit",
+            text_font_size="12px",
+            x_offset=3,
+        )
+    )
+    add_hover(plot, drawn, [("", "@label"), ("step", "@time"), ("memory", "@size"), ("", "@mark")])
+    return plot
+
+
+def points_shown(points: Sequence[CandidatePoint], mark: str) -> list[CandidatePoint]:
+    """The points with a mark; of those that do not fit, the ones that miss least."""
+    own = sorted((p for p in points if p.mark == mark), key=lambda p: (p.peak_bytes, p.step_s, p.label))
+    return own[:_MOST_INFEASIBLE] if mark == "infeasible" else own
