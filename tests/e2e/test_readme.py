@@ -1,35 +1,21 @@
 """Every command in the README is run as it stands, in the order in which a reader meets it."""
 
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-BLOCK = re.compile(r"^```(?P<language>\w+)(?P<notes>[^\n]*)\n(?P<body>.*?)^```", re.MULTILINE | re.DOTALL)
+from tests.e2e.documents import ROOT, shell_commands
+
 MAKE_TARGETS = {"make demo", "make test", "make check"}
-
-
-def shell_commands() -> list[tuple[str, str]]:
-    """(command, notes of its fence) of every ```sh block, continuation lines joined, comments dropped."""
-    commands = []
-    for block in BLOCK.finditer((ROOT / "README.md").read_text()):
-        if block["language"] != "sh":
-            continue
-        for line in block["body"].replace("\\\n", " ").splitlines():
-            command = line.split(" #")[0].strip()
-            if command and not command.startswith("#"):
-                commands.append((command, block["notes"].strip()))
-    return commands
 
 
 def test_readme_names_the_two_commands() -> None:
     assert (
         MAKE_TARGETS
-        >= {c for c, _ in shell_commands() if c.startswith("make ")}
+        >= {c for c, _ in shell_commands("README.md") if c.startswith("make ")}
         >= {"make demo", "make test"}
     )
 
@@ -46,7 +32,7 @@ def test_readme_commands_run(tmp_path: Path) -> None:
         "HF_HUB_OFFLINE": "1",
     }
     ran = 0
-    for command, notes in shell_commands():
+    for command, notes in shell_commands("README.md"):
         if command in MAKE_TARGETS or command.startswith(
             ("git ", "cd ", "pip ", "python3 -m venv", "source ", ". ")
         ):

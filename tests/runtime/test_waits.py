@@ -1,0 +1,64 @@
+"""Every wait of a run ends, and names the rank that is waited for; a full disk is no reason to wait."""
+
+import pytest
+
+from tests.runtime.plans import GPT_TENSOR
+from tests.runtime.world import Case, check, run_cases
+
+TIMEOUT_S = 3.0
+LATEST_S = TIMEOUT_S + 20.0
+MESHES = {
+    "pipeline": {"pipeline": 2},
+    "tensor": {"tensor": 2, "lines": GPT_TENSOR},
+    "data": {"data": 2},
+    "zero": {"data": 2, "zero": 2},
+    "parameters-away": {"data": 2, "zero": 3, "offload": "parameters"},
+}
+WAYS = [
+    ("building", "pipeline"),
+    ("step", "pipeline"),
+    ("step", "tensor"),
+    ("step", "data"),
+    ("step", "zero"),
+    ("step", "parameters-away"),
+    ("eval_step", "pipeline"),
+    ("clip_grad_norm_", "tensor"),
+    ("save", "data"),
+    ("load", "zero"),
+    ("full_state_dict", "pipeline"),
+    ("full_gradients", "zero"),
+]
+
+
+def waiting(how, mesh, folder):
+    extra = {"how": how, "folder": str(folder), "timeout_s": TIMEOUT_S}
+    case = Case(how, "tests.runtime.waits:stand_still", options=MESHES[mesh], extra=extra)
+    return run_cases(2, [case], timeout_s=TIMEOUT_S)[how]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "mesh"), WAYS)
+def test_a_rank_that_stands_still_is_named(how, mesh, tmp_path):
+    left, still = waiting(how, mesh, tmp_path)
+    assert left is not None and left["kind"] == "DistributedError", (left, still)
+    assert "rank 1 is alive but stands still in " in left["message"]
+    assert left["after_s"] < LATEST_S
+
+
+@pytest.mark.slow
+def test_a_rank_that_never_calls_parallelize_is_named(tmp_path):
+    left, _ = waiting("parallelize", "data", tmp_path)
+    assert left["kind"] == "DistributedError"
+    assert "not all of them came" in left["message"] and "Ranks 1 failed to pass" in left["message"]
+    assert left["after_s"] < LATEST_S
+
+
+def test_a_full_disk_on_one_rank_is_told_on_all_and_costs_nothing(tmp_path):
+    case = Case(
+        "full", "tests.runtime.waits:full_disk", options=MESHES["data"], extra={"folder": str(tmp_path)}
+    )
+    for message, left, steps in check(run_cases(2, [case])["full"], 2):
+        assert message.startswith("DistributedError: rank 1 could not write the checkpoint '")
+        assert "File too large" in message
+        assert left == ["checkpoint"]
+        assert steps == [1, 2]
