@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource
@@ -22,6 +22,8 @@ from autopar.verify.report import VerifyReport
 from autopar.verify.rounding import RoundedReferences
 
 _LEARNING_RATE = 1e-3
+# More than usual: a gradient that is zero but for rounding must not be blown up to a step of its own size.
+_EPSILON = 1e-5
 _MOST_OVERFLOWS = 16
 
 
@@ -83,9 +85,9 @@ def _compare(
     reference = (
         Reference(source, list(graph.batch), seed=options.seed, init=options.init) if is_first else None
     )
-    optimizers = [torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)]
+    optimizers = [_optimizer(model.parameters())]
     if reference is not None:
-        optimizers.append(torch.optim.AdamW(reference.model.parameters(), lr=_LEARNING_RATE))
+        optimizers.append(_optimizer(reference.model.parameters()))
     comparison = Comparison()
     for step in range(options.num_steps):
         batch = _shared_batch(source, plan, options.seed + step)
@@ -129,7 +131,7 @@ def _compare_rounded(
     if dist.get_rank() == 0:
         init = str(options.init)
         references = RoundedReferences(source, list(graph.batch), options.dtype, options.seed, init)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE)
+    optimizer = _optimizer(model.parameters())
     for step in range(options.num_steps):
         weights = dict(model.whole_parameters())
         batch = _shared_batch(source, plan, options.seed + step)
@@ -156,6 +158,10 @@ def _compare_rounded(
         missing=tuple(references.missing),
         notes=notes,
     )
+
+
+def _optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=_LEARNING_RATE, eps=_EPSILON)
 
 
 def share_of(

@@ -42,7 +42,7 @@ class Reference:
         self._wrapped = wrap_model(self.model, source.loss, keys)
         self._dtype = dtype
         self._keep_dropout = keep_dropout
-        self._loss_factor = loss_factor
+        self.loss_factor = loss_factor
 
     def step(self, micro_batches: Sequence[Mapping[str, Tensor]]) -> float:
         """Adds the mean gradient of the micro-batches to the parameters' gradients.
@@ -61,7 +61,7 @@ class Reference:
             else:
                 with DropoutOff():
                     loss = self._wrapped(**given)
-            (loss * (self._loss_factor / len(micro_batches))).backward()
+            (loss * (self.loss_factor / len(micro_batches))).backward()
             total += loss.item() / len(micro_batches)
         return total
 
@@ -73,7 +73,7 @@ class Reference:
             total += self.step([batch]) / len(micro_batches)
             for name, parameter in self.model.named_parameters():
                 if parameter.grad is not None:
-                    gradient = parameter.grad.double() / (self._loss_factor * len(micro_batches))
+                    gradient = parameter.grad.double() / (self.loss_factor * len(micro_batches))
                     sums[name] = sums[name] + gradient if name in sums else gradient
                     parameter.grad = None
         return total, sums
