@@ -33,9 +33,10 @@ from autopar.lower.selective import is_forgotten
 from autopar.lower.walk import LocalWalk
 from autopar.sharding.gradients import is_floating
 from autopar.sharding.placement import Placement, local_shape
-from autopar.sharding.propagation import BlockSharding, whole_bytes
+from autopar.sharding.propagation import BlockSharding
 from autopar.sharding.redistribution import Collective
 from autopar.sharding.rule import Rule
+from autopar.sharding.rules.operator import whole_bytes
 
 UNCOUNTED = frozenset({InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT, InputKind.BATCH})
 

@@ -26,10 +26,10 @@ from autopar.lower.literals import local_literals
 from autopar.lower.walk import LocalWalk
 from autopar.sharding.placement import Placement, local_shape
 from autopar.sharding.product_inputs import OPERANDS
-from autopar.sharding.propagation import BlockSharding, whole_bytes
+from autopar.sharding.propagation import BlockSharding
 from autopar.sharding.redistribution import Collective
 from autopar.sharding.rule import Rule
-from autopar.sharding.rules.operator import tensor_arguments
+from autopar.sharding.rules.operator import tensor_arguments, whole_bytes
 from autopar.sharding.rules.table import has_rules
 
 # Local operators that are handed the operator which they wrap.

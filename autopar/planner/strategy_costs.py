@@ -16,9 +16,9 @@ from autopar.hardware.link import CollectiveKind
 from autopar.lower.block import transfers_inside
 from autopar.sharding.block_facts import BlockFacts
 from autopar.sharding.placement import PARTIAL, REPLICATE, Placement, Shard, local_shape, parse_placement
-from autopar.sharding.propagation import whole_bytes
 from autopar.sharding.redistribution import conversion, kept_as_shard
 from autopar.sharding.rule import Rule
+from autopar.sharding.rules.operator import whole_bytes
 from autopar.solve.operator_problem import Cost, Demand
 
 # Bytes per element that a parameter holds on a rank: master, gradient and two moments, all fp32.

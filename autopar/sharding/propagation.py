@@ -10,15 +10,13 @@ elsewhere, then the order of the rule table. A sharded parameter is used as it i
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import fx
 
 from autopar.capture.model_graph import Block, InputKind
 from autopar.errors import UsageError
-from autopar.sharding.aliasing import hidden_writes
 from autopar.sharding.block_facts import BlockFacts
 from autopar.sharding.placement import PARTIAL, REPLICATE, Partial, Placement, Shard
 from autopar.sharding.redistribution import conversion_units
@@ -136,12 +134,11 @@ class _State:
     placed: dict[fx.Node, Placed] = field(default_factory=dict)
     converted: set[tuple[fx.Node, Placement, bool]] = field(default_factory=set)
     pinned: frozenset[str] = field(init=False)
-    gradients: frozenset[str] = field(init=False)
     sharded_parameters: frozenset[str] = field(init=False)
     preferred: Placement = field(init=False)
 
     def __post_init__(self) -> None:
-        self.pinned, self.gradients = self.facts.pinned, self.facts.gradients
+        self.pinned = self.facts.pinned
         parameters = {i.placeholder for i in self.block.inputs if i.kind == InputKind.PARAMETER}
         self.sharded_parameters = frozenset(n for n in parameters if isinstance(self.inputs.get(n), Shard))
         self.preferred = next((p for p in self.outputs if isinstance(p, Shard)), REPLICATE)
@@ -163,17 +160,15 @@ class _State:
     def place(self, node: fx.Node, rule: Rule) -> None:
         self.placed[node] = value_placement(node, rule)
         for argument, wanted in zip(self.facts.arguments[node], rule.inputs, strict=True):
-            self.converted.add((argument, wanted, self.is_gradient_partial(argument, wanted, rule)))
-
-    def is_gradient_partial(self, argument: fx.Node, wanted: Placement, rule: Rule) -> bool:
-        return wanted == REPLICATE and not rule.is_replicated and argument.name in self.gradients
+            partial = self.facts.is_gradient_partial(argument, rule, wanted)
+            self.converted.add((argument, wanted, partial))
 
     def candidates(self, node: fx.Node, fused: frozenset[int]) -> tuple[Rule, ...]:
         """Rules that the node may take, given how its arguments are placed."""
         if node.target is operator.getitem:
             return (element_rule(node, self.placed[node.args[0]]),)  # type: ignore[index]
         rules = self.facts.rules(node, self.degree, fused | self.blocks_of(node))
-        written = frozenset(argument.name for argument in hidden_writes(node))
+        written = self.facts.statistics[node]
         if not written:
             return rules
         arguments = self.facts.arguments[node]
@@ -184,38 +179,36 @@ class _State:
     def cheapest(self, node: fx.Node, candidates: tuple[Rule, ...]) -> Rule:
         arguments = self.facts.arguments[node]
         keeping = [rule for rule in candidates if self._keeps(arguments, rule, self.sharded_parameters)]
-        choice = keeping or list(candidates)
-        ranked = [(self._rank(node, arguments, rule), index) for index, rule in enumerate(choice)]
-        return choice[min(ranked)[1]]
+        sources = [self.placement(argument) for argument in arguments]
+        return min(keeping or candidates, key=lambda rule: self._rank(node, arguments, sources, rule))
 
     def _keeps(self, arguments: tuple[fx.Node, ...], rule: Rule, names: frozenset[str]) -> bool:
-        return all(
+        return not names or all(
             argument.name not in names or self.placed[argument] == wanted
             for argument, wanted in zip(arguments, rule.inputs, strict=True)
         )
 
     def _rank(
-        self, node: fx.Node, arguments: tuple[fx.Node, ...], rule: Rule
+        self, node: fx.Node, arguments: tuple[fx.Node, ...], sources: Sequence[Placement], rule: Rule
     ) -> tuple[int, bool, bool, int, bool]:
         total = 0
         resolves_elsewhere = False
         num_conversions = 0
-        for argument, wanted in zip(arguments, rule.inputs, strict=True):
-            source = self.placement(argument)
-            partial = self.is_gradient_partial(argument, wanted, rule)
+        facts = self.facts
+        for argument, source, wanted in zip(arguments, sources, rule.inputs, strict=True):
+            partial = facts.is_gradient_partial(argument, rule, wanted)
             num_conversions += source != wanted
             if (argument, wanted, partial) not in self.converted:
-                gradient = argument.name in self.gradients
-                size = whole_bytes(argument)
-                total += conversion_units(source, wanted, partial, size, self.degree, gradient=gradient)
+                gradient = argument.name in facts.gradients
+                units = conversion_units(source, wanted, partial, self.degree, gradient=gradient)
+                total += units * facts.num_bytes[argument]
             if isinstance(source, Partial) and wanted != PARTIAL:
                 resolves_elsewhere |= wanted != self.preferred
         pending = rule.output == PARTIAL
         if pending:
-            total += conversion_units(
-                PARTIAL, REPLICATE, False, whole_bytes(node), self.degree, gradient=True
-            )
-        any_sharded = any(isinstance(self.placement(argument), Shard) for argument in arguments)
+            units = conversion_units(PARTIAL, REPLICATE, False, self.degree, gradient=True)
+            total += units * facts.num_bytes[node]
+        any_sharded = any(isinstance(source, Shard) for source in sources)
         return (total, pending, resolves_elsewhere, num_conversions, rule.is_replicated == any_sharded)
 
 
@@ -232,10 +225,3 @@ def value_placement(node: fx.Node, rule: Rule) -> Placed:
     if isinstance(value, (tuple, list)):
         return tuple(rule.element(index) for index in range(len(value)))
     return rule.output
-
-
-def whole_bytes(node: fx.Node) -> int:
-    """Bytes of the unsharded value of a node."""
-    value = node.meta.get("val")
-    tensors = [value] if isinstance(value, torch.Tensor) else list(value or ())
-    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))

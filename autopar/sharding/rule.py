@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autopar.sharding.placement import REPLICATE, Placement, parse_placement
 
@@ -20,25 +20,30 @@ class Rule:
         output: placement of the result; of every element where the operator returns a tuple.
         local: name of the function in ``lower.local_operators`` that replaces the operator; None keeps it.
         rest: for operators that return a tuple whose elements differ, the placements of elements 1, 2, ...
+        is_replicated: whether every rank does the same work on whole tensors.
     """
 
     inputs: tuple[Placement, ...]
     output: Placement
     local: str | None = None
     rest: tuple[Placement, ...] = ()
+    is_replicated: bool = field(init=False, repr=False, compare=False)
+    _text: str = field(init=False, repr=False, compare=False, default="")
 
-    @property
-    def is_replicated(self) -> bool:
-        """Whether every rank does the same work on whole tensors."""
-        return all(p == REPLICATE for p in (*self.inputs, self.output, *self.rest))
+    def __post_init__(self) -> None:
+        whole = all(p == REPLICATE for p in (*self.inputs, self.output, *self.rest))
+        object.__setattr__(self, "is_replicated", whole)
 
     def element(self, index: int) -> Placement:
         """Placement of element ``index`` of an operator that returns a tuple."""
         return self.rest[index - 1] if index > 0 and self.rest else self.output
 
     def __str__(self) -> str:
-        outputs = (self.output, *self.rest)
-        return f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, outputs))}".strip()
+        if not self._text:  # asked for often: what a block runs is told apart by it
+            outputs = (self.output, *self.rest)
+            text = f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, outputs))}".strip()
+            object.__setattr__(self, "_text", text)
+        return self._text
 
 
 def replicated(num_inputs: int) -> Rule:

@@ -33,6 +33,13 @@ def tensor_arguments(node: fx.Node) -> tuple[fx.Node, ...]:
     return tuple(found)
 
 
+def whole_bytes(node: fx.Node) -> int:
+    """Bytes of the unsharded value of a node."""
+    value = node.meta.get("val")
+    tensors = value if isinstance(value, (tuple, list)) else (value,)
+    return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+
+
 def _tensors_in(value: object) -> tuple[fx.Node, ...]:
     if is_tensor_node(value):
         assert isinstance(value, fx.Node)
