@@ -199,7 +199,7 @@ def _rank_terms(rank: int, own: Sequence[_StageParts], pieces: StepPieces, bare_
         tied_s=tied_s,
         offload_s=offload_s + moved_s,
         bubble_s=bubble_s,
-        update_s=updating_s - once_host_s - moved_s,
+        update_s=_rest(updating_s, once_host_s + moved_s),
         waiting_s=_rest(pieces.step_s, synchronised_s + updating_s),
     )
 

@@ -40,15 +40,18 @@ def activations_s(blocks: Sequence[BlockChoice], training: Training) -> tuple[fl
 
 
 def step_update_s(trainable: int, zero: int, training: Training) -> float:
-    """Seconds of the update of so many local elements, wherever it runs, with what it moves."""
+    """Seconds of the update of so many local elements, wherever it runs, with what it moves; of a rank alone
+    (``Training.update_speed``).
+    """
     device, num_elements = training.cluster.device, share(trainable, zero, training)
     if not has_host_state(training):
-        return update_s(trainable, zero, training.group, training.precision, training.optimizer, device)
+        seconds = update_s(trainable, zero, training.group, training.precision, training.optimizer, device)
+        return seconds / training.update_speed
     rate = device.host.memory_bytes_per_s / training.cluster.devices_per_node
     if device.kind == "cpu":
         rate = device.update_bytes_per_s or device.effective_memory_bytes_per_s
     seconds = num_elements * optimizer_cost(training.optimizer).traffic_bytes / rate
-    return seconds + moved_for_update_s(trainable, zero, training)
+    return seconds / training.update_speed + moved_for_update_s(trainable, zero, training)
 
 
 def moved_for_update_s(trainable: int, zero: int, training: Training) -> float:

@@ -19,6 +19,7 @@ from autopar.cost.stage_memory import StagePieces, rank_memory, stage_memory, st
 from autopar.cost.stage_time import StageSeconds, stage_seconds
 from autopar.cost.training import Training, training_of
 from autopar.hardware.cluster import Cluster
+from autopar.hardware.device import Device
 from autopar.hardware.link import CollectiveKind
 from autopar.schedule.actions import rank_in_flight, rank_stages, schedule_actions, stage_rank
 from autopar.schedule.simulator import Timeline, finish_times, simulate
@@ -87,6 +88,7 @@ class StepPieces:
         tied_s: per rank, of adding up gradients of parameters that several ranks hold.
         stretch: how much longer an action takes than ``seconds`` say, where ranks share cores.
         message_stretch: likewise, a message.
+        update_stretch: likewise, the update.
         ends_s: when the last action of each stage ends.
     """
 
@@ -97,6 +99,7 @@ class StepPieces:
     stretch: float
     message_stretch: float
     ends_s: tuple[float, ...]
+    update_stretch: float = 1.0
 
     def synchronisations(self, rank: int) -> list[tuple[int, float, float]]:
         """Stage, start and end of each synchronisation of gradients of a rank, in order."""
@@ -115,7 +118,7 @@ class StepPieces:
 
     def update_s(self, rank: int) -> float:
         """What the update of all stages of a rank takes."""
-        return sum(self.seconds[stage].update_s for stage in self.ranks[rank])
+        return self.update_stretch * sum(self.seconds[stage].update_s for stage in self.ranks[rank])
 
     @property
     def updates_from_s(self) -> float:
@@ -157,7 +160,18 @@ def step_pieces(layout: Layout, cluster: Cluster) -> StepPieces:
         stretch=slower / share,
         message_stretch=slower,
         ends_s=tuple(end_s * slower for end_s in ends_s),
+        update_stretch=_update_stretch(alone, cluster.device),
     )
+
+
+def _update_stretch(alone: StepPieces, device: Device) -> float:
+    """How much longer updates take than ``seconds`` say, where ranks share cores: no less than all cores need
+    for all of them.
+    """
+    once_s = device.step_s * len(alone.ranks[0])
+    updates_s = [alone.update_s(rank) for rank in range(len(alone.ranks))]
+    work_s = device.time_share * (sum(updates_s) / len(updates_s) - once_s)
+    return max(1.0, (work_s + once_s) / max(updates_s))
 
 
 def stage_ends(layout: Layout, pieces: StepPieces, *, with_messages: bool = True) -> tuple[float, ...]:

@@ -23,6 +23,7 @@ class Training:
         shard_group: ranks of the data axis among which ZeRO divides; 0: all of them.
         offload: what lives in host memory: of ``optimizer``, ``parameters``, ``activations``.
         splits_backward: whether the gradients of weights are made apart from those of inputs.
+        pipeline: ranks on the pipeline axis.
     """
 
     cluster: Cluster
@@ -34,6 +35,7 @@ class Training:
     shard_group: int = 0
     offload: tuple[str, ...] = ()
     splits_backward: bool = False
+    pipeline: int = 1
 
     @property
     def stride(self) -> int:
@@ -49,6 +51,13 @@ class Training:
     def num_groups(self) -> int:
         """Shard groups, replicas of each other."""
         return self.data // self.group
+
+    @property
+    def update_speed(self) -> float:
+        """How many times as fast a rank updates alone as when all do: ranks of other stages, which share its
+        cores, may have less to update.
+        """
+        return self.cluster.device.time_share if self.pipeline > 1 else 1.0
 
     def level(self, zero: int) -> int:
         """The ZeRO level that is in force: 0 where a rank has neither peers nor its host to share with."""
@@ -71,4 +80,5 @@ def training_of(layout: Layout, cluster: Cluster) -> Training:
         shard_group=layout.shard_group,
         offload=layout.offload,
         splits_backward=layout.schedule in SPLIT_BACKWARD,
+        pipeline=layout.pipeline,
     )

@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from autopar.cost.choice import ParameterShare
+from autopar.cost.choice import BlockChoice, ParameterShare
 from autopar.cost.layout import SharedParameter
 from autopar.cost.prediction import Prediction
-from autopar.cost.step import Training, predict
+from autopar.cost.step import Training, predict, stage_seconds, step_pieces, training_of
 from autopar.cost.synchronisation import DataTraffic, data_traffic, exposed
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
@@ -206,3 +206,20 @@ def test_ranks_that_share_cores_do_not_wait_for_nothing() -> None:
     assert shared.step_time_s == pytest.approx(alone.step_time_s / 2, rel=0.02)
     many = predict(layout(stages, num_micro_batches=64), make_cluster(device, 1, 4), GiB)
     assert many.step_time_s > 64 * 0.033
+
+
+def test_updates_share_cores_as_far_as_there_are_several() -> None:
+    device = replace(load_device("cpu"), time_share=2.0, step_s=0.0)
+    big, small = heavy(), block(parameters=())
+
+    def update_s(*blocks: BlockChoice) -> float:
+        pieces = step_pieces(layout(tuple((b,) for b in blocks)), make_cluster(device, 1, 4))
+        return max(pieces.update_s(rank) for rank in range(4))
+
+    training = training_of(layout(((big,),)), make_cluster(device, 1, 1))
+    alone = stage_seconds((big,), training, 0).update_s
+    assert update_s(big, big, big, big) == pytest.approx(alone)
+    # Two cores: one update each takes half as long as when four share them; a third one fits beside in part.
+    assert update_s(big, small, small, small) == pytest.approx(alone / 2)
+    assert update_s(big, big, small, small) == pytest.approx(alone / 2)
+    assert update_s(big, big, big, small) == pytest.approx(alone * 3 / 4)
