@@ -1,19 +1,23 @@
 """Checks a plan file against its model and its devices, and says what it will cost.
 
-With --set, --device and the like: what the plan would cost so changed.
+All errors of the file are told at once, and what is legal but odd, with the time that it costs. With --set,
+--device and the like: what the plan would cost so changed; the file stays as it is, unless -o names one.
 """
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from autopar.cli.checked import changed_lines, checked_json, invalid_json
+from autopar.cli.files import writable_path, write_for_editors
 from autopar.cli.flags import add_device_flags, add_output_flags, add_set_flag
 from autopar.cli.given import given_plan
 from autopar.cli.outcome import Outcome, tell
-from autopar.cli.results import Costed, to_json, to_summary
-from autopar.errors import InfeasibleError
+from autopar.cli.results import Costed, to_summary, to_yaml
+from autopar.errors import InfeasibleError, PlanError
 
-SUMMARY = "check an edited plan and cost it again"
+SUMMARY = "check an edited plan and cost it again; --set: ask what a change would cost"
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -22,23 +26,49 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_device_flags(parser)
     add_set_flag(parser)
     add_output_flags(parser)
+    parser.add_argument("-o", "--output", metavar="FILE", help="where the plan so changed goes")
 
 
 def execute(args: argparse.Namespace) -> Outcome:
     """Checks and costs; a plan that does not fit into memory is infeasible."""
+    path = None if args.output is None else writable_path(args.output, "-o")
+    try:
+        return _checked(args, path)
+    except PlanError as problem:
+        if not args.json:
+            raise
+        told = "\n".join(f"autopar: {each}" for each in problem.problems)
+        return Outcome(invalid_json(problem, args.plan), problem.exit_status, told)
+
+
+def _checked(args: argparse.Namespace, path: Path | None) -> Outcome:
     given = given_plan(args, args.plan)
 
-    from autopar.planner.check import check_plan
+    from autopar.planner.examine import examine
 
-    found = check_plan(given.plan, given.source, given.cluster, memory_limit_bytes=given.memory_limit_bytes)
+    found = examine(
+        given.plan,
+        given.source,
+        given.cluster,
+        memory_limit_bytes=given.memory_limit_bytes,
+        unchanged=given.unchanged,
+    )
+    prediction = found.result.prediction
     if not args.quiet:
-        for warning in found.warnings:
+        for warning in found.result.warnings:
             tell(f"warning: {warning}")
-        for note in found.notes:
+        for oddity in found.oddities:
+            tell(f"warning: {oddity.text(prediction.step_time_s)}")
+        for note in found.result.notes:
             tell(f"note: {note}")
-    prediction = found.prediction
     costed = Costed(given.plan, prediction, "feasible" if prediction.fits else "infeasible")
-    result = to_json(costed, args.plan) if args.json else to_summary(costed)
-    if found.infeasible is None:
+    if path is not None:
+        write_for_editors(path, to_yaml(costed), "plan")
+    if args.json:
+        result = checked_json(costed, found, args.plan, args.sets)
+    else:
+        result = "".join(changed_lines(found, args.sets)) + to_summary(costed)
+        result += f"plan written to {path}\n" if path is not None else ""
+    if found.result.infeasible is None:
         return Outcome(result)
-    return Outcome(result, InfeasibleError.exit_status, f"autopar: {args.plan}: {found.infeasible}")
+    return Outcome(result, InfeasibleError.exit_status, f"autopar: {args.plan}: {found.result.infeasible}")

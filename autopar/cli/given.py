@@ -25,10 +25,12 @@ class Given:
     """A plan with everything that it is costed with.
 
     Attributes:
+        unchanged: the plan without ``--set``; None where there is none.
         memory_limit_bytes: of a device; None: all that it has.
     """
 
     plan: Plan
+    unchanged: Plan | None
     cluster: Cluster
     memory_limit_bytes: int | None
     source: ModelSource
@@ -52,5 +54,6 @@ def given_plan(args: argparse.Namespace, path: str, what: str = "PLAN") -> Given
             f"warning: the plan was made for {plan.cluster.num_devices} x {plan.cluster.device}; "
             f"costed for {cluster.num_devices} x {cluster.device.name}"
         )
-    plan = override(replace(plan, cluster=reference_to(cluster, limit_bytes)), pins)
-    return Given(plan, cluster, limit_bytes, load_source_of(plan))
+    here = replace(plan, cluster=reference_to(cluster, limit_bytes))
+    plan = override(here, pins)
+    return Given(plan, here if args.sets else None, cluster, limit_bytes, load_source_of(plan))

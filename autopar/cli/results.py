@@ -96,6 +96,11 @@ def to_summary(costed: Costed, *, to_stderr: bool = False) -> str:
 
 def to_json(costed: Costed, plan_file: str | None) -> str:
     """The document of ``--json``, schema 1."""
+    return document_text(plan_document(costed, plan_file))
+
+
+def plan_document(costed: Costed, plan_file: str | None) -> dict[str, Any]:
+    """The same as plain data."""
     document: dict[str, Any] = {
         "schema": 1,
         "status": costed.status,
@@ -109,12 +114,12 @@ def to_json(costed: Costed, plan_file: str | None) -> str:
     if costed.batches:
         document["batches"] = [asdict(tried) for tried in costed.batches]
     document["alternatives"] = [_alternative(other) for other in costed.alternatives]
-    return _dumped(document)
+    return document
 
 
 def infeasible_json(problem: InfeasibleError) -> str:
     """The document where no plan fits."""
-    return _dumped(
+    return document_text(
         {
             "schema": 1,
             "status": "infeasible",
@@ -161,5 +166,6 @@ def _baseline(other: Baseline) -> dict[str, Any]:
     }
 
 
-def _dumped(document: dict[str, Any]) -> str:
+def document_text(document: dict[str, Any]) -> str:
+    """A JSON document as it is printed."""
     return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -16,8 +16,8 @@ def load_source_of(plan: Plan) -> ModelSource:
     """Loads the model of a plan; a relative path counts from here, else from the plan file's folder.
 
     Raises:
-        PlanError: the plan names no model, or one that is not there.
-        UsageError: the model cannot be loaded.
+        PlanError: the plan names no model, one that is not there, or arguments that it does not take.
+        UsageError: the model's file lacks a function.
     """
     if plan.model is None:
         raise plan.error("model", "the plan names no model; add e.g. `model: {source: examples/gpt.py}`")
@@ -36,7 +36,11 @@ def load_source_of(plan: Plan) -> ModelSource:
     try:
         return load_target(target, plan.model.args)
     except UsageError as problem:
-        raise UsageError(f"{plan.path}: {problem}" if plan.path else str(problem)) from problem
+        if "\n" in str(problem):  # it shows the lines that the model's own file lacks
+            raise UsageError(f"{plan.path}: {problem}" if plan.path else str(problem)) from problem
+        wrong = next((name for name in plan.model.args if f"argument '{name}'" in str(problem)), None)
+        key = "model.source" if wrong is None else f"model.args.{wrong}"
+        raise plan.error(key, str(problem)) from problem
 
 
 def is_path(target: str) -> bool:

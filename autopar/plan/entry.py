@@ -106,7 +106,8 @@ class Entry:
         if isinstance(self.value, bool) or not isinstance(self.value, int):
             self.fail(f"'{self.key}' is {describe(self.value)}; write {allowed}")
         if self.value < low or (high is not None and self.value > high):
-            self.fail(f"'{self.key}' is {describe(self.value)}; write {allowed}")
+            more = f", and no more than {high}" if high is not None and self.value > high >= 2**30 else ""
+            self.fail(f"'{self.key}' is {describe(self.value)}; write {allowed}{more}")
         return self.value
 
     def boolean(self) -> bool:

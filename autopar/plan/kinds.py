@@ -437,7 +437,7 @@ class Section:
 
 def read_bound(entry: Entry, low: int, high: int) -> Bound:
     """The bound that a text says; fails where it is none, or one that no number from low to high meets."""
-    allowed = f"a whole number from {low}" + (f" to {high}" if high < MOST else "")
+    allowed = f"a whole number from {low} to {high}" if high < MOST else f"a whole number of at least {low}"
     try:
         bound = parse_bound(entry.value)
     except ValueError as problem:

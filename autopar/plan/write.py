@@ -137,4 +137,8 @@ def _reads_as_text(value: str) -> bool:
         float(value.replace("_", ""))
         return False
     except ValueError:
+        pass
+    try:
         return bool(yaml.safe_load(value) == value)
+    except yaml.YAMLError:  # `...` ends a document
+        return False

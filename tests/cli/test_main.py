@@ -23,8 +23,8 @@ from autopar.errors import (
 OPTIONS = {
     "plan": "MODEL --arg --batch --cluster --device --gpus --gpus-per-node --help --json --memory-limit "
     "--optimizer --output --precision --quiet --seed --set --time-limit --top --verbose --with",
-    "check": "PLAN --cluster --device --gpus --gpus-per-node --help --json --memory-limit --quiet --set "
-    "--verbose",
+    "check": "PLAN --cluster --device --gpus --gpus-per-node --help --json --memory-limit --output --quiet "
+    "--set --verbose",
     "verify": "TARGET --arg --as-planned --batch --cluster --device --gpus --gpus-per-node --help --json --memory-limit "
     "--optimizer --precision --quiet --seed --set --steps --time-limit --timeout --tolerance --top "
     "--verbose --with",
@@ -71,10 +71,10 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("", r"autopar: name a verb \(plan, check, verify, profile, devices\)$"),
+        ("", r"autopar: name a verb \(plan, check, .*\)$"),
         (
             "pln x.py",
-            r"^autopar: there is no verb 'pln'; did you mean 'plan'\? \(verbs: plan, check, verify, p",
+            r"^autopar: there is no verb 'pln'; did you mean 'plan'\? \(verbs: plan, check, ",
         ),
         ("plan", r"^autopar: the following arguments are required: MODEL \(see `autopar plan --help`\)$"),
         (
