@@ -20,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -60,15 +61,16 @@ def make_plan(path: Path, num_processes: int) -> Path:
 def start(out: Path, command: Sequence[str]) -> subprocess.Popen[str]:
     """Starts a training run that saves into ``out``; what it says goes to ``out/log``."""
     out.mkdir(parents=True, exist_ok=True)
-    return subprocess.Popen(
-        [*command, "--out", str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        stdout=(out / "log").open("a"),
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+    with (out / "log").open("a") as log:
+        return subprocess.Popen(
+            [*command, "--out", str(out)],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
 
 
 def workers_of(parent: int) -> dict[int, int]:
@@ -110,9 +112,9 @@ def disturb(
             time.sleep(draw.uniform(0.0, start_s))
         else:
             threshold = thresholds.pop(0)
-            wait_until(lambda file=file: file_number(out) != file, run)
+            wait_until(partial(is_another_file, out, file), run)
             start_s = start_s or time.monotonic() - began_s
-            wait_until(lambda threshold=threshold: steps_done(out) >= threshold, run)
+            wait_until(partial(has_done, out, threshold), run)
             time.sleep(draw.uniform(0.0, 0.3))
         if run.poll() is not None:
             break
@@ -142,6 +144,16 @@ def file_number(out: Path) -> int:
     """Of the file of losses, which is another one after every start."""
     path = out / "losses.jsonl"
     return path.stat().st_ino if path.exists() else 0
+
+
+def is_another_file(out: Path, number: int) -> bool:
+    """Whether the ranks have started again since the file of losses had this number."""
+    return file_number(out) != number
+
+
+def has_done(out: Path, num_steps: int) -> bool:
+    """Whether the run has come so far."""
+    return steps_done(out) >= num_steps
 
 
 def losses_of(out: Path) -> list[tuple[int, float]]:

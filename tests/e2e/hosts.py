@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NAMES = ("node-a", "node-b")
@@ -41,14 +41,15 @@ class Hosts:
         *first, last = command.splitlines()
         script = "\n".join([f"cd {folder}", *first, f"exec {last}"])
         enter = ["nsenter", "--target", str(self._inside[name]), "--user", "--net", "--uts", "--mount"]
-        process = subprocess.Popen(
-            [*enter, "--preserve-credentials", "sh", "-c", script],
-            env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
-            stdout=log.open("a"),
-            stderr=subprocess.STDOUT,
-            text=True,
-            start_new_session=True,
-        )
+        with log.open("a") as output:
+            process = subprocess.Popen(
+                [*enter, "--preserve-credentials", "sh", "-c", script],
+                env={**os.environ, "OMP_NUM_THREADS": "1", **variables},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
         self._started.append(process)
         return process
 
@@ -71,18 +72,18 @@ class Hosts:
 
 
 def kill_all(process: subprocess.Popen[str]) -> None:
-    """Kills a process and all that it started and that has not gone into a session of its own."""
-    with_session = [int(x.name) for x in Path("/proc").glob("[0-9]*") if _session(x) == process.pid]
-    for number in with_session:
-        os.kill(number, signal.SIGKILL)
+    """Kills a process with all that it has started."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(folder.name)] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+    found = [process.pid]
+    for number in found:
+        found += [child for child, parent in parents.items() if parent == number]
+    for number in found:
+        with suppress(ProcessLookupError):
+            os.kill(number, signal.SIGKILL)
     process.wait()
-
-
-def _session(folder: Path) -> int:
-    try:
-        return int((folder / "stat").read_text().rpartition(")")[2].split()[3])
-    except OSError:
-        return -1
 
 
 def why_not() -> str:

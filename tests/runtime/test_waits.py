@@ -18,15 +18,11 @@ WAYS = [
     ("building", "pipeline"),
     ("step", "pipeline"),
     ("step", "tensor"),
-    ("step", "data"),
-    ("step", "zero"),
     ("step", "parameters-away"),
-    ("eval_step", "pipeline"),
     ("clip_grad_norm_", "tensor"),
     ("save", "data"),
     ("load", "zero"),
     ("full_state_dict", "pipeline"),
-    ("full_gradients", "zero"),
 ]
 
 
