@@ -16,7 +16,13 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_public_names() -> None:
-    assert autopar.__all__ == ["ParallelModel", "__version__", "latest_checkpoint", "parallelize"]
+    assert autopar.__all__ == [
+        "ParallelModel",
+        "__version__",
+        "export_checkpoint",
+        "latest_checkpoint",
+        "parallelize",
+    ]
     assert all(getattr(autopar, name) for name in autopar.__all__)
     assert set(autopar.__all__) <= set(dir(autopar))
     with pytest.raises(AttributeError, match="module 'autopar' has no attribute 'paralelize'"):

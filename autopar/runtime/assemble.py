@@ -22,6 +22,7 @@ from autopar.lower.resolve import ResolvedPlan
 from autopar.plan.decisions import Plan, ScheduleName
 from autopar.runtime.crossings import Crossing, PlacedBlock, boundary_crossings
 from autopar.runtime.executor import Executor, HeldStage
+from autopar.runtime.export import StateLayout
 from autopar.runtime.fill import fill
 from autopar.runtime.gradients import TiedGradients, add_up_late_gradients
 from autopar.runtime.holdings import Holdings, find_holdings
@@ -58,7 +59,7 @@ class Assembly:
         buffer_forms: stored forms of this rank's buffers.
         buffer_ranks: name of every buffer of the model -> the rank of the first stage that holds it.
         persistent: names of the buffers that belong into a state dict.
-        aliases: canonical name -> its other names.
+        layout: of the plain model's state dict.
         passes: forward passes for the module's output.
     """
 
@@ -74,7 +75,7 @@ class Assembly:
     buffer_forms: Mapping[str, StoredParameter]
     buffer_ranks: Mapping[str, int]
     persistent: frozenset[str]
-    aliases: Mapping[str, tuple[str, ...]]
+    layout: StateLayout
     passes: OutputPasses
 
     def synchronise_gradients(self, mesh: RankMesh) -> None:
@@ -260,7 +261,7 @@ def assemble(
         buffer_forms=builder.buffer_forms,
         buffer_ranks={name: rank_of(found[0]) for name, found in holdings.buffer_stages.items()},
         persistent=initial.persistent,
-        aliases={name: spec.aliases for name, spec in holdings.specs.items()},
+        layout=holdings.layout(initial, options.parameter_dtype(plan)),
         passes=OutputPasses(resolved, mesh, executor, builder.late),
     )
 

@@ -2,8 +2,9 @@
 plan saved.
 
 Keys: ``model.<parameter or buffer>``, ``optimizer.<parameter>.<state>`` (``exp_avg``, ``step``, ...), and
-``training.step``, ``training.optimizer_groups`` (learning rates and the like), and of fp16 runs
-``training.loss_scale``. Parameters with fused parts are stored as ``(g, n/g, ...)`` at every degree.
+``training.step``, ``training.optimizer_groups`` (learning rates and the like), of fp16 runs
+``training.loss_scale``, and ``training.layout`` (original shapes, tied names). Parameters with fused parts
+are stored as ``(g, n/g, ...)`` at every degree.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from autopar.errors import AutoparError, DistributedError, UsageError, closest_match
 from autopar.runtime import checkpoint_folders
+from autopar.runtime.export import LAYOUT_KEY, StateLayout
+from autopar.runtime.same_outcome import same_outcome
 
 _STEP = "training.step"
 _LOSS_SCALE = "training.loss_scale"
@@ -35,6 +38,7 @@ def save_checkpoint(
     buffers: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer | None,
     step: int,
+    layout: StateLayout,
     loss_scale: Tensor | None = None,
 ) -> None:
     """Writes a checkpoint, which takes the place of one at ``path`` when it is complete; a collective of all
@@ -44,6 +48,7 @@ def save_checkpoint(
         parameters: of this rank's stage, by canonical name.
         buffers: that this rank is to write, by original name.
         step: optimiser steps done.
+        layout: of the plain model's state dict.
         loss_scale: state of the loss scale, if the run has one.
 
     Raises:
@@ -53,16 +58,17 @@ def save_checkpoint(
     path, is_first = Path(path), dist.get_rank() == 0
     state: dict[str, Any] = _model_state(parameters, buffers)
     state[_STEP] = torch.tensor(step)
+    state[LAYOUT_KEY] = layout.to_json()
     if loss_scale is not None:
         state[_LOSS_SCALE] = loss_scale
     names: dict[nn.Parameter, str] = {}
-    with _same_outcome(f"prepare the checkpoint '{path}'"):
+    with same_outcome(f"prepare the checkpoint '{path}'"):
         if optimizer is not None:
             names = names_of_parameters(parameters, optimizer)
         if is_first:
             checkpoint_folders.begin(path)
     partial = checkpoint_folders.partial_folder(path)
-    with _same_outcome(f"prepare the checkpoint '{path}'"):
+    with same_outcome(f"prepare the checkpoint '{path}'"):
         if not partial.is_dir():
             raise UsageError(
                 f"rank {dist.get_rank()} does not see the folder '{partial}' that rank 0 has made; save to a"
@@ -76,7 +82,7 @@ def save_checkpoint(
     try:
         with _named_failures(f"write the checkpoint '{path}'", "free space or save elsewhere"):
             save(state, checkpoint_id=partial)
-        with _same_outcome(f"complete the checkpoint '{path}'"):
+        with same_outcome(f"complete the checkpoint '{path}'"):
             if is_first:
                 checkpoint_folders.commit(path, step)
     except AutoparError:
@@ -107,7 +113,7 @@ def load_checkpoint(
     optimizer_state: dict[nn.Parameter, dict[str, Any]] = {}
     names: dict[nn.Parameter, str] = {}
     place = checkpoint_folders.find_checkpoint(path)
-    with _same_outcome(f"read the checkpoint '{path}'"):
+    with same_outcome(f"read the checkpoint '{path}'"):
         if place is None:
             raise UsageError(checkpoint_folders.explain_missing(path))
         saved = FileSystemReader(place).read_metadata().state_dict_metadata
@@ -137,25 +143,6 @@ def load_checkpoint(
             }
         _set_group_options(optimizer, state[_GROUPS])
     return int(state[_STEP])
-
-
-@contextmanager
-def _same_outcome(action: str) -> Iterator[None]:
-    """Raises on every rank what any rank finds wrong, instead of leaving the others waiting for it."""
-    mistake, failure = "", ""
-    try:
-        yield
-    except UsageError as error:
-        mistake = str(error)
-    except OSError as error:
-        failure = str(error)
-    found: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
-    dist.all_gather_object(found, (mistake, failure))
-    for rank, (mistake, failure) in enumerate(found):
-        if mistake:
-            raise UsageError(mistake)
-        if failure:
-            raise DistributedError(f"rank {rank} could not {action}: {failure}")
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import torch
 from autopar.capture.model_graph import InputKind, ModelGraph, ParameterSpec, TensorSpec
 from autopar.lower.resolve import ResolvedPlan
 from autopar.runtime.block_reads import buffer_reads, parameter_reads
+from autopar.runtime.export import StateLayout
 from autopar.runtime.initialise import InitialState
 from autopar.runtime.storage import StoredParameter, store
 from autopar.sharding.placement import REPLICATE, Placement
@@ -55,6 +56,14 @@ class Holdings:
                 spec = ParameterSpec(name, TensorSpec(tuple(value.shape), value.dtype), False)
                 forms[name] = store(spec, placements.get(name, REPLICATE), degree)
         return forms
+
+    def layout(self, initial: InitialState, dtype: torch.dtype) -> StateLayout:
+        """What the plain model's state dict holds, with parameters in ``dtype``."""
+        specs = {name: TensorSpec(spec.spec.shape, dtype) for name, spec in self.specs.items()}
+        for name, value in initial.buffers.items():
+            if name in initial.persistent:
+                specs[name] = TensorSpec(tuple(value.shape), self.buffer_dtypes[name])
+        return StateLayout(specs, {name: spec.aliases for name, spec in self.specs.items()})
 
 
 def find_holdings(resolved: ResolvedPlan, initial: InitialState) -> Holdings:

@@ -3,20 +3,21 @@
 ``seeded`` draws every random operator of the recorded construction from a seed of its own, derived from
 (seed, name of the first parameter that it reaches, ordinal): any subset of the parameters can be made
 anywhere, in any order. ``exact`` runs the whole record in order from ``torch.manual_seed(seed)`` and equals
-the plain construction bit for bit.
+the plain construction bit for bit. Weights that exist already come from a ``state_source``; what no state
+dict holds, such as tables of positions, is made as under ``seeded``.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from enum import StrEnum
 
 import torch
 from torch import Tensor, nn
 
-from autopar.errors import UsageError
 from autopar.runtime.recording import Recording, Replay, TensorView, is_recorded, record_construction
+from autopar.runtime.state_source import Given, open_source
 
 
 class Initialisation(StrEnum):
@@ -24,6 +25,10 @@ class Initialisation(StrEnum):
 
     SEEDED = "seeded"
     EXACT = "exact"
+
+
+Init = Initialisation | Given
+"""A way to draw starting weights, or weights."""
 
 
 def hash_seed(*parts: object) -> int:
@@ -38,24 +43,30 @@ class InitialState:
     Args:
         build_model: builds the model; runs once, on fake tensors.
         seed: of all randomness.
-        init: ``seeded`` or ``exact``.
+        init: ``seeded``, ``exact``, or weights: a state dict, or the path of a file or folder of them.
+
+    Raises:
+        UsageError: the weights are not there, or not this model's.
     """
 
     def __init__(
-        self,
-        build_model: Callable[[], nn.Module],
-        seed: int = 0,
-        init: Initialisation | str = Initialisation.SEEDED,
+        self, build_model: Callable[[], nn.Module], seed: int = 0, init: Init = Initialisation.SEEDED
     ) -> None:
-        if init not in set(Initialisation):
-            raise UsageError(f"init='{init}' is not known; use 'seeded' or 'exact'")
+        is_drawn = isinstance(init, str) and init in set(Initialisation)
+        self._source = None if is_drawn else open_source(init)
+        self._init = Initialisation(str(init)) if is_drawn else Initialisation.SEEDED
         self._recording: Recording = record_construction(build_model, seed)
         self._seed = seed
-        self._init = Initialisation(init)
         module = self._recording.module
         self.parameters: Mapping[str, nn.Parameter] = dict(module.named_parameters())
         self.buffers: Mapping[str, Tensor] = dict(module.named_buffers())
         self.persistent = frozenset(name for name in module.state_dict() if name in self.buffers)
+        self._names = _all_names(module)
+        if self._source is not None:
+            self._source.check(
+                {self._names[name]: tuple(self._tensor(name).shape) for name in self._held(self.names)},
+                frozenset(name for each in self.buffers for name in self._names[each]) - self.persistent,
+            )
         self._seeds = self._operation_seeds() if self._init is Initialisation.SEEDED else {}
 
     @property
@@ -69,7 +80,13 @@ class InitialState:
         The order is that of the model under ``seeded``, that of completion under ``exact``.
         """
         chosen = set(self.names if names is None else names)
-        wanted = [name for name in self.names if name in chosen]
+        given = set(self._held(chosen)) if self._source is not None else set()
+        for name in self.names:
+            if name in given and self._source is not None:
+                entry = self._source.find(self._names[name])
+                assert entry is not None
+                yield name, entry.read().reshape(self._tensor(name).shape)
+        wanted = [name for name in self.names if name in chosen and name not in given]
         recorded: dict[str, TensorView] = {}
         for name in wanted:
             tensor = self._tensor(name)
@@ -78,6 +95,10 @@ class InitialState:
             else:
                 yield name, tensor.detach().clone()
         yield from self._exact(recorded) if self._init is Initialisation.EXACT else self._seeded(recorded)
+
+    def _held(self, names: Iterable[str]) -> list[str]:
+        """Those of ``names`` that a state dict holds."""
+        return [name for name in names if name in self.parameters or name in self.persistent]
 
     def _tensor(self, name: str) -> Tensor:
         return self.parameters[name] if name in self.parameters else self.buffers[name]
@@ -131,12 +152,24 @@ class InitialState:
                 replay.free(storage)
 
 
+def _all_names(module: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Canonical name of every parameter and buffer -> all of its names."""
+    found: dict[int, list[str]] = {}
+    tensors: list[tuple[str, Tensor]] = [
+        *module.named_parameters(remove_duplicate=False),
+        *module.named_buffers(remove_duplicate=False),
+    ]
+    for name, tensor in tensors:
+        found.setdefault(id(tensor), []).append(name)
+    return {names[0]: tuple(names) for names in found.values()}
+
+
 def _fresh_generator_state(seed: int) -> Tensor:
     return torch.Generator().manual_seed(seed).get_state()
 
 
 def initial_state(
-    build_model: Callable[[], nn.Module], seed: int = 0, init: Initialisation | str = Initialisation.SEEDED
+    build_model: Callable[[], nn.Module], seed: int = 0, init: Init = Initialisation.SEEDED
 ) -> Iterator[tuple[str, Tensor]]:
     """The starting weights of every plan, for use in one process: pairs of canonical name and whole tensor.
 
@@ -149,7 +182,7 @@ def load_initial_state(
     module: nn.Module,
     build_model: Callable[[], nn.Module],
     seed: int = 0,
-    init: Initialisation | str = Initialisation.SEEDED,
+    init: Init = Initialisation.SEEDED,
 ) -> None:
     """Gives a plain module the starting weights that ``parallelize`` gives every plan, in place."""
     targets = {**dict(module.named_parameters()), **dict(module.named_buffers())}

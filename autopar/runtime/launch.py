@@ -34,19 +34,19 @@ def check_world_size(plan: Plan) -> None:
         )
 
 
-def gather_ranks(options: Options) -> Meeting:
+def gather_ranks(options: Options, device: torch.device) -> Meeting:
     """Finds the other ranks, before the first collective where there is no process group yet.
 
     Raises:
         DistributedError: one of them, or the store between them, does not answer in time.
     """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     return meet_in_group(options.timeout_s) if dist.is_initialized() else meet(options.timeout_s)
 
 
 def join(meeting: Meeting, options: Options, device: torch.device) -> None:
     """Initialises the default process group, unless there is one; a collective of all ranks."""
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     if dist.is_initialized():
         return
     dist.init_process_group(
@@ -64,7 +64,7 @@ def in_common(plan: Plan, fingerprint: str, options: Options) -> dict[str, str]:
     return {
         "plan": hashlib.sha256(repr(decisions).encode()).hexdigest(),
         "model": fingerprint,
-        "seed and init": f"{options.seed} {options.init}",
+        "seed and init": f"{options.seed} {options.init_text}",
         "dtype": str(options.dtype),
         "profile": str(options.profile is not None),
         "versions of torch": torch.__version__,

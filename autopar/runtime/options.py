@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from autopar.plan.decisions import Plan, Precision
-from autopar.runtime.initialise import Initialisation
+from autopar.runtime.initialise import Init, Initialisation
 
 _DTYPES = {
     Precision.BF16: torch.bfloat16,
@@ -24,7 +25,7 @@ class Options:
 
     Attributes:
         seed: of starting weights and dropout.
-        init: how starting weights are drawn.
+        init: how starting weights are drawn, or where they are.
         dtype: compute dtype instead of the plan's precision; parameters are float32, or float64 with float64.
         timeout_s: of every wait for another rank.
         device: where this rank computes; default: its GPU, else the CPU.
@@ -32,11 +33,16 @@ class Options:
     """
 
     seed: int = 0
-    init: Initialisation | str = Initialisation.SEEDED
+    init: Init = Initialisation.SEEDED
     dtype: torch.dtype | None = None
     timeout_s: float = 600.0
     device: torch.device | None = None
     profile: Path | None = None
+
+    @property
+    def init_text(self) -> str:
+        """What ``init`` is, for messages and comparisons between ranks."""
+        return "a state dict" if isinstance(self.init, Mapping) else str(self.init)
 
     def compute_dtype(self, plan: Plan) -> torch.dtype:
         """Dtype in which the programs compute."""

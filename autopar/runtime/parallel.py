@@ -18,7 +18,7 @@ from autopar.lower.resolve import missing_decisions, resolve
 from autopar.plan.decisions import Plan
 from autopar.plan.read import read_plan
 from autopar.runtime.assemble import assemble
-from autopar.runtime.initialise import Initialisation, InitialState
+from autopar.runtime.initialise import Init, Initialisation, InitialState
 from autopar.runtime.launch import check_world_size, gather_ranks, in_common, join
 from autopar.runtime.mesh import make_mesh
 from autopar.runtime.options import Options
@@ -36,7 +36,7 @@ def parallelize(
     example_batch: Callable[[int], dict[str, Tensor]] | None = None,
     batch_dims: Mapping[str, int] | None = None,
     seed: int = 0,
-    init: Initialisation | str = Initialisation.SEEDED,
+    init: Init = Initialisation.SEEDED,
     dtype: torch.dtype | None = None,
     timeout_s: float = 600.0,
     device: torch.device | str | None = None,
@@ -52,7 +52,9 @@ def parallelize(
         example_batch: batch size -> one batch; default: of the model file that the plan names.
         batch_dims: batch entry -> dim of the samples where it is not 0.
         seed: of starting weights and dropout; the same weights come under every plan.
-        init: ``seeded``, or ``exact`` for the values of ``torch.manual_seed(seed); build_model()``.
+        init: ``seeded``; ``exact`` for the values of ``torch.manual_seed(seed); build_model()``; or weights,
+            of which each rank reads its own: a state dict, the file of one (``torch.save`` or safetensors),
+            a folder with ``model.safetensors`` or its index, or a checkpoint.
         dtype: compute dtype instead of the plan's precision.
         timeout_s: of every wait for another rank.
         device: default: this rank's GPU (``LOCAL_RANK``), else the CPU.
@@ -61,7 +63,8 @@ def parallelize(
 
     Raises:
         PlanError: the plan is incomplete, or not for this model.
-        UsageError: the number of processes is not the plan's, or the model cannot be built.
+        UsageError: the number of processes is not the plan's, the model cannot be built, or the weights are
+            not its own.
         DistributedError: ranks differ in plan or model, or one does not come.
     """
     checked = plan if isinstance(plan, Plan) else read_plan(Path(plan))
@@ -88,14 +91,14 @@ def start(
     assert mesh.pipeline and mesh.data and mesh.tensor
     resolved = resolve(plan, graph)
     device = options.choose_device()
-    meeting = gather_ranks(options)
+    initial = InitialState(build_model, options.seed, options.init)
+    meeting = gather_ranks(options, device)
     watchdog = Watchdog(meeting, options.timeout_s)
     try:
         watchdog.agree("start", in_common(plan, graph.fingerprint, options))
         with watchdog.guard("joining the process group"):
             join(meeting, options, device)
         with watchdog.guard("building the stage"):
-            initial = InitialState(build_model, options.seed, options.init)
             timeout = timedelta(seconds=options.timeout_s)
             rank_mesh = make_mesh(
                 mesh.pipeline,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from autopar.runtime.batches import count_micro_batches, split_batch
 from autopar.runtime.checkpoint import load_checkpoint, save_checkpoint
 from autopar.runtime.driving import Driving
 from autopar.runtime.executor import mean_loss
+from autopar.runtime.export import write_state_dict
 from autopar.runtime.first_step import report_first_step
 from autopar.runtime.gradients import GradientNorm, add_back, scale_gradients, set_aside
 from autopar.runtime.loss_scale import LossScale, all_finite
@@ -26,8 +27,9 @@ from autopar.runtime.mesh import RankMesh
 from autopar.runtime.optimizer_watch import OptimizerWatch
 from autopar.runtime.options import Options
 from autopar.runtime.outputs import ModelOutputs
+from autopar.runtime.same_outcome import same_outcome
 from autopar.runtime.seeds import Seeds, block_seeds
-from autopar.runtime.step_trace import StepTrace
+from autopar.runtime.step_trace import SecondStep
 from autopar.runtime.storage import local_tensor
 from autopar.runtime.views import version
 from autopar.runtime.watchdog import Watchdog
@@ -66,7 +68,7 @@ class ParallelModel(nn.Module):
         self.data_rank = mesh.here.data
         self.data_world_size = mesh.data
         self.num_steps = 0
-        self._num_calls = 0  # of step in this process; num_steps goes on from a checkpoint
+        self._traces = SecondStep(options.profile, assembly.executor, mesh, plan.num_micro_batches)
         stored = assembly.stages.forms()
         self._loss_scale = LossScale(options.compute_dtype(plan))
         self._norm = GradientNorm(mesh, stored, assembly.sharded, assembly.tied)
@@ -173,7 +175,7 @@ class ParallelModel(nn.Module):
         parameters = dict(self.stages.named_originals())
         label = f"step {self.num_steps}"
         began_s = time.perf_counter()
-        with self._watchdog.guard(label), self._traced() as work:
+        with self._watchdog.guard(label), self._traces.around() as work:
             self._optimizers.check()
             batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
             with self._own_randomness():
@@ -248,7 +250,8 @@ class ParallelModel(nn.Module):
         with self._watchdog.guard(f"save to {path}"):
             buffers = self._whole.own_buffers() if self._mesh.here.data == 0 else {}
             scale = self._loss_scale.state
-            save_checkpoint(path, parameters, buffers, optimizer, self.num_steps, scale)
+            layout = self._assembly.layout
+            save_checkpoint(path, parameters, buffers, optimizer, self.num_steps, layout, scale)
 
     def load(self, path: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Reads what ``save`` wrote, under this plan or any other; all ranks call it.
@@ -264,14 +267,37 @@ class ParallelModel(nn.Module):
         self._optimizers.settle()
         self._seen_versions = None
 
+    def export(self, path: str | Path) -> None:
+        """Writes the plain model's full state dict to a file: as ``torch.save`` does, or, if ``path`` ends in
+        ``.safetensors``, in that format.
+
+        A collective of all ranks; rank 0 writes, one whole tensor in memory at a time. Buffers are those of
+        data rank 0.
+
+        Raises:
+            DistributedError: rank 0 could not write.
+        """
+        with self._watchdog.guard(f"export to {path}"), same_outcome(f"write '{path}'"):
+            entries = self._whole.entries()
+            try:
+                if self._mesh.rank == 0:
+                    write_state_dict(Path(path), self._assembly.layout, entries)
+            finally:
+                for _ in entries:  # the others' part, also where writing has failed
+                    pass
+
     def full_state_dict(self) -> dict[str, Tensor]:
         """Whole parameters and persistent buffers as the plain model's ``load_state_dict`` takes them, on
         every rank.
 
         A collective of all ranks. Buffers are those of data rank 0.
         """
+        found: dict[str, Tensor] = {}
         with self._watchdog.guard("full_state_dict"):
-            return dict(self._whole.entries())
+            for name, value in self._whole.entries():
+                names = (name, *self._assembly.layout.aliases.get(name, ()))
+                found.update(dict.fromkeys(names, value))
+        return found
 
     def full_gradients(self) -> dict[str, Tensor]:
         """Whole gradients by canonical parameter name, on every rank; parameters without one are left out.
@@ -305,23 +331,6 @@ class ParallelModel(nn.Module):
         parameters = dict(self.stages.named_originals())
         masters = self._assembly.masters
         return parameters if masters is None else {**parameters, **masters.parameters}
-
-    @contextmanager
-    def _traced(self) -> Iterator[Callable[[str], AbstractContextManager[None]]]:
-        """Around a step: records the second one if that was asked for; yields what goes around work."""
-        path, executor = self._options.profile, self._assembly.executor
-        if path is None or self._num_calls != 1:
-            yield lambda _: nullcontext()
-        else:
-            trace = StepTrace(path, self._mesh.device)
-            watching, executor.observer = executor.observer, trace.action
-            trace.begin(self._mesh)
-            try:
-                yield trace.work
-            finally:
-                executor.observer = watching
-            trace.write(self._mesh, executor.schedule(self._plan.num_micro_batches), executor.num_stages)
-        self._num_calls += 1
 
     def _own_randomness(self) -> AbstractContextManager[None]:
         """What is drawn inside leaves the caller's generators alone."""

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from autopar.runtime.executor import Executor
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.messages import Schedule
 from autopar.schedule.actions import Action, ActionKind
@@ -95,6 +96,40 @@ class StepTrace:
         events += _simulated([span for _, found in spans for span in found], schedule, num_stages)
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._path.write_text(json.dumps({"traceEvents": events, "displayTimeUnit": "ms"}) + "\n")
+
+
+class SecondStep:
+    """Records the second step of a process, if that was asked for.
+
+    Args:
+        path: of the trace; None for none.
+        executor: of the steps.
+        num_micro_batches: of a step.
+    """
+
+    def __init__(self, path: Path | None, executor: Executor, mesh: RankMesh, num_micro_batches: int) -> None:
+        self._path = path
+        self._executor = executor
+        self._mesh = mesh
+        self._num_micro_batches = num_micro_batches
+        self._num_steps = 0
+
+    @contextmanager
+    def around(self) -> Iterator[Callable[[str], AbstractContextManager[None]]]:
+        """Around a step; yields what goes around work that is no action."""
+        executor = self._executor
+        if self._path is None or self._num_steps != 1:
+            yield lambda _: nullcontext()
+        else:
+            trace = StepTrace(self._path, self._mesh.device)
+            watching, executor.observer = executor.observer, trace.action
+            trace.begin(self._mesh)
+            try:
+                yield trace.work
+            finally:
+                executor.observer = watching
+            trace.write(self._mesh, executor.schedule(self._num_micro_batches), executor.num_stages)
+        self._num_steps += 1
 
 
 class _Clock:

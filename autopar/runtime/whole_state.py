@@ -43,13 +43,10 @@ class WholeState:
         return gather(names, ranks, self._assembly.buffer_forms, own.get, self._mesh)
 
     def entries(self) -> Iterator[tuple[str, Tensor]]:
-        """A state dict, entry by entry, to be consumed by all ranks alike; of tied parameters every name."""
-        for name, value in self.parameters():
-            assert value is not None
-            for alias in (name, *self._assembly.aliases[name]):
-                yield alias, value
-        for name, value in self.buffers():
-            if value is not None:
+        """A state dict, entry by entry, to be consumed by all ranks alike; of tied parameters the first."""
+        for values in (self.parameters(), self.buffers()):
+            for name, value in values:
+                assert value is not None
                 yield name, value
 
     def own_buffers(self) -> dict[str, Tensor]:

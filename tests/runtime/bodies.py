@@ -418,6 +418,8 @@ def memory(case):
     run = Run(case, dtype=torch.float32, timeout_s=200.0)
     found = {
         "peak_bytes": peak_bytes() - before,
+        "whole_process_bytes": peak_bytes(),
+        "model_parameters": sum(x.spec.num_elements for x in run.graph.parameters.values()),
         "shard_bytes": sum(local_tensor(p).numel() * 4 for p in run.model.parameters()),
         "largest_parameter_bytes": max(x.spec.num_elements for x in run.graph.parameters.values()) * 4,
     }

@@ -119,7 +119,9 @@ def test_construction_that_needs_values_is_refused():
 
 
 def test_unknown_initialisation_is_refused():
-    with pytest.raises(UsageError, match="init='zeros' is not known; use 'seeded' or 'exact'"):
+    with pytest.raises(
+        UsageError, match="init='zeros' is not known: it is no file or folder; use 'seeded' or 'exact'"
+    ):
         InitialState(Unusual, init="zeros")
 
 
