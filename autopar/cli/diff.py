@@ -7,8 +7,7 @@ tried alone, or does something only together with others, is one remainder.
 from __future__ import annotations
 
 import argparse
-import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -18,6 +17,7 @@ from autopar.cli.files import existing_file
 from autopar.cli.flags import add_device_flags, add_output_flags
 from autopar.cli.given import given_plan
 from autopar.cli.outcome import Outcome, tell
+from autopar.cli.results import document_text
 from autopar.cli.terminal import rendered
 from autopar.errors import CaptureError, PlanError, UsageError
 from autopar.plan.changed_lines import ChangedLine, changed_lines
@@ -71,7 +71,7 @@ def _costed(args: argparse.Namespace) -> Comparison:
 def _of_lines(args: argparse.Namespace, lines: tuple[ChangedLine, ...]) -> Outcome:
     if args.json:
         document = [{"key": x.key, "first": x.first, "second": x.second} for x in lines]
-        return Outcome(_dumped({"schema": 1, "lines": document}))
+        return Outcome(document_text({"schema": 1, "lines": document}))
     if not lines:
         return Outcome("the plans say the same\n")
     table = plain_table("line", args.first, args.second)
@@ -128,8 +128,4 @@ def _to_json(comparison: Comparison) -> str:
         for effect in comparison.effects
     ]
     rest = {"rest_s": comparison.rest_s, "rest_bytes": comparison.rest_bytes}
-    return _dumped({"schema": 1, **sides, "decisions": effects, **rest})
-
-
-def _dumped(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return document_text({"schema": 1, **sides, "decisions": effects, **rest})

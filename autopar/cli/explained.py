@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import RenderableType
 from rich.text import Text
 
+from autopar.cli.results import document_text
 from autopar.cli.terminal import rendered
 from autopar.cost.breakdown import TERMS, Breakdown, StepTerms
 from autopar.plan.document import to_document
@@ -122,7 +122,7 @@ def to_json(explanation: Explanation) -> str:
             }
             for freed in explanation.freed
         ]
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return document_text(document)
 
 
 def breakdown_document(breakdown: Breakdown) -> dict[str, Any]:
@@ -183,4 +183,4 @@ def module_to_json(use: ModuleUse) -> str:
         }
         for choice in use.whole
     ]
-    return json.dumps({"schema": 1, **document}, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return document_text({"schema": 1, **document})

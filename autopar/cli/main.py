@@ -20,7 +20,7 @@ from autopar import __version__
 from autopar.cli.outcome import Outcome, tell
 from autopar.errors import AutoparError, FileError, UsageError, closest_match
 
-VERBS = ("plan", "check", "explain", "diff", "report", "verify", "profile", "devices", "schema")
+VERBS = ("plan", "check", "explain", "diff", "report", "verify", "profile", "devices", "schema", "export")
 
 EXIT_BUG = 1
 EXIT_INTERRUPTED = 130

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import os
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +12,7 @@ from autopar.cli.devices_choice import choose_cluster, memory_limit_bytes, refer
 from autopar.cli.files import existing_file
 from autopar.cli.flags import AUTO, flag_constraints, model_arguments
 from autopar.cli.outcome import tell
+from autopar.cli.watching import watching
 from autopar.plan.decisions import Plan
 from autopar.plan.merge import merge
 from autopar.plan.pins import parse_sets
@@ -75,9 +74,12 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
         time_limit_s=args.time_limit,
         seed=args.seed,
     )
-    told = progress(args)
-    result = (plan_best_batch if args.batch == AUTO else make_plan)(request, told)
-    if told is None and not args.quiet:
+    with watching(args) as watcher:
+        if args.batch == AUTO:
+            result = plan_best_batch(request, watcher.doing)
+        else:
+            result = make_plan(request, watcher.doing, watch=watcher.news)
+    if not (args.quiet or args.verbose):  # the watcher tells everything
         for note in result.notes:
             tell(note)
     plan = replace(result.plan, cluster=reference_to(cluster, limit_bytes))
@@ -100,10 +102,3 @@ def read_constraints(args: argparse.Namespace) -> Plan:
 
 def _is_same_target(one: str, other: str) -> bool:
     return one == other or os.path.normpath(one) == os.path.normpath(other)
-
-
-def progress(args: argparse.Namespace) -> Callable[[str], None] | None:
-    """What is told of the progress: lines on stderr for a person who watches, nothing under ``--quiet``."""
-    if args.quiet or not (args.verbose or sys.stderr.isatty()):
-        return None
-    return tell

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from autopar.cli.terminal import rendered
+from autopar.cli.terminal import rendered, width_of
 from autopar.cost.prediction import Prediction
+from autopar.cost.step_timeline import StepTimeline
 from autopar.errors import InfeasibleError
 from autopar.plan.decisions import Plan
 from autopar.plan.document import to_document
 from autopar.plan.write import write_plan
+from autopar.report.lanes import lanes
 from autopar.report.predicted import predicted_section, prediction_document
 from autopar.report.text import (
     Baseline,
@@ -41,6 +43,7 @@ class Costed:
         bound_s: no plan is faster under the cost model; None where nothing was solved.
         search: what the search took; None where nothing was searched.
         batches: the global batches tried under ``--batch auto``.
+        timeline: of the step, where it is to be shown.
     """
 
     plan: Plan
@@ -52,6 +55,7 @@ class Costed:
     search: Mapping[str, Any] | None = None
     baselines: tuple[Baseline, ...] = ()
     batches: tuple[BatchTried, ...] = ()
+    timeline: StepTimeline | None = None
 
     @staticmethod
     def of_result(result: PlanResult) -> Costed:
@@ -66,6 +70,7 @@ class Costed:
             search=asdict(result.search) | {"bound_s": result.bound_s, "gap": result.gap},
             baselines=result.baselines,
             batches=result.batches,
+            timeline=result.timeline,
         )
 
 
@@ -78,9 +83,11 @@ def to_yaml(costed: Costed) -> str:
 
 def to_summary(costed: Costed, *, to_stderr: bool = False) -> str:
     """Tables for people."""
+    stream = sys.__stderr__ if to_stderr else sys.__stdout__
     parts: list[Any] = [
         *headline(costed.plan, costed.prediction, costed.status, costed.gap, costed.bound_s),
         Text(),
+        *([*lanes(costed.timeline, width_of(stream)), Text()] if costed.timeline else []),
         stage_table(costed.plan, costed.prediction),
         Text(),
         Text("memory of one device"),
@@ -91,7 +98,7 @@ def to_summary(costed: Costed, *, to_stderr: bool = False) -> str:
         parts += [Text("not chosen"), alternatives_table(costed.alternatives), Text()]
     if costed.baselines:
         parts += [Text("beside plans written by hand"), baselines_table(costed.baselines), Text()]
-    return rendered(parts, sys.__stderr__ if to_stderr else sys.__stdout__)
+    return rendered(parts, stream)
 
 
 def to_json(costed: Costed, plan_file: str | None) -> str:

@@ -21,5 +21,10 @@ def rendered(parts: Iterable[RenderableType], stream: TextIO | None = None) -> s
     # Verbs run with stdout turned aside, so the real one is asked.
     stream = stream or sys.__stdout__ or sys.stdout
     is_terminal = stream.isatty() and os.environ.get("TERM") != "dumb" and "NO_COLOR" not in os.environ
-    width = min(shutil.get_terminal_size().columns, _MAX_WIDTH) if stream.isatty() else _PIPE_WIDTH
-    return render(parts, is_terminal=is_terminal, width=width)
+    return render(parts, is_terminal=is_terminal, width=width_of(stream))
+
+
+def width_of(stream: TextIO | None = None) -> int:
+    """Characters in a line of a stream (default: stdout)."""
+    stream = stream or sys.__stdout__ or sys.stdout
+    return min(shutil.get_terminal_size().columns, _MAX_WIDTH) if stream.isatty() else _PIPE_WIDTH

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -31,42 +31,26 @@ class Watcher:
 
     def __init__(self, *, is_verbose: bool, bar: Progress | None) -> None:
         self._is_verbose, self._bar = is_verbose, bar
-        self._begun_s = time.monotonic()
         self._task: TaskID | None = None
-        self._doing, self._found = "", "no plan yet"
-        self._done = 0
-        self._total: int | None = None
+        if bar is not None:
+            self._task = bar.add_task("", total=None, done=0, found="no plan yet", doing="")
 
     def doing(self, text: str) -> None:
         """What is being done, in a few words."""
-        self._doing = text
         if self._is_verbose:
             tell(text)
-        self._show()
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, doing=text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…")
 
     def news(self, news: News) -> None:
         """How far the search has come."""
-        self._done, self._total = news.num_done, news.num_done + news.num_waiting
-        if news.best_s is not None:
-            self._found = f"best {format_seconds(news.best_s)}"
-        self._show()
-
-    def _show(self) -> None:
-        bar = self._bar
-        if bar is None or time.monotonic() - self._begun_s < _PATIENCE_S:
+        if self._bar is None or self._task is None:
             return
-        if self._task is None:
-            self._task = bar.add_task("", total=None, done=0, found="", doing="")
-            bar.start()
-        doing = self._doing if len(self._doing) <= _WIDTH else f"{self._doing[: _WIDTH - 1]}…"
-        bar.update(
-            self._task,
-            completed=self._done,
-            total=self._total,
-            done=self._done,
-            found=self._found,
-            doing=doing,
+        self._bar.update(
+            self._task, completed=news.num_done, total=news.num_done + news.num_waiting, done=news.num_done
         )
+        if news.best_s is not None:
+            self._bar.update(self._task, found=f"best {format_seconds(news.best_s)}")
 
 
 @contextmanager
@@ -75,10 +59,16 @@ def watching(args: argparse.Namespace) -> Iterator[Watcher]:
     stream = sys.__stderr__
     is_watched = not (args.quiet or args.json or args.verbose) and stream is not None and stream.isatty()
     bar = _bar() if is_watched else None
+    patience = threading.Timer(_PATIENCE_S, bar.start) if bar is not None else None
+    if patience is not None:
+        patience.daemon = True
+        patience.start()
     try:
         yield Watcher(is_verbose=args.verbose and not args.quiet, bar=bar)
     finally:
-        if bar is not None:
+        if bar is not None and patience is not None:
+            patience.cancel()
+            patience.join()
             bar.stop()
 
 

@@ -11,9 +11,11 @@ from autopar.cost.blocks import Readings
 from autopar.cost.breakdown import break_down
 from autopar.cost.measured import measured_note
 from autopar.cost.prediction import Prediction
+from autopar.cost.step_timeline import step_timeline
 from autopar.errors import InfeasibleError, UsageError
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import MESH_AXES, ClusterReference, Mesh, ModelReference, Plan, Precision
+from autopar.plan.hand_made import codes_of_chosen
 from autopar.planner.check import DEFAULT_OPTIMIZER, DTYPES, predict_plan
 from autopar.planner.compose import compose_plan
 from autopar.planner.explain_infeasible import nothing_fits
@@ -143,6 +145,7 @@ class PlanningTask:
             return None
         cluster = self._request.cluster
         plan = compose_plan(self._settled, found.best, self._choices, cluster)
+        plan = replace(plan, chosen=codes_of_chosen(plan, self._request.constraints))
         prediction = _checked_prediction(plan, self._captured, cluster, self._job, self._choices.readings)
         step_s = prediction.step_time_s
         bound_s = min(found.bound_s, step_s)
@@ -160,6 +163,7 @@ class PlanningTask:
             notes=(note,) if note else (),
             baselines=tuple(_baseline(baseline, step_s) for baseline in found.baselines),
             considered=found.considered,
+            timeline=step_timeline(found.best.layout, cluster),
         )
 
     def why_nothing_fits(self) -> InfeasibleError:

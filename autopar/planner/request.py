@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from autopar.capture.target import ModelSource
 from autopar.cost.breakdown import StepTerms
 from autopar.cost.prediction import Prediction
+from autopar.cost.step_timeline import StepTimeline
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Mesh, Plan, Precision, ScheduleName
 from autopar.solve.candidate import Considered
@@ -133,6 +134,7 @@ class PlanResult:
         notes: defaults that were chosen, for people.
         batches: what was tried, where the global batch was the planner's to choose.
         considered: outer settings with what the search found out about each.
+        timeline: of its step.
     """
 
     plan: Plan
@@ -146,3 +148,4 @@ class PlanResult:
     baselines: tuple[BaselineResult, ...] = ()
     batches: tuple[BatchTried, ...] = ()
     considered: tuple[Considered, ...] = ()
+    timeline: StepTimeline | None = None

@@ -65,6 +65,7 @@ def chain_figure(blocks: Sequence[BlockCell]) -> figure:
         hatch_alpha=0.3,
         hatch_scale=8,
     )
+    plot.scatter("x", "y", source=source, size=20, color="#ffffff", alpha=0.9, level="glyph")
     plot.text(
         "x",
         "y",
@@ -73,8 +74,6 @@ def chain_figure(blocks: Sequence[BlockCell]) -> figure:
         text_align="center",
         text_baseline="middle",
         text_font_size="12px",
-        text_font_style="bold",
-        text_outline_color="#ffffff",
         text_color="#000000",
     )
     add_hover(plot, [cells], _TOOLTIPS)

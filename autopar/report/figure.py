@@ -26,7 +26,6 @@ def new_figure(height: int, **settings: Any) -> figure:
         tools=[box, PanTool(), WheelZoomTool(), ResetTool()],
         active_drag=box,
         active_scroll=None,
-        active_inspect=None,
         output_backend="canvas",
         **settings,
     )

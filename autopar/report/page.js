@@ -3,9 +3,10 @@ for (const item of JSON.parse(document.getElementById("figures").textContent)) {
   Bokeh.embed.embed_item(item, item.target_id).then(() => {
     if (!matchMedia("(pointer: coarse)").matches) return
     // A finger on a figure scrolls the page, until a tool is chosen from the bar above the figure.
-    for (const view of Bokeh.index) {
-      for (const tool of view.model.toolbar.tools) if (tool.type === "BoxZoomTool") tool.active = false
-    }
+    for (const shown of Bokeh.documents)
+      for (const plot of shown.roots())
+        for (const tool of plot.toolbar.tools)
+          if (tool.type === "BoxZoomTool") tool.active = false
   })
 }
 addEventListener("beforeprint", () => { for (const each of document.querySelectorAll("details")) each.open = true })

@@ -86,7 +86,7 @@ def _sections(picture: Picture) -> Iterable[_Section]:
     yield _Section(
         "memory",
         "Memory of each stage's devices",
-        f"The fullest device holds {format_bytes(prediction.peak_memory_bytes)}, {share} of what it may: {limit}.",
+        f"The fullest device holds {format_bytes(prediction.peak_memory_bytes)}, {share} of {limit}.",
         lambda: memory_figure(prediction),
         looks_legend(MEMORY_LOOKS.values()),
         page_tables.memory_table(prediction),
@@ -100,14 +100,15 @@ def _sections(picture: Picture) -> Iterable[_Section]:
         curves_legend(curves_shown(picture.memory)),
         page_tables.curves_table(picture.memory),
     )
-    yield _Section(
-        "candidates",
-        "What was considered",
-        _candidates_sentence(picture),
-        lambda: candidates_figure(picture.candidates, prediction.memory_limit_bytes),
-        marks_legend({point.mark for point in picture.candidates}),
-        page_tables.candidates_table(picture.candidates),
-    )
+    if len(picture.candidates) > 1:
+        yield _Section(
+            "candidates",
+            "What was considered",
+            _candidates_sentence(picture),
+            lambda: candidates_figure(picture.candidates, prediction.memory_limit_bytes),
+            marks_legend({point.mark for point in picture.candidates}),
+            page_tables.candidates_table(picture.candidates),
+        )
     yield _Section(
         "chain",
         "The model as a chain of blocks",
@@ -140,8 +141,6 @@ def _timeline_sentence(picture: Picture) -> str:
 
 
 def _candidates_sentence(picture: Picture) -> str:
-    if len(picture.candidates) == 1:
-        return "Nothing was searched: the plan alone is shown."
     fitting = sum(point.mark == "other" for point in picture.candidates)
     missing = sum(point.mark == "infeasible" for point in picture.candidates)
     return (
