@@ -164,7 +164,8 @@ def _model_class(transformers: Any, target: str, config: Any, fields: Mapping[st
     for mapping, _ in _HEADS:
         known = getattr(transformers, mapping)
         if type(config) in known:
-            return known[type(config)]
+            found = known[type(config)]
+            return found[0] if isinstance(found, tuple) else found  # several variants, the plain one first
     raise UsageError(
         f"target '{target}': autopar knows no training head for model_type '{config.model_type}'; "
         "write a model file with build_model() and example_batch() instead"
@@ -182,8 +183,9 @@ def _example_batch(
             "write a model file with build_model() and example_batch() instead"
         )
     if class_name.endswith("ForImageClassification"):
-        size = _positive(target, "image_size", args.get("image_size", getattr(config, "image_size", None)))
-        return _image_batch(config, size or _DEFAULT_IMAGE_SIZE)
+        sizes = getattr(config, "vision_config", config)  # of a model of images and texts
+        size = _positive(target, "image_size", args.get("image_size", getattr(sizes, "image_size", None)))
+        return _image_batch(sizes, config.num_labels, size or _DEFAULT_IMAGE_SIZE)
     if "image_size" in args:
         raise UsageError(f"target '{target}': {class_name} takes no images, so no image_size")
     positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
@@ -248,11 +250,11 @@ def _sequence_class_batch(vocab: int, seq: int, num_labels: int) -> Callable[[in
     return batch
 
 
-def _image_batch(config: Any, size: int) -> Callable[[int], dict[str, Tensor]]:
+def _image_batch(sizes: Any, num_labels: int, size: int) -> Callable[[int], dict[str, Tensor]]:
     def batch(batch_size: int) -> dict[str, Tensor]:
         return {
-            "pixel_values": torch.randn(batch_size, config.num_channels, size, size),
-            "labels": torch.randint(0, config.num_labels, (batch_size,)),
+            "pixel_values": torch.randn(batch_size, sizes.num_channels, size, size),
+            "labels": torch.randint(0, num_labels, (batch_size,)),
         }
 
     return batch

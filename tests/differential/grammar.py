@@ -151,7 +151,7 @@ class _Families(Sequences, Images):
         self.sequence(self.chance.randint(1, 3))
         self.pool()
         if self.chance.random() < 0.4:
-            self.add(call="x = F.normalize(x, dim=-1) @ F.normalize(image, dim=-1).T * 2.0")
+            self.add(call="x = F.normalize(x + 0.5, dim=-1) @ F.normalize(image + 0.5, dim=-1).T * 2.0")
             return self.finish("F.cross_entropy(x, torch.arange(x.shape[0], device=x.device))")
         self.add(
             f"self.both = nn.Linear({2 * self.width}, {self.width})",

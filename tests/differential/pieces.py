@@ -287,7 +287,7 @@ class Rearranged(nn.Module):
             case "center":
                 return x - x.mean(1, keepdim=True)
             case "normalise":
-                return F.normalize(x, dim=-1) * width**0.5
+                return F.normalize(x + 0.5, dim=-1) * width**0.5  # a vector of zeros has no direction
             case "cumulate":
                 return x.cumsum(1) / seq
             case "unbind":
