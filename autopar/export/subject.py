@@ -1,0 +1,170 @@
+"""What an exporter reads: the plan, and of the model what the target's words are about."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from autopar.capture.capture import Capture, capture
+from autopar.capture.fake_model import build_fake_model, new_fake_mode
+from autopar.capture.target import ModelSource
+from autopar.lower.resolve import ResolvedPlan, resolve
+from autopar.plan.decisions import Plan, Recompute
+from autopar.sharding.placement import REPLICATE, Placement
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedBlock:
+    """A block of the chain.
+
+    Attributes:
+        module_class: name of its class, where the block is one module of the model; else "".
+        output_word: what flows out: ``replicate``, ``sequence``, ``batch``, ``shard(d)``.
+        is_layer: whether it is one of the repeated layers.
+    """
+
+    name: str
+    module_class: str
+    stage: int
+    recompute: Recompute
+    output_word: str
+    is_layer: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedParameter:
+    """A parameter.
+
+    Attributes:
+        module: name of the module that holds it.
+        module_class: of that module, e.g. ``Linear``.
+        num_dims: of the whole tensor.
+        fused_dims: dim -> number of equal parts that are fused along it.
+    """
+
+    name: str
+    module: str
+    module_class: str
+    num_dims: int
+    placement: Placement
+    fused_dims: Mapping[int, int]
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the tensor axis divides it."""
+        return self.placement != REPLICATE
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A complete plan beside its model.
+
+    Attributes:
+        plan: complete; what a plan need not say is filled in.
+        blocks: the chain.
+        parameters: each once, under its first name.
+        is_hugging_face: whether the model is one of transformers.
+        batch_keys: entries of a batch, in order.
+    """
+
+    plan: Plan
+    blocks: tuple[ExportedBlock, ...]
+    parameters: tuple[ExportedParameter, ...]
+    is_hugging_face: bool
+    batch_keys: tuple[str, ...]
+
+    @property
+    def degrees(self) -> tuple[int, int, int]:
+        """Pipeline, data, tensor."""
+        mesh = self.plan.mesh
+        return mesh.pipeline or 1, mesh.data or 1, mesh.tensor or 1
+
+    @property
+    def num_stages(self) -> int:
+        """Pipeline degree x virtual stages."""
+        return len(self.plan.stages or ((),))
+
+    @property
+    def layers(self) -> tuple[ExportedBlock, ...]:
+        """The repeated layers."""
+        return tuple(block for block in self.blocks if block.is_layer)
+
+    @property
+    def layers_of_stages(self) -> tuple[int, ...]:
+        """Number of layers in every stage."""
+        counts = Counter(block.stage for block in self.layers)
+        return tuple(counts[stage] for stage in range(self.num_stages))
+
+    @property
+    def zero_levels(self) -> tuple[int, ...]:
+        """ZeRO level of every stage."""
+        zero = self.plan.zero or 0
+        return zero if isinstance(zero, tuple) else (zero,) * self.num_stages
+
+    @property
+    def shard_group(self) -> int:
+        """Data ranks among which ZeRO divides."""
+        return self.plan.shard_group or self.degrees[1]
+
+    @property
+    def has_sequence(self) -> bool:
+        """Whether what flows between layers is divided by sequence."""
+        return any(block.output_word == "sequence" for block in self.layers)
+
+
+def subject_of(plan: Plan, source: ModelSource, captured: Capture | None = None) -> Subject:
+    """Binds a complete plan to its model and looks up what exporters need.
+
+    Raises:
+        PlanError: the plan is incomplete, or not for this model.
+        CaptureError: the model cannot be captured.
+    """
+    captured = captured or capture(source, torch.float32)
+    resolved = resolve(plan, captured.at(plan.micro_batch or 1))
+    model = build_fake_model(source.build_model, new_fake_mode(), torch.float32)
+    classes = {name: type(module).__name__ for name, module in model.named_modules()}
+    return Subject(
+        plan=plan,
+        blocks=_blocks(resolved, classes, {name for name, m in model.named_modules() if any(m.children())}),
+        parameters=_parameters(resolved, classes),
+        is_hugging_face=type(model).__module__.startswith("transformers."),
+        batch_keys=tuple(resolved.graph.batch),
+    )
+
+
+def _blocks(
+    resolved: ResolvedPlan, classes: Mapping[str, str], composed: Collection[str]
+) -> tuple[ExportedBlock, ...]:
+    # Layers are what is repeated: modules made of others that share their class with another block.
+    counts = Counter(classes[d.block.name] for d in resolved.blocks if d.block.name in composed)
+    return tuple(
+        ExportedBlock(
+            name=decision.block.name,
+            module_class=classes.get(decision.block.name, ""),
+            stage=decision.stage,
+            recompute=decision.recompute,
+            output_word=decision.output_word,
+            is_layer=decision.block.name in composed and counts[classes[decision.block.name]] > 1,
+        )
+        for decision in resolved.blocks
+    )
+
+
+def _parameters(resolved: ResolvedPlan, classes: Mapping[str, str]) -> tuple[ExportedParameter, ...]:
+    found = []
+    for name, spec in resolved.graph.parameters.items():
+        module = name.rpartition(".")[0]
+        found.append(
+            ExportedParameter(
+                name=name,
+                module=module,
+                module_class=classes.get(module, ""),
+                num_dims=len(spec.spec.shape),
+                placement=resolved.parameter_placements.get(name, REPLICATE),
+                fused_dims=dict(spec.fused_dims or {}),
+            )
+        )
+    return tuple(found)
