@@ -67,7 +67,7 @@ def train_parallel(
         timeout_s=args.timeout_s,
     )
     optimizer = OPTIMIZERS[plan.optimizer](model.parameters(), lr=args.lr)
-    last = autopar.latest_checkpoint(args.out) if args.out else None
+    last = last_checkpoint(args.out) if args.out else None
     if last is not None:
         model.load(last, optimizer)
     progress = Progress(args.out, model.num_steps, plan.global_batch, args.log_every)
@@ -186,6 +186,13 @@ def peak_memory_bytes() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def last_checkpoint(out: Path) -> Path | None:
+    """As the first rank sees it: a network file system may show others later what is there."""
+    found = [autopar.latest_checkpoint(out)]
+    dist.broadcast_object_list(found)
+    return found[0]
 
 
 def check_global_batch(out: Path, plan: Plan) -> None:

@@ -221,8 +221,10 @@ class Watchdog:
 
     def _wait_for(self, keys: list[str], timeout_s: float) -> list[str | None]:
         end_s = time.monotonic() + timeout_s
-        while time.monotonic() < end_s and not all(self._store.check([key]) for key in keys):
+        while time.monotonic() < end_s and not self._store.check(keys):
             time.sleep(0.02)
+        if self._store.check(keys):
+            return [value.decode() for value in self._store.multi_get(keys)]
         return [self._store.get(key).decode() if self._store.check([key]) else None for key in keys]
 
     def _run(self) -> None:

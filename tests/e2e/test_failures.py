@@ -36,7 +36,7 @@ def test_ranks_killed_at_random_moments(plan: Path, alone: Path, tmp_path: Path)
 
 
 def test_a_stopped_rank_is_named_and_the_run_goes_on(plan: Path, alone: Path, tmp_path: Path) -> None:
-    command = [*faults.train_command(plan, 2, STEPS, "--max-restarts=1"), "--timeout-s", "5"]
+    command = [*faults.train_command(plan, 2, STEPS, "--max-restarts=1"), "--timeout-s", "20"]
     run = faults.start(tmp_path, command)
     faults.wait_until(lambda: faults.steps_done(tmp_path) > 12, run)
     stopped = faults.workers_of(run.pid)[1]
@@ -44,7 +44,7 @@ def test_a_stopped_rank_is_named_and_the_run_goes_on(plan: Path, alone: Path, tm
     began_s = time.monotonic()
     message = "rank 1 is gone (no heartbeat), its last action was"
     faults.wait_until(lambda: message in (tmp_path / "log").read_text(), run)
-    assert time.monotonic() - began_s < 30
+    assert time.monotonic() - began_s < 60
     os.kill(stopped, signal.SIGKILL)  # torchrun would wait half a minute for it to end by itself
     assert run.wait() == 0
     faults.assert_same(alone, tmp_path, STEPS)

@@ -55,7 +55,7 @@ def start_on(host: str, hosts: Hosts, folder: Path, command: str) -> subprocess.
 def endless(folder: Path, *flags: str) -> str:
     """The same command for a run that something is done to."""
     command = documented_command().replace("--steps 20", "--steps 100000")
-    return " ".join([command.replace("--max-restarts 3", "--max-restarts 0"), "--timeout-s 5", *flags])
+    return " ".join([command.replace("--max-restarts 3", "--max-restarts 0"), "--timeout-s 20", *flags])
 
 
 def wait_for_steps(folder: Path, num_steps: int, run: subprocess.Popen[str]) -> None:
@@ -84,7 +84,7 @@ def test_a_lost_torchrun_ends_its_ranks_and_the_other_host(hosts: Hosts, folder:
     wait_for_steps(folder, 3, runs["node-a"])
     ranks = faults.workers_of(runs["node-b"].pid)
     os.kill(runs["node-b"].pid, signal.SIGKILL)
-    assert runs["node-a"].wait(timeout=60) != 0
+    assert runs["node-a"].wait(timeout=90) != 0
     logs = {host: (folder / f"{host}.log").read_text() for host in NAMES}
     lost = max(ranks)
     assert f"autopar: rank {lost} stops in" in logs["node-b"]
@@ -111,5 +111,5 @@ def test_a_network_that_is_cut_ends_both_hosts(hosts: Hosts, folder: Path) -> No
         log = folder / f"{host}.log"
         faults.wait_until(lambda log=log, message=message: message in log.read_text(), runs[host])
         assert message in log.read_text(), log.read_text()[-3000:]
-    assert time.monotonic() - began_s < 60
+    assert time.monotonic() - began_s < 90
     assert json.loads((folder / "run" / "losses.jsonl").read_text().splitlines()[0])["step"] == 0
