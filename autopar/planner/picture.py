@@ -65,7 +65,7 @@ def _points(costing: Costing, free: PlanResult | None) -> Iterator[CandidatePoin
     prediction, plan = costing.prediction, costing.resolved.plan
     if free is not None:
         for one in free.considered:
-            mark = "other" if one.fits else "infeasible"
+            mark = "infeasible" if not one.fits else "other" if one.is_solved else "looked at"
             yield CandidatePoint(_label(one.candidate), one.step_s, one.peak_bytes, mark)
         best = free.prediction
         yield CandidatePoint(_plan_label(free.plan), best.step_time_s, best.peak_memory_bytes, "best")

@@ -56,7 +56,7 @@ def _with_batch(costing: Costing) -> Iterator[tuple[float, float]]:
 
 
 def _with_memory(costing: Costing, considered: Iterable[Considered]) -> Iterator[tuple[float, float]]:
-    fitting = [one for one in considered if one.fits]
+    fitting = [one for one in considered if one.fits and one.is_solved]
     limit_bytes, step_s = costing.memory_limit_bytes, costing.prediction.step_time_s
     for factor in _MEMORY_STEPS:
         best_s = min((x.step_s for x in fitting if x.peak_bytes <= factor * limit_bytes), default=None)

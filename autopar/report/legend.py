@@ -20,6 +20,7 @@ _HATCH_PATHS = {
     "v": "M0 4L4 10L8 4L12 10L16 4",
 }
 _MARKERS = {
+    "dot": '<circle cx="8" cy="8" r="2.5"/>',
     "circle": '<circle cx="8" cy="8" r="5"/>',
     "square": '<path d="M3 3H13V13H3Z"/>',
     "triangle": '<path d="M8 2L14 13H2Z"/>',

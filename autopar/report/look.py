@@ -55,6 +55,7 @@ LINES = (("#0072b2", "solid", "circle"), ("#d55e00", "dashed", "square"), ("#009
 
 MARKS: Mapping[str, tuple[str, str, int, str]] = {
     "infeasible": ("#999999", "x", 8, "does not fit (time: a guess)"),
+    "looked at": ("#56b4e9", "dot", 14, "looked at, not solved"),
     "other": ("#0072b2", "circle", 8, "another plan"),
     "best": ("#009e73", "star", 20, "the free optimum"),
     "plan": ("#d55e00", "diamond", 18, "this plan"),

@@ -42,7 +42,8 @@ class CandidatePoint:
     Attributes:
         label: its decisions in words.
         step_s: of the step; of one that does not fit, a guess.
-        mark: ``plan`` (the one reported), ``best`` (the free optimum), ``other`` or ``infeasible``.
+        mark: ``plan`` (the one reported), ``best`` (the free optimum), ``other``,
+            ``looked at`` or ``infeasible``.
     """
 
     label: str

@@ -205,12 +205,14 @@ class Considered:
         step_s: of its best plan; where none fits, a guess of what it would take.
         peak_bytes: likewise; where none fits, the least that it was found to need.
         fits: whether there is a plan.
+        is_solved: whether the best of it was looked for; else time and memory are those of a simple recipe.
     """
 
     candidate: Candidate
     step_s: float
     peak_bytes: int
     fits: bool
+    is_solved: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,13 +34,19 @@ def news_of(state: Search) -> News:
 
 
 def considered(state: Search) -> tuple[Considered, ...]:
-    """Every candidate that was solved; and those that do not fit, with what they might have taken."""
+    """Every candidate that was solved or looked at; and those that do not fit, with what they might have
+    taken."""
     found: dict[Candidate, Considered] = {}
     for solution in state.solved:
         other = found.get(solution.candidate)
         if other is None or solution.step_s < other.step_s:
             found[solution.candidate] = Considered(
                 solution.candidate, solution.step_s, solution.prediction.peak_memory_bytes, True
+            )
+    for promise in state.promises:
+        if promise.candidate not in found:
+            found[promise.candidate] = Considered(
+                promise.candidate, promise.step_s, promise.peak_bytes, True, is_solved=False
             )
     limit_bytes = state.job.memory_limit_bytes
     for candidate, shortfall in state.shortfalls.items():

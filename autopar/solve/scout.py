@@ -34,6 +34,7 @@ class Promise:
 
     step_s: float
     candidate: Candidate
+    peak_bytes: int = 0
 
 
 class Scout:
@@ -51,6 +52,7 @@ class Scout:
         self._recipes: dict[tuple[int, int], Recipes] = {}
         self._sizes: dict[int, tuple[int, ...]] = {}
         self._seen: dict[Candidate, float] = {}
+        self._peaks: dict[Candidate, int] = {}
         self._looks = 0
 
     def look(self, guesses: Mapping[Family, float]) -> list[Promise]:
@@ -76,7 +78,8 @@ class Scout:
         self._looks = 0
         for promise in ranked[:_FAMILIES_LOOKED_AT_CLOSELY]:
             self._look_closely(promise)
-        return sorted((Promise(s, c) for c, s in self._seen.items() if s < float("inf")), key=_rank)
+        seen = (Promise(s, c, self._peaks[c]) for c, s in self._seen.items() if s < float("inf"))
+        return sorted(seen, key=_rank)
 
     def _plain(self, family: Family) -> Iterator[Candidate]:
         """The settings of a family that say most about it."""
@@ -134,6 +137,8 @@ class Scout:
             except CaptureError:
                 tried = None
             self._seen[candidate] = tried.step_s * times if tried is not None else float("inf")
+            if tried is not None:
+                self._peaks[candidate] = tried.prediction.peak_memory_bytes
         return self._seen[candidate]
 
     def _stretched(self, candidate: Candidate) -> Recipes:
