@@ -7,9 +7,11 @@ config.json. The plan goes to stdout, or to FILE under -o.
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from autopar.cli.files import writable_path, write_for_editors
 from autopar.cli.flags import (
+    AUTO,
     add_decision_flags,
     add_device_flags,
     add_model_flags,
@@ -18,8 +20,15 @@ from autopar.cli.flags import (
 )
 from autopar.cli.outcome import Outcome, tell
 from autopar.cli.planning import make_plan_of
-from autopar.cli.results import Costed, infeasible_json, to_json, to_summary, to_yaml
-from autopar.errors import InfeasibleError
+from autopar.cli.results import (
+    Costed,
+    document_text,
+    infeasible_json,
+    plan_document,
+    to_summary,
+    to_yaml,
+)
+from autopar.errors import InfeasibleError, UsageError
 
 SUMMARY = "find the fastest way to train a model on some devices"
 
@@ -32,6 +41,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_model_flags(parser)
     add_device_flags(parser)
     add_decision_flags(parser, auto_batch=True)
+    parser.add_argument(
+        "--like",
+        metavar="FILE",
+        help="an older plan: its hand-made lines are kept where the model and the devices allow it",
+    )
     add_search_flags(parser)
     add_output_flags(parser)
     parser.add_argument("-o", "--output", metavar="FILE", help="where the plan goes (default: stdout)")
@@ -39,6 +53,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> Outcome:
     """Plans; the result is the plan, its summary (with -o), or the JSON document."""
+    if args.like is not None and args.batch == AUTO:
+        raise UsageError(
+            "--like keeps a plan's batch, so --batch auto has nothing to choose; give one of them"
+        )
     path = None if args.output in (None, "-") else writable_path(args.output, "-o")
     try:
         planned = make_plan_of(args, args.target)
@@ -50,7 +68,10 @@ def execute(args: argparse.Namespace) -> Outcome:
     if path is not None:
         write_for_editors(path, to_yaml(costed), "plan")
     if args.json:
-        return Outcome(to_json(costed, str(path) if path else None))
+        document = plan_document(costed, str(path) if path else None)
+        if args.like is not None:
+            document["like"] = [asdict(line) for line in planned.old_lines]
+        return Outcome(document_text(document))
     if path is not None:
         written = f"plan written to {path}\n"
         return Outcome(written if args.quiet else to_summary(costed) + written)

@@ -21,6 +21,7 @@ from autopar.plan.read import read_plan
 if TYPE_CHECKING:
     from autopar.capture.target import ModelSource
     from autopar.hardware.cluster import Cluster
+    from autopar.planner.like import OldLine
     from autopar.planner.request import PlanResult
 
 
@@ -29,11 +30,16 @@ _ALLOCATIONS_BETWEEN_COLLECTIONS = 200_000
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan that was made, with what it was made from."""
+    """A plan that was made, with what it was made from.
+
+    Attributes:
+        old_lines: what became of the hand-made lines of the plan of ``--like``.
+    """
 
     result: PlanResult
     source: ModelSource
     cluster: Cluster
+    old_lines: tuple[OldLine, ...] = ()
 
 
 def make_plan_of(args: argparse.Namespace, target: str, default_device: str | None = None) -> Planned:
@@ -43,6 +49,12 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
         AutoparError: whatever is wrong with flags, files, model or constraints, or that nothing fits.
     """
     constraints = read_constraints(args)
+    like = getattr(args, "like", None)  # not of every verb that plans
+    old = None if like is None else read_plan(existing_file(like, "--like"))
+    if old is not None:
+        constraints = replace(
+            constraints, model=constraints.model or old.model, cluster=constraints.cluster or old.cluster
+        )
     cluster, choice = choose_cluster(args, constraints, default_device)
     if choice and not args.quiet:
         tell(choice)
@@ -62,6 +74,7 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)
 
     from autopar.planner.best_batch import plan_best_batch
+    from autopar.planner.like import plan_like
     from autopar.planner.planner import make_plan
     from autopar.planner.request import PlanRequest
 
@@ -74,19 +87,30 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
         time_limit_s=args.time_limit,
         seed=args.seed,
     )
+    lines: tuple[OldLine, ...] = ()
     with watching(args) as watcher:
-        if args.batch == AUTO:
+        if old is not None:
+            result, lines = plan_like(request, old, watcher.doing, watcher.news)
+        elif args.batch == AUTO:
             result = plan_best_batch(request, watcher.doing)
         else:
             result = make_plan(request, watcher.doing, watch=watcher.news)
     if not (args.quiet or args.verbose):  # the watcher tells everything
         for note in result.notes:
             tell(note)
+    if not args.quiet:
+        for line in lines:
+            tell(str(line))
     plan = replace(result.plan, cluster=reference_to(cluster, limit_bytes))
     assert plan.model is not None
-    if origin is not None and origin.fingerprint not in (None, plan.model.fingerprint) and not args.quiet:
+    if (
+        old is None
+        and origin is not None
+        and origin.fingerprint not in (None, plan.model.fingerprint)
+        and not args.quiet
+    ):
         tell("note: the constraints were written for another model than this one; planned for this one")
-    return Planned(replace(result, plan=plan), source, cluster)
+    return Planned(replace(result, plan=plan), source, cluster, lines)
 
 
 def read_constraints(args: argparse.Namespace) -> Plan:

@@ -143,6 +143,7 @@ class Plan:
         stage_sizes: how many blocks stages may hold, where the cut is left to the planner.
         bounds: by dotted key (``mesh.tensor``), on numbers that are left to the planner.
         compile: whether torch.compile compiles what lies between the collectives; None: not.
+        chosen: codes of the lines that the planner chose itself (``plan.hand_made``).
         path: file this was read from, for messages.
         places: of the dotted keys (``mesh.tensor``, ``pipeline.stages.1``, ``tensor.blocks.*.attn.qkv``) in
             that file.
@@ -171,6 +172,7 @@ class Plan:
     compile: bool | None = None
     stage_sizes: tuple[StageSize, ...] = ()
     bounds: Mapping[str, Bound] = field(default_factory=dict)
+    chosen: tuple[str, ...] = field(default=(), compare=False)
     path: str = field(default="", compare=False)
     places: Mapping[str, Place] = field(default_factory=dict, compare=False)
     sources: Mapping[str, str] = field(default_factory=dict, compare=False)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from autopar.plan.decisions import MESH_AXES, Precision, Recompute, ScheduleName
 from autopar.plan.kinds import (
-    Anything,
     Arguments,
     Key,
     OneOf,
     Order,
     Patterns,
     Placement,
+    Predicted,
     Section,
     Several,
     Size,
@@ -110,7 +110,7 @@ PLAN = Section(
         ),
         "offload": Key(Several(OFFLOAD_WORDS), "what lives in host memory"),
         "compile": Key(YesNo(), "torch.compile between the collectives"),
-        "predicted": Key(Anything(), "written by autopar for people"),
+        "predicted": Key(Predicted(), "written by autopar for people"),
     }
 )
 """The whole file."""

@@ -372,11 +372,13 @@ class Several:
 
 
 @dataclass(frozen=True, slots=True)
-class Anything:
-    """What is not read."""
+class Predicted:
+    """What was written for people; of it, only the codes of the lines that the planner chose are read."""
 
-    def read(self, entry: Entry) -> None:
-        """Nothing."""
+    def read(self, entry: Entry) -> tuple[str, ...]:
+        """The codes."""
+        codes = entry.value.get("chosen") if isinstance(entry.value, dict) else None
+        return tuple(codes.split()) if isinstance(codes, str) else ()
 
     def schema(self) -> Schema:
         """Of anything."""

@@ -11,7 +11,7 @@ from autopar.plan.bounds import Bound, StageSize
 from autopar.plan.decisions import MESH_AXES, Mesh, PatternLine, Plan
 from autopar.plan.patterns import matches
 
-_ATTRIBUTES = {
+ATTRIBUTES = {
     "model": "model",
     "cluster": "cluster",
     "batch.global": "global_batch",
@@ -26,6 +26,7 @@ _ATTRIBUTES = {
     "offload": "offload",
     "compile": "compile",
 }
+"""Attribute of ``Plan`` by key, of decisions that are neither degrees nor lines of patterns."""
 _MESH = (*(f"mesh.{axis}" for axis in MESH_AXES), "mesh.order")
 _PATTERNS = ("tensor", "activations", "operators", "recompute")
 
@@ -60,12 +61,12 @@ def _join(first: Plan, second: Plan, *, strict: bool) -> Plan:
     """What either says; where both do, the first, which must say the same if ``strict``."""
     values: dict[str, Any] = {}
     bounds: dict[str, Bound] = {}
-    for key in (*_ATTRIBUTES, *_MESH):
+    for key in (*ATTRIBUTES, *_MESH):
         decision = _one(first, second, key, strict)
         if isinstance(decision, Bound):
             bounds[key] = decision
             decision = None
-        values[_ATTRIBUTES.get(key, key)] = decision
+        values[ATTRIBUTES.get(key, key)] = decision
     mesh = Mesh(*(values.pop(key) for key in _MESH))
     base, other = (first, second) if first.places and first.path else (second, first)
     sources = dict(base.sources)
@@ -111,7 +112,7 @@ def _decision(plan: Plan, key: str) -> object:
     if key in _MESH:
         decision = getattr(plan.mesh, key.removeprefix("mesh."))
     else:
-        decision = getattr(plan, _ATTRIBUTES[key])
+        decision = getattr(plan, ATTRIBUTES[key])
     return plan.bounds.get(key) if decision is None else decision
 
 
@@ -159,7 +160,7 @@ def _check_lines(
 
 def _keys(plan: Plan) -> list[str]:
     """The dotted keys of everything that a plan decides."""
-    keys = [key for key in (*_ATTRIBUTES, *_MESH) if _decision(plan, key) is not None]
+    keys = [key for key in (*ATTRIBUTES, *_MESH) if _decision(plan, key) is not None]
     keys += [f"pipeline.blocks_per_stage.{size.stages}" for size in plan.stage_sizes]
     return keys + [f"{section}.{line.pattern}" for section in _PATTERNS for line in getattr(plan, section)]
 

@@ -1,7 +1,8 @@
 """Reading of plan files: strict, every mistake an error at its place with what to do about it, and all of a
 file's mistakes at once.
 
-Only ``predicted`` is passed over: it is written for people and says what the plan was expected to do.
+Only ``predicted`` is passed over: it is written for people and says what the plan was expected to do (and
+which lines the planner chose, by their codes).
 """
 
 from __future__ import annotations
@@ -98,6 +99,7 @@ def _plan(found: Mapping[str, Any], places: Mapping[str, Place], path: str) -> P
         offload=given("offload"),
         compile=given("compile"),
         bounds=bounds,
+        chosen=given("predicted") or (),
         path=path,
         places=dict(places),
     )

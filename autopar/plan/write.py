@@ -62,8 +62,9 @@ def write_plan(plan: Plan, predicted: Mapping[str, Any] | None = None) -> str:
     lines = list(_HEAD)
     for key, value in document.items():
         lines += _section(key, value, key, "")
-    if predicted:
-        lines += ["", *_section("predicted", dict(predicted), "predicted", "")]
+    told = {**(predicted or {}), **({"chosen": " ".join(plan.chosen)} if plan.chosen else {})}
+    if told:
+        lines += ["", *_section("predicted", told, "predicted", "")]
     return "\n".join(lines) + "\n"
 
 
