@@ -152,8 +152,7 @@ class Replicas:
         is_pinned = self._mesh.device.type != "cpu"
         offload = CPUOffloadPolicy(pin_memory=is_pinned) if self._offload_parameters else OffloadPolicy()
         blocks = self._stage.block_modules_with_parameters()
-        for block in blocks:
-            block.clones_views = True
+        self._stage.return_no_views()
         for module in (*blocks, self._stage):
             fully_shard(
                 module,

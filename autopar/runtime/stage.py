@@ -87,6 +87,11 @@ class StageModule(nn.Module):
         for block in self._block_modules():
             block.offloaded = self._offloaded
 
+    def return_no_views(self) -> None:
+        """From now on, blocks return copies of outputs that are views; the last ones are the stage's own."""
+        for block in self._block_modules():
+            block.clones_views = True
+
     def block_modules_with_parameters(self) -> list[BlockModule]:
         """Blocks that own parameters: what data parallelism wraps."""
         return [block for block in self._block_modules() if any(True for _ in block.parameters())]

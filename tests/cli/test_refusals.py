@@ -50,18 +50,21 @@ REFUSED = {
         {"mesh.data": "2", "shard_group": "3"},
         "shard_group 3 does not divide mesh.data 2",
     ),
-    "a level of ZeRO that does not exist": ({"zero": "4"}, "'zero' is 4; write 0, 1, 2 or 3"),
+    "a level of ZeRO that does not exist": ({"zero": "4"}, "'zero' is 4; write a whole number from 0 to 3"),
     "more devices than there are": (
         {"mesh.pipeline": "2", "mesh.data": "2", "mesh.tensor": "2"},
         "the mesh pipeline 2 x data 2 x tensor 2 is 8 devices, but the cluster has 4",
     ),
-    "a degree that does not divide the devices": ({"mesh.pipeline": "3"}, "does not divide the 4 devices"),
+    "a degree that does not divide the devices": (
+        {"mesh.pipeline": "3", "mesh.data": "1", "mesh.tensor": "1"},
+        "is 3 devices, but the cluster has 4",
+    ),
     "micro-batches that do not fill a step": (
         {"batch.micro": "3"},
         "does not divide batch.global 16; a step is a whole number of micro-batches",
     ),
-    "heads that do not divide": (
-        {"mesh.pipeline": "1", "mesh.data": "1", "mesh.tensor": "4", "tensor.wpe": "shard(3)"},
+    "a dim that does not exist": (
+        {"mesh.pipeline": "2", "mesh.data": "1", "mesh.tensor": "2", "tensor.wpe": "shard(3)"},
         "dim 3 does not exist: the shape is 8, 16; use dims 0 to 1",
     ),
 }

@@ -1,4 +1,4 @@
-"""The long run: ``python -m tests.differential --count 2000``; prints every failing case, made small."""
+"""The long run: ``python -m tests.differential --count 2000``; prints every failing case."""
 
 import argparse
 import sys
@@ -17,7 +17,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="cases (default: 200)")
     parser.add_argument("--start", type=int, default=0, help="first seed (default: 0)")
-    parser.add_argument("--keep", action="store_true", help="show failing cases as they are")
+    parser.add_argument("--shrink", action="store_true", help="make failing cases small, too")
     args = parser.parse_args()
     worst, failed, began_s = 0.0, [], time.monotonic()
     with tempfile.TemporaryDirectory() as name:
@@ -28,7 +28,9 @@ def main() -> int:
             for outcome in run_trials(trials, folder):
                 if outcome.problem:
                     failed.append(outcome.trial.seed)
-                    print(outcome if args.keep else shrink(outcome, folder), flush=True)
+                    print(outcome, flush=True)
+                    if args.shrink:
+                        print("made small:", shrink(outcome, folder), flush=True)
                 else:
                     worst = max(worst, outcome.error)
             done, spent_s = begin + len(trials), time.monotonic() - began_s

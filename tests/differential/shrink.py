@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+from autopar.errors import PlanError
 from autopar.plan.decisions import PatternLine, Plan, ScheduleName
 from autopar.plan.read import parse_plan
 from autopar.plan.write import write_plan
@@ -41,7 +43,10 @@ def _smaller(outcome: Outcome) -> Iterator[Trial]:
     trial = outcome.trial
     if outcome.plan:
         for plan in _smaller_plans(parse_plan(outcome.plan)):
-            yield replace(trial, plan=write_plan(plan))
+            text = write_plan(plan)
+            with suppress(PlanError):  # what is left may no longer go together
+                parse_plan(text)
+                yield replace(trial, plan=text)
     for index in reversed(range(len(trial.model.steps))):
         model = trial.model.without(index)
         if model is not None:
