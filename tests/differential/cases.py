@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ TOLERANCE = 1e-9
 NUM_RANKS = (2, 2, 2, 4, 4, 4, 4, 8)
 PLANS_PER_MODEL = 2
 _TIMEOUT_S = 100.0  # a machine may be busy; a rank that fails is noticed at once
+_Prepared = tuple[ModelSource, ModelGraph, Plan]
 _UNDER = "under the plan\n"
 
 
@@ -132,19 +134,19 @@ def _plan_in(results: Sequence[Any]) -> str:
 
 
 @lru_cache(maxsize=64)
-def _prepared(
-    model: str, micro_batch: int, seed: int, plan: str, num_ranks: int
-) -> tuple[ModelSource, ModelGraph, Plan]:
-    source, graph = source_and_graph(Case("", "", model=model, micro_batch=micro_batch))
+def _drawn(model: str, args: str, micro_batch: int, seed: int, plan: str, num_ranks: int) -> _Prepared:
+    case = Case("", "", model=model, args=json.loads(args), micro_batch=micro_batch)
+    source, graph = source_and_graph(case)
     graph, _ = without_dropout(graph)
     drawn = adapted(parse_plan(plan), graph) if plan else draw_plan(graph, model, seed, num_ranks)
     return source, graph, drawn
 
 
-def prepare(case: Case) -> tuple[ModelSource, ModelGraph, Plan]:
+def prepare(case: Case) -> _Prepared:
     """Captures the model and draws the plan, before the ranks are forked."""
     extra = case.extra
-    return _prepared(case.model, case.micro_batch, extra["seed"], extra["plan"], extra["num_ranks"])
+    given = (extra["seed"], extra["plan"], extra["num_ranks"])
+    return _drawn(case.model, json.dumps(case.args), case.micro_batch, *given)
 
 
 def compare(case: Case) -> dict[str, Any]:
