@@ -67,14 +67,20 @@ class Side:
     memory_limit_bytes: int | None
 
 
-def compare_plans(first: Side, second: Side, source: ModelSource) -> Comparison:
+def compare_plans(
+    first: Side, second: Side, source: ModelSource, captured: Capture | None = None
+) -> Comparison:
     """Costs both plans, and the first with each decision of the second.
+
+    Args:
+        captured: the model, if it has been captured in the first plan's precision before.
 
     Raises:
         PlanError: a plan is incomplete, or wrong for the model.
         CaptureError: the model cannot be captured.
     """
-    trial = _Trial(first, source)
+    known = {} if captured is None else {first.plan.precision: captured}
+    trial = _Trial(first, source, known)
     mine, theirs = trial.cost(first.plan), _Trial(second, source, trial.captured).cost(second.plan)
     effects = [*_of_devices(trial, mine, first, second)]
     for difference in differences(first.plan, second.plan, mine.resolved.graph):
@@ -93,12 +99,10 @@ def compare_plans(first: Side, second: Side, source: ModelSource) -> Comparison:
 class _Trial:
     """Costs variants of a plan on its devices."""
 
-    def __init__(
-        self, side: Side, source: ModelSource, captured: dict[Precision | None, Capture] | None = None
-    ) -> None:
+    def __init__(self, side: Side, source: ModelSource, captured: dict[Precision | None, Capture]) -> None:
         self._side, self.source = side, source
         self._readings = Readings(side.cluster)
-        self.captured = captured if captured is not None else {}
+        self.captured = captured
 
     def cost(self, plan: Plan) -> Costing:
         if plan.precision not in self.captured:
@@ -152,9 +156,13 @@ def with_decision(first: Plan, second: Plan, difference: Difference) -> Plan:
     if difference.of_second == Plan():
         gone = {line.pattern for line in difference.of_first.operators}
         return replace(first, operators=tuple(x for x in first.operators if x.pattern not in gone))
-    changed = override(replace(first, path=""), difference.of_second)
-    if difference.key in ("mesh", "pipeline.schedule") and num_stages(changed) != num_stages(first):
-        changed = replace(changed, stages=second.stages)
+    change = difference.of_second
+    after = replace(first, mesh=second.mesh) if difference.key == "mesh" else first
+    if difference.key == "pipeline.schedule":
+        after = replace(first, virtual=second.virtual)
+    if num_stages(after) != num_stages(first):
+        change = replace(change, stages=second.stages)
+    changed = override(replace(first, path=""), change)
     if difference.key == "mesh" and first.mesh.tensor != second.mesh.tensor:
         changed = replace(
             changed, tensor=second.tensor, activations=second.activations, operators=second.operators

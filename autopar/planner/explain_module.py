@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from torch import fx
@@ -50,7 +50,8 @@ class OperatorUse:
         rule: placements in and out, e.g. ``replicate, shard(0) -> shard(2)``.
         output_bytes: of the local result.
         forward_s, backward_s: on the device.
-        collectives: before it, inside it, and in the backward pass of what is converted for it.
+        collectives: inside it, of what it reads, and of its result for readers outside of the module; forward
+            and backward.
     """
 
     key: str
@@ -152,6 +153,7 @@ class _NotingRun(LocalRun):
         super().__init__(decision.block, decision.sharding, facts, costing.cluster.device)
         self.noted: dict[fx.Node, list[Timed]] = {}
         self.made_by: dict[fx.Node, LocalValue] = {}
+        self.converted: list[tuple[fx.Node, fx.Node, list[Timed]]] = []
 
     def call(self, node: fx.Node, rule: Rule, arguments: Sequence[LocalValue]) -> LocalValue:
         count = len(self.calls)
@@ -165,13 +167,17 @@ class _NotingRun(LocalRun):
     ) -> LocalValue:
         count = len(self.calls)
         result = super().convert(step, after, local, value, consumer)
-        self.noted.setdefault(consumer, []).extend(self.calls[count:])
+        self.converted.append((value, consumer, self.calls[count:]))
         return result
 
 
-def _operators(costing: Costing, decision: BlockDecision, nodes: Iterable[fx.Node]) -> Iterator[OperatorUse]:
+def _operators(costing: Costing, decision: BlockDecision, nodes: Sequence[fx.Node]) -> Iterator[OperatorUse]:
     run = _NotingRun(costing, decision, Readings(costing.cluster))
     run.walk()
+    within = set(nodes)
+    for value, consumer, timed in run.converted:
+        # On the account of who reads, or of who made what is read outside of the module.
+        run.noted.setdefault(consumer if consumer in within else value, []).extend(timed)
     for node in nodes:
         noted = run.noted.get(node, [])
         yield OperatorUse(

@@ -142,9 +142,11 @@ def _timeline_sentence(picture: Picture) -> str:
 
 def _candidates_sentence(picture: Picture) -> str:
     fitting = sum(point.mark == "other" for point in picture.candidates)
+    looked_at = sum(point.mark == "looked at" for point in picture.candidates)
     missing = sum(point.mark == "infeasible" for point in picture.candidates)
     return (
-        f"{fitting} settings were solved, {missing} were found not to fit; others were cut by their bounds."
+        f"{fitting} settings were solved, {looked_at} looked at with simple recipes, {missing} found not to "
+        "fit; others were cut by their bounds."
     )
 
 
