@@ -20,13 +20,15 @@ class RankStages(nn.Module):
     """What one rank holds.
 
     Args:
-        stages: by index over the whole pipeline, ascending.
+        stages: by index over the whole pipeline, ascending; sharded already, where they are.
     """
 
     def __init__(self, stages: Mapping[int, StageModule]) -> None:
         super().__init__()
         self._by_index = dict(stages)
         self.stages = nn.ModuleList(self._by_index.values())
+        # Now, for while FSDP has gathered them the modules hold whole parameters in their place.
+        self._originals = {index: dict(stage.named_originals()) for index, stage in stages.items()}
 
     def items(self) -> Iterator[tuple[int, StageModule]]:
         """Stages by index, ascending."""
@@ -35,8 +37,8 @@ class RankStages(nn.Module):
     def named_originals(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters under their canonical names, each once."""
         seen: set[str] = set()
-        for stage in self._by_index.values():
-            for name, parameter in stage.named_originals():
+        for originals in self._originals.values():
+            for name, parameter in originals.items():
                 if name not in seen:
                     seen.add(name)
                     yield name, parameter
@@ -44,9 +46,9 @@ class RankStages(nn.Module):
     def forms(self) -> dict[str, StoredParameter]:
         """Stored forms of the parameters."""
         return {
-            name: stage.stored(name)
-            for stage in self._by_index.values()
-            for name, _ in stage.named_originals()
+            name: self._by_index[index].stored(name)
+            for index, originals in self._originals.items()
+            for name in originals
         }
 
     def named_state(self) -> Mapping[str, Tensor]:
@@ -74,7 +76,7 @@ class RankStages(nn.Module):
 
     def _guests(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
         first: dict[str, nn.Parameter] = {}
-        for stage in self._by_index.values():
-            for name, parameter in stage.named_originals():
+        for originals in self._originals.values():
+            for name, parameter in originals.items():
                 if first.setdefault(name, parameter) is not parameter:
                     yield first[name], parameter

@@ -41,8 +41,8 @@ def drive(case):
     """Two updates of a driven model, each after several backward passes, against one process."""
     run = Run(case)
     reference, model = run.reference(), run.model
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=1e-2)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2, momentum=0.9)
+    expected_optimizer = torch.optim.SGD(reference.model.parameters(), lr=1e-2, momentum=0.9)
     num = run.plan.num_micro_batches
     losses, gradients = [], []
     for step in range(2):
