@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +10,13 @@ from torch import Tensor, fx
 
 from autopar.capture.model_graph import Block, BlockInput, InputKind, ModelGraph
 from autopar.plan.decisions import Precision
-from autopar.profile.spread import Spread
+from autopar.profile.spread import Spread, mean_of
 from autopar.profile.stopwatch import Stopwatch, Task
+from autopar.units import MiB
+
+# Blocks of one class that run in turn, and bytes of their parameters, beyond which more would change nothing.
+_MOST_COPIES = 4
+_COPIES_BYTES = 64 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,54 +62,104 @@ def classes_of(graph: ModelGraph) -> Iterator[Block]:
 
 
 def measure_blocks(stopwatch: Stopwatch, blocks: Sequence[BlockToTime]) -> tuple[BlockTimes, ...]:
-    """Times block classes one after the other, each on all ranks at once."""
+    """Times block classes of one graph, on all ranks at once."""
+    torch.manual_seed(0)
+    if stopwatch.device.type == "cpu":
+        return _in_turn(stopwatch, blocks)
+    return tuple(_alone(stopwatch, item) for item in blocks)
+
+
+def _in_turn(stopwatch: Stopwatch, blocks: Sequence[BlockToTime]) -> tuple[BlockTimes, ...]:
+    """All blocks run forward one after the other, and then backward from the last to the first, as they do in
+    a step: what a block reads was last used a step ago, and has left the caches where they are small.
+    """
+    runs = [_Run(item, stopwatch.device) for item in blocks for _ in range(_num_copies(item))]
+    ahead = [Task(f"forward {i}", run.forward) for i, run in enumerate(runs)]
+    back = [Task(f"backward {i}", run.backward) for i, run in enumerate(runs)]
+    seconds = stopwatch.run_in_order(_label(blocks[0]), [*ahead, *reversed(back)])
     found = []
     for item in blocks:
-        torch.manual_seed(0)
-        forward, both = _programs(item, stopwatch.device)
-        label = f"block {item.block.name} at micro-batch {item.graph.micro_batch}"
-        seconds = stopwatch.run(label, [Task("forward", forward), Task("forward and backward", both)])
-        ahead, whole = seconds["forward"], seconds["forward and backward"]
-        backward = Spread(
-            max(whole.median_s - ahead.median_s, 0.05 * whole.median_s),
-            max(whole.low_s - ahead.low_s, 0.0),
-            max(whole.high_s - ahead.high_s, 0.0),
-            whole.num_repetitions,
-        )
-        found.append(BlockTimes(item.block.class_key, item.precision, item.block.name, ahead, backward))
+        own = [i for i, run in enumerate(runs) if run.item is item]
+        forward = mean_of([seconds[ahead[i].name] for i in own])
+        backward = mean_of([seconds[back[i].name] for i in own])
+        found.append(_times(item, forward, backward))
     return tuple(found)
 
 
-def _programs(item: BlockToTime, device: torch.device) -> tuple[Callable[[], object], Callable[[], object]]:
-    """Forward alone; forward and backward."""
-    module = fx.GraphModule(torch.nn.Module(), item.block.graph)
-    placeholders = {node.name: node for node in item.block.graph.nodes if node.op == "placeholder"}
-    arguments = [
-        _argument(entry, placeholders[entry.placeholder].meta["val"], item, device)
-        for entry in item.block.inputs
-    ]
-    received = [
-        tensor
-        for entry, tensor in zip(item.block.inputs, arguments, strict=True)
-        if entry.kind is InputKind.ACTIVATION and tensor.requires_grad
-    ]
-
-    def forward() -> tuple[Tensor, ...]:
-        result: tuple[Tensor, ...] = module(*arguments)
-        return result
-
-    outputs = [value for value in forward() if isinstance(value, Tensor) and value.requires_grad]
-    seeds = [torch.ones_like(value) if value.dim() == 0 else torch.randn_like(value) for value in outputs]
-    del outputs
+def _alone(stopwatch: Stopwatch, item: BlockToTime) -> BlockTimes:
+    """One block again and again: the host runs ahead of its device, as in a step."""
+    run = _Run(item, stopwatch.device)
 
     def both() -> None:
-        for tensor in received:  # a micro-batch brings its own; gradients of parameters add up
-            tensor.grad = None
-        roots = [value for value in forward() if isinstance(value, Tensor) and value.requires_grad]
-        if roots:
-            torch.autograd.backward(roots, seeds)
+        run.forward()
+        run.backward()
 
-    return forward, both
+    tasks = [Task("forward", run.forward), Task("forward and backward", both)]
+    seconds = stopwatch.run(_label(item), tasks)
+    ahead, whole = seconds["forward"], seconds["forward and backward"]
+    backward = Spread(
+        max(whole.median_s - ahead.median_s, 0.05 * whole.median_s),
+        max(whole.low_s - ahead.low_s, 0.0),
+        max(whole.high_s - ahead.high_s, 0.0),
+        whole.num_repetitions,
+    )
+    return _times(item, ahead, backward)
+
+
+def _times(item: BlockToTime, forward: Spread, backward: Spread) -> BlockTimes:
+    return BlockTimes(item.block.class_key, item.precision, item.block.name, forward, backward)
+
+
+def _label(item: BlockToTime) -> str:
+    return f"block {item.block.name} at micro-batch {item.graph.micro_batch}"
+
+
+def _num_copies(item: BlockToTime) -> int:
+    """How many blocks of a class run: what the model has, as far as it matters for the caches."""
+    placeholders = {node.name: node for node in item.block.graph.nodes if node.op == "placeholder"}
+    num_bytes: int = sum(
+        placeholders[entry.placeholder].meta["val"].nbytes
+        for entry in item.block.inputs
+        if entry.kind is InputKind.PARAMETER
+    )
+    count = sum(block.class_key == item.block.class_key for block in item.graph.blocks)
+    return max(1, min(count, _MOST_COPIES, _COPIES_BYTES // max(1, num_bytes)))
+
+
+class _Run:
+    """The program of a block with inputs of its own, run forward and then backward."""
+
+    def __init__(self, item: BlockToTime, device: torch.device) -> None:
+        self.item = item
+        self._module = fx.GraphModule(torch.nn.Module(), item.block.graph)
+        placeholders = {node.name: node for node in item.block.graph.nodes if node.op == "placeholder"}
+        self._arguments = [
+            _argument(entry, placeholders[entry.placeholder].meta["val"], item, device)
+            for entry in item.block.inputs
+        ]
+        self._received = [
+            tensor
+            for entry, tensor in zip(item.block.inputs, self._arguments, strict=True)
+            if entry.kind is InputKind.ACTIVATION and tensor.requires_grad
+        ]
+        self._roots: list[Tensor] = []
+        self._seeds: list[Tensor] = []
+
+    def forward(self) -> None:
+        """Keeps what the backward pass needs."""
+        self._roots = []
+        for tensor in self._received:  # a micro-batch brings its own; gradients of parameters add up
+            tensor.grad = None
+        results = self._module(*self._arguments)
+        self._roots = [value for value in results if isinstance(value, Tensor) and value.requires_grad]
+        if not self._seeds:
+            self._seeds = [torch.ones_like(v) if v.dim() == 0 else torch.randn_like(v) for v in self._roots]
+
+    def backward(self) -> None:
+        """Of the forward pass before it."""
+        if self._roots:
+            torch.autograd.backward(self._roots, self._seeds)
+        self._roots = []
 
 
 def _argument(entry: BlockInput, value: Tensor, item: BlockToTime, device: torch.device) -> Tensor:

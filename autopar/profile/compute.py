@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autopar.profile.spread import Spread
+from autopar.profile.spread import Spread, mean_of
 from autopar.profile.stopwatch import Stopwatch, Task
 from autopar.units import MiB
 
@@ -89,7 +89,7 @@ def measure_compute(stopwatch: Stopwatch, quick: bool) -> ComputeResult:
         *shaped.values(),
         *(task for group in streams.values() for task in group),
         Task("attention", attention),
-        Task("update", update),
+        Task("update", update, is_cold=True),
         Task("operators", forward),
         Task("operators and their backward", backward),
     ]
@@ -99,7 +99,7 @@ def measure_compute(stopwatch: Stopwatch, quick: bool) -> ComputeResult:
         products={key: found[task.name] for key, task in products.items()},
         short_product=(found[shaped["short"].name], _flops(shapes["short"]), short),
         long_product=(found[shaped["long"].name], _flops(shapes["long"]), long),
-        streams={size: _mean([found[task.name] for task in group]) for size, group in streams.items()},
+        streams={size: mean_of([found[task.name] for task in group]) for size, group in streams.items()},
         update=(found["update"], num_elements),
         operator=_scaled(forward_s, 1 / _CHAIN),
         operator_backward=_scaled(_difference(both_s, forward_s), 1 / _CHAIN),
@@ -150,7 +150,7 @@ def _attention(
 
 def _update(kind: str, device: torch.device) -> tuple[Callable[[], object], int]:
     """AdamW on parameters as large as those of a layer, so that their state is not in a cache."""
-    num_elements = 2**20 if kind == "cpu" else 2**26
+    num_elements = 2**21 if kind == "cpu" else 2**26
     parameter = torch.zeros(num_elements, device=device, requires_grad=True)
     parameter.grad = torch.ones_like(parameter)
     optimizer = torch.optim.AdamW([parameter])
@@ -175,16 +175,6 @@ def _chain(device: torch.device) -> tuple[Callable[[], object], Callable[[], obj
         torch.autograd.backward([forward()], [seed])
 
     return forward, both
-
-
-def _mean(spreads: list[Spread]) -> Spread:
-    count = len(spreads)
-    return Spread(
-        sum(s.median_s for s in spreads) / count,
-        sum(s.low_s for s in spreads) / count,
-        sum(s.high_s for s in spreads) / count,
-        spreads[0].num_repetitions,
-    )
 
 
 def _scaled(spread: Spread, factor: float) -> Spread:

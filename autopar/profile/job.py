@@ -12,6 +12,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -79,8 +80,9 @@ def profile_rank(
     overheads = measure_overheads(stopwatch(2), tiny, settings.timeout_s)
     host_copy = _host_copy(stopwatch()) if device.type == "cuda" else None
     times: list[BlockTimes] = []
-    for item in blocks:
-        times += measure_blocks(stopwatch(max(1, len(blocks) // 2)), [item])
+    graphs = [list(items) for _, items in groupby(blocks, key=lambda item: id(item.graph))]
+    for items in graphs:
+        times += measure_blocks(stopwatch(max(1, len(graphs) // 2)), items)
     return ProfileResult(
         settings=settings,
         machine=machine,

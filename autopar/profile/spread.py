@@ -41,3 +41,14 @@ def _quantile(ordered: Sequence[float], fraction: float) -> float:
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def mean_of(spreads: Sequence[Spread]) -> Spread:
+    """Means of medians and of both ends."""
+    count = len(spreads)
+    return Spread(
+        sum(s.median_s for s in spreads) / count,
+        sum(s.low_s for s in spreads) / count,
+        sum(s.high_s for s in spreads) / count,
+        spreads[0].num_repetitions,
+    )

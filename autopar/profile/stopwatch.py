@@ -5,6 +5,10 @@ rank runs the same calls the same number of times between two barriers, and the 
 all the work done, divided by the time in which it was. The measurements take turns, so that a disturbance of
 a moment falls on few repetitions of each. Work that only computes takes no longer than its processor time,
 times the ranks that take turns on a core: so what other programs take of the cores is not counted.
+
+In a step, what a piece of work reads was last used long ago, and other work has filled the caches since. Work
+that is to be timed as it is then runs after other memory has been written to, or after the work that comes
+before it in a step; each call is timed by itself.
 """
 
 from __future__ import annotations
@@ -17,8 +21,13 @@ import torch
 import torch.distributed as dist
 
 from autopar.profile.spread import Spread, spread_of
+from autopar.units import MiB
 
 _LEAST_REPETITIONS = 3
+# Repetitions of tasks that run once in each, for each repetition of others.
+_SINGLE = 3
+# More than the caches of a core hold.
+_OTHER_BYTES = 32 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +38,13 @@ class Task:
         name: unique among the tasks of a run.
         computes: nothing is waited for: the ranks do not communicate.
         work: called again and again; on a GPU it may return before the device has finished.
+        is_cold: what it reads is to be out of the caches when it starts; on a CPU.
     """
 
     name: str
     work: Callable[[], object]
     computes: bool = True
+    is_cold: bool = False
 
 
 @dataclass(slots=True)
@@ -56,7 +67,7 @@ class Stopwatch:
     tell: Callable[[str], None]
     share: float | None = None
     deadline_s: float = float("inf")
-    _counts: dict[str, int] = field(default_factory=dict)
+    _other: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def run(self, label: str, tasks: Sequence[Task]) -> dict[str, Spread]:
         """Seconds of one call of each task, of the slowest rank; the same on every rank."""
@@ -65,28 +76,66 @@ class Stopwatch:
         for task in tasks:
             self.tell(f"{label}: {task.name}")
             counts[task.name] = self._count(task)
-        found: dict[str, list[float]] = {task.name: [] for task in tasks}
+        found: list[list[float]] = []
         for repetition in range(self.num_repetitions):
             if repetition >= _LEAST_REPETITIONS and self._is_late():
                 break
+            found.append([])
             for task in tasks:
                 self.tell(f"{label}: {task.name}, repetition {repetition + 1}")
-                found[task.name].append(self._elapsed_s(task, counts[task.name]) / counts[task.name])
-        slowest = torch.tensor([found[task.name] for task in tasks], dtype=torch.float64)
+                found[-1].append(self._elapsed_s(task, counts[task.name]) / counts[task.name])
+        slowest = torch.tensor(found, dtype=torch.float64)
         self._agree(slowest)
-        return {task.name: spread_of(row.tolist()) for task, row in zip(tasks, slowest, strict=True)}
+        return {task.name: spread_of(row) for task, row in zip(tasks, slowest.t().tolist(), strict=True)}
+
+    def run_in_order(self, label: str, tasks: Sequence[Task]) -> dict[str, Spread]:
+        """Seconds of tasks that run once each, one after the other, again and again; the mean of all ranks:
+        the slowest in a single short call is the one that something disturbed.
+        """
+        self.tell(label)
+        self._in_order(tasks)  # warms up
+        found: list[list[float]] = []
+        for repetition in range(_SINGLE * self.num_repetitions):
+            if repetition >= _LEAST_REPETITIONS and self._is_late():
+                break
+            found.append(self._in_order(tasks))
+        mean = torch.tensor(found, dtype=torch.float64)
+        if dist.get_world_size() > 1:
+            dist.all_reduce(mean)
+            mean /= dist.get_world_size()
+        return {task.name: spread_of(row) for task, row in zip(tasks, mean.t().tolist(), strict=True)}
 
     def _count(self, task: Task) -> int:
         """Calls that fill the window, agreed on by all ranks; warms up on the way."""
-        self._elapsed_s(task, 1)
-        calls, elapsed_s = 1, self._together(self._elapsed_s(task, 1))
+        self._run(task, 1)
+        calls, elapsed_s = 1, self._together(self._run(task, 1)[0])
         while elapsed_s < self.window_s / 4:
             calls *= 2 if elapsed_s > self.window_s / 32 else 8
-            elapsed_s = self._together(self._elapsed_s(task, calls))
+            elapsed_s = self._together(self._run(task, calls)[0])
         return max(1, round(calls * self.window_s / elapsed_s))
 
-    def _elapsed_s(self, task: Task, calls: int) -> float:
+    def _in_order(self, tasks: Sequence[Task]) -> list[float]:
         self._barrier()
+        return [self._timed_s(task, 1) for task in tasks]
+
+    def _elapsed_s(self, task: Task, calls: int) -> float:
+        """Seconds of so many calls."""
+        return self._run(task, calls)[1]
+
+    def _run(self, task: Task, calls: int) -> tuple[float, float]:
+        """Seconds of so many calls: with all that is done for them, and of the calls alone."""
+        self._barrier()
+        began_s = time.perf_counter()
+        if not task.is_cold or self.device.type != "cpu":
+            counted_s = self._timed_s(task, calls)
+        else:
+            counted_s = 0.0
+            for _ in range(calls):
+                self._fill_caches()
+                counted_s += self._timed_s(task, 1)
+        return time.perf_counter() - began_s, counted_s
+
+    def _timed_s(self, task: Task, calls: int) -> float:
         began_s, began_processor_s = time.perf_counter(), time.process_time()
         for _ in range(calls):
             task.work()
@@ -95,6 +144,11 @@ class Stopwatch:
         if self.share is not None and task.computes:
             return min(elapsed_s, processor_s * self.share)
         return elapsed_s
+
+    def _fill_caches(self) -> None:
+        if not self._other.numel():
+            self._other = torch.zeros(_OTHER_BYTES // 4)
+        self._other.add_(1.0)
 
     def _barrier(self) -> None:
         self._finish()
