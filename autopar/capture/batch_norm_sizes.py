@@ -19,7 +19,7 @@ def check_batch_norm_sizes(blocks: Iterable[Block], micro_batch: int) -> None:
     Raises:
         CaptureError: names the module.
     """
-    for block in blocks:
+    for block in {block.class_key: block for block in reversed(tuple(blocks))}.values():
         for node in block.graph.nodes:
             if node.op != "call_function" or node.target is not torch.ops.aten.batch_norm.default:
                 continue

@@ -15,6 +15,7 @@ from enum import StrEnum
 import torch
 from torch import fx
 
+from autopar.capture.deferred import made_when_read
 from autopar.capture.module_output import ModuleOutput
 
 
@@ -81,7 +82,8 @@ class BlockInput:
     source: str
 
 
-@dataclass(frozen=True, slots=True)
+@made_when_read("graph")
+@dataclass(frozen=True)
 class Block:
     """A piece of the model between two neighbouring cut points.
 
@@ -92,6 +94,7 @@ class Block:
             them), ``meta["module"]`` (qualified name of the user's module that computed it),
             ``meta["source_line"]`` (``file:line`` or ""), ``meta["operator_key"]``
             (``module:operator#ordinal``) and ``meta["no_grad"]`` (bool). The output node returns a tuple.
+            It may be ``deferred``.
         inputs: one per placeholder, in order.
         outputs: global names of the values returned, in order.
         class_key: structural hash; blocks with equal keys have identical graphs up to names of parameters and
