@@ -74,7 +74,7 @@ class ModelChoices:
         self._precision = precision
         self._constraints = constraints
         self._settings: dict[tuple[int, int, Spread], _Setting] = {}
-        self._uses: dict[int, Mapping[str, tuple[Use, ...]]] = {}
+        self._uses: Mapping[str, tuple[Use, ...]] | None = None
         self._pins: dict[int, Pins] = {}
         self._probe: ModelGraph | None = None
         self.readings = Readings(cluster)
@@ -86,6 +86,13 @@ class ModelChoices:
         if self._probe is None:
             self._probe = self._capture.at(self._constraints.micro_batch or 2)
         return self._probe
+
+    @property
+    def uses(self) -> Mapping[str, tuple[Use, ...]]:
+        """What the parameters are for: the same at every micro-batch."""
+        if self._uses is None:
+            self._uses = parameter_uses(self.graph)
+        return self._uses
 
     @property
     def num_blocks(self) -> int:
@@ -147,7 +154,9 @@ class ModelChoices:
         if self._sample_s is None:
             device, graph = self._cluster.device, self.graph
             # One product of the backward pass is sure: inputs of the model want no gradient.
-            flops = 2 * sum(model_flops(block) for block in graph.blocks)
+            by_class = {block.class_key: block for block in reversed(graph.blocks)}
+            flops_of = {key: model_flops(block) for key, block in by_class.items()}
+            flops = 2 * sum(flops_of[block.class_key] for block in graph.blocks)
             self._sample_s = flops / graph.micro_batch / device.peak(self._precision)
             most = self._constraints.global_batch
             if self._capture.dynamic and most and not device.blocks and device.memory_rates is None:
@@ -170,9 +179,8 @@ class ModelChoices:
         key = (tensor, micro_batch, self._cluster.spread(tensor, stride))
         if key not in self._settings:
             graph = self._capture.at(micro_batch)
-            self._uses.setdefault(micro_batch, parameter_uses(graph))
             if tensor not in self._pins:
-                self._pins[tensor] = resolve_pins(self._constraints, graph, tensor)
+                self._pins[tensor] = resolve_pins(self._constraints, self.graph, tensor)
             kinds, kind_of_block = self._kinds(graph, self._pins[tensor], tensor)
             self._settings[key] = _Setting(graph, tensor, stride, kinds, kind_of_block)
         return self._settings[key]
@@ -208,7 +216,7 @@ class ModelChoices:
                 setting.kinds[kind].block,
                 setting.degree,
                 self._cluster,
-                self._uses[setting.graph.micro_batch],
+                self.uses,
                 setting.kinds[kind].pins.placements,
                 setting.stride,
                 facts,
@@ -270,12 +278,7 @@ class ModelChoices:
         priced = []
         for kind in range(len(setting.kinds)):
             pins, solver = self._kind_pins(setting, kind, tied), self._solver(setting, kind)
-            priced.append(
-                {
-                    words: [solution.objective_s for _, solution in solver.solutions(words, pins)]
-                    for words in solver.word_pairs(pins)
-                }
-            )
+            priced.append({words: solver.objectives_s(words, pins) for words in solver.word_pairs(pins)})
         return pairs_worth_costing(priced, setting.kind_of_block, NUM_PRICES)
 
     def _tied_placements(self, setting: _Setting) -> Iterator[dict[str, Placement]]:

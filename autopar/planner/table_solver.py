@@ -55,6 +55,7 @@ class TableSolver:
         self._programme = OperatorSolver(table.problem)
         self._rate = cluster.device.effective_memory_bytes_per_s
         self._optima: dict[object, Optima | None] = {}
+        self._found: dict[object, tuple[OperatorSolution | None, ...]] = {}
         self._programmes: dict[object, OperatorSolution | None] = {}
         self._recompute_s_per_byte: float | None = None
 
@@ -70,6 +71,15 @@ class TableSolver:
             for source in ([pins.input_word] if pins.input_word else self.table.input_words)
             for target in ([pins.output_word] if pins.output_word else self.table.output_words)
         )
+
+    def objectives_s(self, words: Words, pins: BlockPins) -> list[float]:
+        """What the optimum costs at each price of memory; empty where nothing goes together."""
+        prices, at = self.prices(pins), self.table.word_indices(words)
+        optima = self._eliminated(pins, prices)
+        if optima is None:
+            return [solution.objective_s for _, solution in self.solutions(words, pins)]
+        found = [optima.least_s((index, *self._kept(at))) for index in range(len(prices))]
+        return [least_s for least_s in found if least_s < float("inf")]
 
     def solutions(self, words: Words, pins: BlockPins) -> list[tuple[Price, OperatorSolution]]:
         """The optimum for each price of memory; none where nothing goes together."""
@@ -104,24 +114,33 @@ class TableSolver:
         self, words: tuple[str | None, str | None], pins: BlockPins, prices: tuple[Price, ...]
     ) -> tuple[OperatorSolution | None, ...]:
         """The optimum for each price; over all words where they are free."""
-        free = self.table.allowed(parameters=pins.placements)
-        if not all(free.values()):
-            return (None,) * len(prices)  # a pinned placement that this degree does not have
-        key = (prices, tuple(sorted(free.items())))
-        inputs, last = self.table.inputs, (len(self.table.names) - 1,)
-        if key not in self._optima:
-            self._optima[key] = self._elimination.optima(prices, free, (inputs, last) if inputs else (last,))
-        optima, fixed = self._optima[key], self._indices(words)
+        fixed, optima = self._indices(words), self._eliminated(pins, prices)
         if optima is None:
             return tuple(self._programmed(fixed, pins, price) for price in prices)
-        at = fixed if inputs else fixed[1:]
-        return tuple(optima.best((index, *at)) for index in range(len(prices)))
+        if (optima, fixed) not in self._found:
+            at = self._kept(fixed)
+            self._found[optima, fixed] = tuple(optima.best((i, *at)) for i in range(len(prices)))
+        return self._found[optima, fixed]
+
+    def _eliminated(self, pins: BlockPins, prices: tuple[Price, ...]) -> Optima | None:
+        free = self.table.allowed(parameters=pins.placements)
+        key = (prices, tuple(sorted(free.items())))
+        if key not in self._optima:
+            inputs, last = self.table.inputs, (len(self.table.names) - 1,)
+            self._optima[key] = self._elimination.optima(prices, free, (inputs, last) if inputs else (last,))
+        return self._optima[key]
+
+    def _kept(self, words: tuple[int | None, int | None]) -> tuple[int | None, ...]:
+        """Words as indices of what the elimination keeps."""
+        return words if self.table.inputs else words[1:]
 
     def _programmed(
         self, words: tuple[int | None, int | None], pins: BlockPins, price: Price
     ) -> OperatorSolution | None:
         """The optimum by linear programming, for graphs that are too wide to be eliminated."""
         allowed = self.table.allowed(*words, pins.placements)
+        if not all(allowed.values()):
+            return None  # a pinned placement that this degree does not have
         key = (price, tuple(sorted(allowed.items())))
         if key not in self._programmes:
             self._programmes[key] = self._programme.solve(price, allowed)

@@ -33,7 +33,7 @@ _MOST_TOGETHER = 3
 _MOST_ENTRIES = 4_000_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Optima:
     """The best choices for each price and each choice of the nodes that are kept.
 
@@ -45,6 +45,10 @@ class Optima:
     objective_s: Floats
     strategies: tuple[NDArray[np.intp], ...]
 
+    def least_s(self, at: Sequence[int | None]) -> float:
+        """The objective at a price and choices of the kept nodes; infinite where nothing goes together."""
+        return float(self.objective_s[_part(at)].min())
+
     def best(self, at: Sequence[int | None]) -> OperatorSolution | None:
         """The optimum at a price and choices of the kept nodes.
 
@@ -54,7 +58,7 @@ class Optima:
         Returns:
             None if nothing goes together.
         """
-        part = tuple(slice(None) if index is None else slice(index, index + 1) for index in at)
+        part = _part(at)
         costs = self.objective_s[part]
         best = np.unravel_index(int(costs.argmin()), costs.shape)
         objective_s = float(costs[best])
@@ -62,6 +66,10 @@ class Optima:
             return None
         chosen = tuple(int(strategies[part][best]) for strategies in self.strategies)
         return OperatorSolution(chosen, objective_s, objective_s, False)
+
+
+def _part(at: Sequence[int | None]) -> tuple[slice, ...]:
+    return tuple(slice(None) if index is None else slice(index, index + 1) for index in at)
 
 
 class Elimination:
@@ -93,8 +101,10 @@ class Elimination:
                 take the first of what they are allowed, or all the second, ..., and do not read each other.
 
         Returns:
-            None if the graph is too wide to be eliminated.
+            None if the graph is too wide to be eliminated, or a node is allowed nothing.
         """
+        if not all(allowed.values()):
+            return None
         run = _Run(self._tables, self._sizes, prices, allowed, kept)
         return run.optima(len(self._problem.nodes))
 
