@@ -169,6 +169,7 @@ class Fields:
         if "value" in entry.values and entry.values["value"] is None:
             entry.only(*NUMBER_KEYS)
             entry._check_unit(unit)
+            entry.check_remarks()
             return None
         return self.number(key, unit)
 
@@ -222,10 +223,19 @@ class Fields:
         if given != unit:
             self.fail("unit", f"unit '{given}' of '{self.key}' must be '{unit}'; convert the number")
 
-    def _check_source(self) -> None:
+    def check_remarks(self) -> None:
+        """Refuses remarks on a number that are no texts."""
         for key in ("conf", "note"):
             if key in self.values:
                 self.text(key)
+        if "source" in self.values and not isinstance(self.values["source"], list):
+            self.text("source")
+        elif "source" in self.values and not self.texts("source"):
+            self.fail("source", f"'{self._dotted('source')}' is empty; name a source, or delete it")
+
+    def _check_source(self) -> None:
+        """Where a number comes from: one or several of the file's sources, where the file has any."""
+        self.check_remarks()
         if self.sources is None:
             return
         named = (

@@ -266,7 +266,7 @@ def _cited(keys: tuple[str, ...]) -> Schema:
     """Schemas of the keys that say where a number comes from, in the order of ``keys``."""
     one = {"type": "string", "minLength": 1}
     known: Schema = {
-        "source": {"anyOf": [one, {"type": "array", "items": one}]},
+        "source": {"anyOf": [one, {"type": "array", "items": {"type": "string"}, "minItems": 1}]},
         "conf": {
             "type": "string",
             "minLength": 1,
