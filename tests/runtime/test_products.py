@@ -90,6 +90,7 @@ def test_four_ranks_equal_one_process(four, name):
     assert_equal(four[name], 4)
 
 
+@pytest.mark.slow  # the default run has others: tests/verify/test_combinations.py
 def test_eight_ranks_equal_one_process():
     found = run_cases(8, EIGHT)
     for name in found:

@@ -76,7 +76,9 @@ class Server:
     """A process that has imported what the bodies need, and forks the ranks of one run after another."""
 
     def __init__(self):
-        environment = dict(os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1")
+        environment = dict(
+            os.environ, OMP_NUM_THREADS="1", MASTER_ADDR="127.0.0.1", TORCH_CPP_LOG_LEVEL="ERROR"
+        )
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.runtime.world"],
             cwd=ROOT,

@@ -8,7 +8,9 @@ import argparse
 import random
 import sys
 import time
+from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 from autopar.errors import PlanError
 from autopar.lower.resolve import resolve
@@ -18,7 +20,7 @@ from tests.runtime.plans import make_plan
 from tests.runtime.world import Case, Raised, run_cases, source_and_graph
 
 TOY = {
-    "gpt": {"n_layer": 4, "n_embd": 16, "n_head": 4, "seq": 8, "vocab": 32},
+    "gpt": {"n_layer": 3, "n_embd": 16, "n_head": 4, "seq": 8, "vocab": 32},
     "resnet": {"depth": 18, "width": 4, "image_size": 32, "num_classes": 4},
     "perception": {"width": 4, "hidden": 16, "num_frames": 2, "image_size": 32, "num_convs": 4},
     "recommender": {"num_users": 16, "num_items": 8, "dim": 8},
@@ -44,9 +46,11 @@ def combinations(num_ranks):
     return [combination(f"{num_ranks}-{number}", *values) for number, values in enumerate(axes)]
 
 
-def sample(num_ranks, count, seed=0):
+def sample(num_ranks, count, seed=0, models=tuple(TOY), num_steps=2):
     """Some of them, the same ones every time."""
-    return random.Random(f"{seed} {num_ranks}").sample(combinations(num_ranks), count)
+    possible = [case for case in combinations(num_ranks) if Path(case.model).stem in models]
+    found = random.Random(f"{seed} {num_ranks}").sample(possible, count)
+    return [replace(case, options={**case.options, "num_steps": num_steps}) for case in found]
 
 
 def combination(name, model, mesh, schedule, zero, recompute):
