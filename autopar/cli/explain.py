@@ -15,6 +15,7 @@ from autopar.cli.given import given_plan
 from autopar.cli.outcome import Outcome
 from autopar.cli.watching import watching
 from autopar.errors import UsageError
+from autopar.planner.freed_decision import without
 
 SUMMARY = "say where a plan's step goes, why, and what its lines cost"
 
@@ -50,6 +51,8 @@ def execute(args: argparse.Namespace) -> Outcome:
     if args.quick and args.free:
         raise UsageError("--free asks for a search and --quick forbids it; give one of the two")
     given = given_plan(args, args.plan)
+    for key in args.free:
+        without(given.plan, key)  # a misspelt one is found before any work starts
 
     from autopar.planner.explain import Explanation, capture_for, cost_plan, explain_plan, fallbacks
     from autopar.planner.explain_module import explain_module

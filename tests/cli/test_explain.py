@@ -1,0 +1,59 @@
+"""``explain``: where a step goes, one module, and what lines cost."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autopar.cli.main import main
+
+
+def explained(capsys: pytest.CaptureFixture[str], *flags: str) -> dict:
+    assert main(["explain", *flags, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_terms_of_every_rank_add_up_to_the_step(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = explained(capsys, str(plan_file), "--quick")
+    step_s = document["predicted"]["step_time_s"]
+    assert document["step"]["step_time_s"] == step_s
+    assert len(document["step"]["ranks"]) == 2
+    for terms in document["step"]["ranks"]:
+        assert sum(terms.values()) == pytest.approx(step_s, rel=1e-9)
+    assert document["step"]["ranks"][0]["recompute_s"] > 0  # blocks 0 and 1 of the first stage
+    assert "lines" not in document
+
+
+def test_one_module_is_told_with_its_collectives(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(plan_file), "--node", "blocks.0.attn"]) == 0
+    text = capsys.readouterr().out
+    assert "blocks.0.attn: in blocks.0 (stage 0)" in text and "all_reduce" in text and "shard(0, 3)" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--quick", "--free", "zero"], "--free asks for a search and --quick forbids it"),
+        (["--free", "zeros"], "no decision of a plan; did you mean 'zero'"),
+    ],
+)
+def test_questions_that_make_no_sense(
+    plan_file: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    assert main(["explain", str(plan_file), *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_free_optimum_stands_beside_the_plan(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = explained(capsys, str(plan_file), "--free", "mesh", "--top", "3")
+    free_s = document["free_optimum"]["step_time_s"]
+    for line in document["lines"]:
+        if line["step_time_s"] is not None:
+            assert line["extra_s"] == line["step_time_s"] - free_s
+    assert [freed["key"] for freed in document["freed"]] == ["mesh"]
+    assert len(document["runners_up"]) <= 2
+    assert main(["explain", str(plan_file)]) == 0
+    text = capsys.readouterr().out
+    for part in ("where the step goes", "compute: recompute", "tensor axis: collectives", "why this mesh"):
+        assert part in text
