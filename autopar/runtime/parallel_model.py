@@ -265,7 +265,7 @@ class ParallelModel(nn.Module):
             self.num_steps = load_checkpoint(path, parameters, self._whole.own_buffers(), optimizer, scale)
             self._loss_scale.restore(scale)
         self._optimizers.settle()
-        self._seen_versions = None
+        self._seen_versions, self._num_driven = None, 0
 
     def export(self, path: str | Path) -> None:
         """Writes the plain model's full state dict to a file: as ``torch.save`` does, or, if ``path`` ends in

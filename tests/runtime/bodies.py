@@ -415,7 +415,7 @@ def differing_plans(case):
 def memory(case):
     """Growth of the peak resident memory over the building of this rank's stage."""
     before = peak_bytes()
-    run = Run(case, dtype=torch.float32, timeout_s=200.0)
+    run = Run(case, dtype=torch.float32, timeout_s=case.extra.get("timeout_s", 200.0))
     found = {
         "peak_bytes": peak_bytes() - before,
         "whole_process_bytes": peak_bytes(),

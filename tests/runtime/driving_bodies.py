@@ -142,7 +142,7 @@ def dropout(case):
         torch.manual_seed(dist.get_rank())  # what the user draws elsewhere does not disturb the model
         loss = run.source.loss(model(**batch), batch)
         (loss / num).backward()
-        total += float(loss)
+        total += loss.item()
     error = difference(model.full_gradients(), expected)
     model.eval()
     batch = pieces[0]
@@ -150,6 +150,32 @@ def dropout(case):
         same = torch.equal(leaf_of(model(**batch)), leaf_of(model(**batch)))
     model.close()
     return {"error": error, "same": same}
+
+
+def half(case):
+    """Two forward passes in bf16 before their one backward pass, twice, near float32."""
+    run = Run(case, dtype=torch.bfloat16)
+    model, reference = run.model, run.reference(dtype=torch.float32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    expected_optimizer = torch.optim.SGD(reference.model.parameters(), lr=1e-2)
+    errors = []
+    for step in range(2):
+        batches = run.micro_batches(step)
+        for batch in batches:
+            (run.source.loss(reference.model(batch["tokens"]), batch) / len(batches)).backward()
+        own = [batches[model.data_rank * 2 + index] for index in range(2)]
+        outputs = [model(**batch) for batch in own]
+        assert outputs[0].dtype is torch.bfloat16
+        total = sum(run.source.loss(x.float(), batch) for x, batch in zip(outputs, own, strict=True))
+        (total / 2).backward()
+        wanted = reference.gradients()
+        scale = max(float(value.abs().max()) for value in wanted.values())
+        errors.append(difference(model.full_gradients(), wanted) / scale)
+        for each in (optimizer, expected_optimizer):
+            each.step()
+            each.zero_grad()
+    model.close()
+    return max(errors)
 
 
 def misuse(case):

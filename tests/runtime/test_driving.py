@@ -76,12 +76,19 @@ DROPOUT = [
         "sequence": SEQUENCE,
     }.items()
 ]
+HALF = [
+    case(f"bf16-{name}", GPT, "half", precision="bf16", **options)
+    for name, options in {"zero0": {"data": 2}, "zero3": {"data": 2, "zero": 3}}.items()
+]
+for each in HALF:
+    each.dtype = "bfloat16"
 for each in DROPOUT:
     each.args = {"dropout": 0.2}
 TWO = [
     *DRIVEN,
     *INFERRED,
     *DROPOUT,
+    *HALF,
     case("misuse", GPT, "misuse", data=2),
     case("misuse-pipeline", GPT, "misuse", pipeline=2),
 ]
@@ -154,6 +161,11 @@ def test_masks_are_those_of_a_step(two, name):
     for result in check(two[name], 2):
         assert result["error"] < 1e-12
         assert result["same"]
+
+
+@pytest.mark.parametrize("name", [x.name for x in HALF])
+def test_bf16_is_close_to_float32(two, name):
+    assert all(error < 0.03 for error in check(two[name], 2))
 
 
 @pytest.mark.parametrize(
