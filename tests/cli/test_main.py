@@ -30,6 +30,12 @@ OPTIONS = {
     "--verbose --with",
     "profile": "--arg --device --help --json --micro --model --name --output --precision --processes --quick "
     "--quiet --timeout --verbose",
+    "explain": "PLAN --cluster --device --free --gpus --gpus-per-node --help --json --memory-limit --node --quick "
+    "--quiet --set --time-limit --top --verbose",
+    "diff": "A B --cluster --device --gpus --gpus-per-node --help --json --memory-limit --quiet --text-only "
+    "--verbose",
+    "report": "PLAN --cluster --device --gpus --gpus-per-node --help --json --memory-limit --output --quick "
+    "--quiet --set --time-limit --trace --verbose",
     "devices": "--help --json",
     "schema": "KIND --help --json --output --quiet --verbose",
 }
