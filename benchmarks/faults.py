@@ -100,7 +100,7 @@ def disturb(
 ) -> list[Kill]:
     """Kills ranks; every fourth time while they start again after the kill before."""
     draw = random.Random(seed)
-    thresholds = sorted(draw.randrange(1, num_steps - 5) for _ in range(num_kills - num_kills // 4))
+    thresholds = sorted(draw.randrange(1, num_steps - 10) for _ in range(num_kills - num_kills // 4))
     kills: list[Kill] = []
     workers: dict[int, int] = {}
     start_s = 0.0
@@ -115,13 +115,14 @@ def disturb(
             wait_until(partial(is_another_file, out, file), run)
             start_s = start_s or time.monotonic() - began_s
             wait_until(partial(has_done, out, threshold), run)
-            time.sleep(draw.uniform(0.0, 0.3))
-        if run.poll() is not None:
-            break
+            time.sleep(draw.uniform(0.0, 0.1))
         rank = draw.randrange(num_processes)
         where = "saving" if any(out.glob(".*.partial")) else "starting" if is_starting else "training"
+        try:
+            os.kill(workers[rank], signal.SIGKILL)
+        except (KeyError, ProcessLookupError):  # the run is over
+            break
         kills.append(Kill(rank, steps_done(out), where))
-        os.kill(workers[rank], signal.SIGKILL)
     return kills
 
 

@@ -49,6 +49,7 @@ class Report:
         pulse: counts up while the process lives.
         moves: counts actions begun.
         action: what it does or did last, for people.
+        is_waiting: it takes part in something distributed; else it does what is its own business.
         error: first line of the error that stopped it, or "".
         is_cause: the error is its own, not a wait for somebody else.
     """
@@ -58,6 +59,7 @@ class Report:
     pulse: int = -1
     moves: int = -1
     action: str = "starting"
+    is_waiting: bool = False
     error: str = ""
     is_cause: bool = False
 
@@ -89,7 +91,7 @@ class Watchdog:
         self._is_waiting = False
         self._error = ""
         self._is_cause = False
-        self._gone: frozenset[int] = frozenset()
+        self._deaf: frozenset[int] = frozenset()
         self._is_cut_off = False
         self._host = platform.node()
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
@@ -255,6 +257,7 @@ class Watchdog:
             "pulse": self._pulse,
             "moves": self._moves,
             "action": self._action,
+            "is_waiting": self._is_waiting,
             "error": self._error,
             "is_cause": self._is_cause,
         }
@@ -266,14 +269,14 @@ class Watchdog:
             self._ask_store(self._post)
 
     def _linger(self) -> None:
-        self._ask_store(lambda: self._stay_until_read("explained", self._gone))
+        self._ask_store(lambda: self._stay_until_read("explained", self._deaf))
 
-    def _stay_until_read(self, what: str, gone: Collection[int]) -> None:
+    def _stay_until_read(self, what: str, deaf: Collection[int]) -> None:
         # Where the store lives in rank 0, it stays until the others have read why they stop.
         with suppress(RuntimeError, OSError):
             self._store.set(f"{what}/read/{self._rank}", "")
             if self._rank == 0:
-                alive = [rank for rank in range(self._size) if rank not in gone]
+                alive = [rank for rank in range(self._size) if rank not in deaf]
                 self._wait_for([f"{what}/read/{rank}" for rank in alive], 2 * self._grace_s)
 
     def _read(self, rank: int) -> Report:
@@ -294,9 +297,11 @@ class Watchdog:
             waited_s = time.monotonic() - began_s
             if waited_s > self._grace_s or (len(silent) == len(gone) and waited_s > 4 * self._interval_s):
                 break
-        self._gone = frozenset(report.rank for report in gone)
         causes = [report for report in now if report.is_cause]
         still = [report for report in silent if report not in gone]
+        # Who waits, too, has yet to find out; who does not is the one that is waited for.
+        still = [report for report in still if not report.is_waiting] or still
+        self._deaf = frozenset(x.rank for x in (*gone, *still) if x in gone or not x.is_waiting)
         names = _names(now)
         if causes:
             return "; ".join(f"{names[x.rank]} failed in {x.action}: {x.error}" for x in causes)

@@ -29,16 +29,10 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         yield found
 
 
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return faults.make_plan(tmp_path_factory.mktemp("plan") / "plan.yaml", 4)
-
-
 @pytest.fixture
-def folder(tmp_path: Path, plan: Path) -> Path:
-    """Where the command is run: shared by the hosts, with what it names."""
+def folder(tmp_path: Path) -> Path:
+    """Where the command is run: shared by the hosts."""
     (tmp_path / "examples").symlink_to(ROOT / "examples")
-    (tmp_path / "plan.yaml").symlink_to(plan)
     return tmp_path
 
 
@@ -52,10 +46,15 @@ def start_on(host: str, hosts: Hosts, folder: Path, command: str) -> subprocess.
     return hosts.start(host, command, folder / f"{host}.log", folder, HEAD="node-a", PATH=path)
 
 
-def endless(folder: Path, *flags: str) -> str:
-    """The same command for a run that something is done to."""
+def start_endless(hosts: Hosts, folder: Path) -> dict[str, subprocess.Popen[str]]:
+    """The same command for a run that something is done to, with one rank on each host."""
+    faults.make_plan(folder / "plan.yaml", 2)
     command = documented_command().replace("--steps 20", "--steps 100000")
-    return " ".join([command.replace("--max-restarts 3", "--max-restarts 0"), "--timeout-s 20", *flags])
+    command = command.replace("--max-restarts 3", "--max-restarts 0")
+    command = command.replace("--nproc-per-node 2", "--nproc-per-node 1")
+    runs = {host: start_on(host, hosts, folder, f"{command} --timeout-s 15") for host in NAMES}
+    wait_for_steps(folder, 3, runs["node-a"])
+    return runs
 
 
 def wait_for_steps(folder: Path, num_steps: int, run: subprocess.Popen[str]) -> None:
@@ -63,9 +62,8 @@ def wait_for_steps(folder: Path, num_steps: int, run: subprocess.Popen[str]) -> 
     assert run.poll() is None, (folder / "node-a.log").read_text()[-3000:]
 
 
-def test_training_goes_on_when_a_lost_node_comes_back(
-    hosts: Hosts, folder: Path, plan: Path, tmp_path: Path
-) -> None:
+def test_training_goes_on_when_a_lost_node_comes_back(hosts: Hosts, folder: Path) -> None:
+    plan = faults.make_plan(folder / "plan.yaml", 4)
     command = documented_command()
     runs = {host: start_on(host, hosts, folder, command) for host in NAMES}
     wait_for_steps(folder, 7, runs["node-a"])
@@ -73,15 +71,14 @@ def test_training_goes_on_when_a_lost_node_comes_back(
     runs["node-b"] = start_on("node-b", hosts, folder, command)
     for host, run in runs.items():
         assert run.wait(timeout=300) == 0, (folder / f"{host}.log").read_text()[-3000:]
-    alone = tmp_path / "alone"
+    alone = folder / "alone"
     faults.train_undisturbed(plan, alone, 4, 20)
     assert faults.losses_of(folder / "run") == faults.losses_of(alone)
     assert len(faults.losses_of(alone)) == 20
 
 
 def test_a_lost_torchrun_ends_its_ranks_and_the_other_host(hosts: Hosts, folder: Path) -> None:
-    runs = {host: start_on(host, hosts, folder, endless(folder)) for host in NAMES}
-    wait_for_steps(folder, 3, runs["node-a"])
+    runs = start_endless(hosts, folder)
     ranks = faults.workers_of(runs["node-b"].pid)
     os.kill(runs["node-b"].pid, signal.SIGKILL)
     assert runs["node-a"].wait(timeout=90) != 0
@@ -99,8 +96,7 @@ def test_a_lost_torchrun_ends_its_ranks_and_the_other_host(hosts: Hosts, folder:
 
 
 def test_a_network_that_is_cut_ends_both_hosts(hosts: Hosts, folder: Path) -> None:
-    runs = {host: start_on(host, hosts, folder, endless(folder)) for host in NAMES}
-    wait_for_steps(folder, 3, runs["node-a"])
+    runs = start_endless(hosts, folder)
     hosts.cut()
     began_s = time.monotonic()
     wanted = {

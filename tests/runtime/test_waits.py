@@ -2,14 +2,12 @@
 
 import pytest
 
-from tests.runtime.plans import GPT_TENSOR
 from tests.runtime.world import Case, check, run_cases
 
 TIMEOUT_S = 3.0
 LATEST_S = TIMEOUT_S + 20.0
 MESHES = {
     "pipeline": {"pipeline": 2},
-    "tensor": {"tensor": 2, "lines": GPT_TENSOR},
     "data": {"data": 2},
     "zero": {"data": 2, "zero": 2},
     "parameters-away": {"data": 2, "zero": 3, "offload": "parameters"},
@@ -17,9 +15,7 @@ MESHES = {
 WAYS = [
     ("building", "pipeline"),
     ("step", "pipeline"),
-    ("step", "tensor"),
     ("step", "parameters-away"),
-    ("clip_grad_norm_", "tensor"),
     ("save", "data"),
     ("load", "zero"),
     ("full_state_dict", "pipeline"),

@@ -149,6 +149,18 @@ def test_a_network_that_is_cut_ends_a_wait_all_the_same():
         assert time.monotonic() - began_s < 1.9
 
 
+def test_of_ranks_that_stand_still_the_one_that_waits_for_nobody_is_named():
+    store = HashStore()
+    others = [watching(store, rank, size=3, interval_s=0.02) for rank in (1, 2)]
+    with others[0] as waiting, others[1] as busy, watching(store, 0, size=3, interval_s=0.02) as watchdog:
+        busy.at("between steps, after step 3")
+        watchdog._grace_s = 0.2
+        with waiting.guard("step 4"):
+            time.sleep(0.1)
+            message = watchdog.explain("timed out")
+    assert ": rank 2 is alive but stands still in between steps, after step 3. Look" in message
+
+
 def test_machines_are_named_where_there_are_several():
     store = HashStore()
     gone = {"host": "node-b", "pulse": 7, "moves": 3, "action": "step 1", "error": "", "is_cause": False}
