@@ -1,8 +1,8 @@
 """Says why a plan takes what it takes: where its step goes, what it loses against the free optimum.
 
-The free optimum is the best plan of the same model, devices, batch, precision and optimiser. Every line in
-which the plan differs from it is planned for alone: `costs` is the step time of `autopar plan` with that line
-and nothing else fixed, less that of `autopar plan` with nothing fixed.
+The free optimum is the best plan of the same model, devices, batch, precision and optimiser. Each line that
+was made by hand (in a file that does not tell: each decision that differs) is planned for alone: it costs
+the step time of `autopar plan` with that line and nothing else fixed, less that with nothing fixed.
 """
 
 from __future__ import annotations

@@ -73,12 +73,13 @@ def _against_the_free_optimum(explanation: Explanation) -> list[RenderableType]:
             what_loses(other, terms) or other.why_not,
         )
     parts: list[RenderableType] = [Text("why this mesh"), table, Text()]
+    said = "as quick as" if abs(lost_s) < 1e-9 else f"{signed_seconds(lost_s)} beside"
     if not explanation.lines:
-        parts.append(Text("every line is as in the free optimum"))
-    else:
-        said = "as quick as" if abs(lost_s) < 1e-9 else f"{signed_seconds(lost_s)} beside"
-        parts.append(Text(f"the plan is {said} the free optimum; lines that differ, each fixed alone"))
-        parts.append(lines_table(explanation.lines))
+        parts.append(Text(f"the plan is {said} the free optimum; no line of it was made by hand"))
+        return parts
+    how = "made by hand" if mine.resolved.plan.chosen else "that differ"
+    parts.append(Text(f"the plan is {said} the free optimum; lines {how}, each fixed alone"))
+    parts.append(lines_table(explanation.lines))
     return parts
 
 

@@ -4,9 +4,10 @@ of its lines."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.capture.capture import Capture, capture
+from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource
 from autopar.cost.blocks import Readings, sharding_signature
 from autopar.cost.breakdown import Breakdown, break_down
@@ -18,8 +19,10 @@ from autopar.hardware.cluster import Cluster
 from autopar.lower.block import lower_block
 from autopar.lower.resolve import ResolvedPlan, check_complete, resolve
 from autopar.plan.decisions import Plan
+from autopar.plan.hand_made import decisions, hand_made
+from autopar.plan.hand_made import without as without_line
 from autopar.planner.check import DTYPES, resolved_layout
-from autopar.planner.differences import Difference, differences
+from autopar.planner.differences import UNSAID, Difference, differences
 from autopar.planner.freed_decision import without
 from autopar.planner.plan_lines import generalised_key
 from autopar.planner.planner import Progress, Watch
@@ -28,6 +31,11 @@ from autopar.planner.request import PlanResult
 
 MOST_LINES = 12
 """Lines that are planned for one by one; what is beyond is named."""
+
+ASKED_FOR = ("batch.global", "precision", "optimizer", "compile")
+"""What the free optimum shares with the plan."""
+
+_WIDTH = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +53,7 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True)
 class LineCost:
-    """One decision that differs from the free optimum.
+    """A hand-made line, or one that differs from the free optimum.
 
     Attributes:
         here: what the plan says.
@@ -102,7 +110,7 @@ class Explanation:
     Attributes:
         fallbacks: operators that run replicated for lack of a rule.
         free: the free optimum with its runners-up; None where nothing was searched.
-        lines: the decisions that differ from it, and what each costs.
+        lines: what was fixed by hand, and what each costs against it.
         freed: the decisions asked for.
     """
 
@@ -184,7 +192,7 @@ def explain_plan(
     tell("the free optimum")
     free = planner.plan(Plan(), top=top)
     lines = []
-    for number, difference in enumerate(differences(plan, free.plan, costing.resolved.graph)):
+    for number, difference in enumerate(_lines_to_cost(plan, free.plan, costing.resolved.graph)):
         tell(f"the best plan with {difference.key} = {difference.first}")
         lines.append(_line_cost(difference, planner, free, number))
     freed = []
@@ -192,6 +200,33 @@ def explain_plan(
         tell(f"the best plan with {key} free and all else as it is")
         freed.append(_freed(key, rest, plan, planner, costing))
     return Explanation(costing, fallbacks(costing.resolved), free, tuple(lines), tuple(freed))
+
+
+def _lines_to_cost(plan: Plan, free: Plan, graph: ModelGraph) -> tuple[Difference, ...]:
+    """The lines that were made by hand; of a file that does not tell them, all that differ."""
+    if not plan.chosen:
+        return differences(plan, free, graph)
+    fixed, freely = hand_made(plan), decisions(free)
+    found = []
+    for key, value in decisions(fixed).items():
+        if key not in ASKED_FOR:
+            one = fixed
+            for other in decisions(fixed):
+                one = without_line(one, other) if other != key else one
+            alone = replace(one, model=None, cluster=None, path="", places={}, sources={}, chosen=())
+            found.append(Difference(key, _text(value), _text(freely.get(key)), alone, Plan()))
+    return tuple(found)
+
+
+def _text(value: object) -> str:
+    """The value of a line in a few characters."""
+    if value is None:
+        return UNSAID
+    if isinstance(value, list):
+        inside = [", ".join(map(str, one)) if isinstance(one, list) else str(one) for one in value]
+        value = " | ".join(inside)
+    text = str(value)
+    return text if len(text) <= _WIDTH else f"{text[: _WIDTH - 1]}…"
 
 
 def _line_cost(difference: Difference, planner: Replanner, free: PlanResult, number: int) -> LineCost:

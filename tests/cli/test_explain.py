@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from autopar.cli.main import main
+from tests.cli.conftest import GPT, SMALL
 
 
 def explained(capsys: pytest.CaptureFixture[str], *flags: str) -> dict:
@@ -45,15 +46,45 @@ def test_questions_that_make_no_sense(
 
 
 @pytest.mark.slow
-def test_the_free_optimum_stands_beside_the_plan(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_line_made_by_hand_costs_the_difference_of_two_plan_runs(
+    plan_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     document = explained(capsys, str(plan_file), "--free", "mesh", "--top", "3")
-    free_s = document["free_optimum"]["step_time_s"]
-    for line in document["lines"]:
-        if line["step_time_s"] is not None:
-            assert line["extra_s"] == line["step_time_s"] - free_s
+    lines = {line["key"]: line for line in document["lines"]}
+    assert list(lines) == [
+        "batch.micro",
+        "mesh.pipeline",
+        "mesh.tensor",
+        "pipeline.schedule",
+        "tensor.blocks.*.attn.qkv",
+        "tensor.blocks.*.attn.proj",
+        "zero",
+        "recompute.blocks.0-1",
+    ]
+
+    def step_s(*flags: str) -> float:
+        devices = ("--gpus", "4", "--device", "cpu", "--batch", "16")
+        assert main(["plan", GPT, *SMALL, *devices, "--json", *flags]) == 0
+        found: float = json.loads(capsys.readouterr().out)["predicted"]["step_time_s"]
+        return found
+
+    free_s = step_s()
+    assert document["free_optimum"]["step_time_s"] == free_s
+    for key, pin in (("zero", "zero=0"), ("recompute.blocks.0-1", "recompute.blocks.0-1=full")):
+        assert lines[key]["extra_s"] == step_s("--set", pin) - free_s
     assert [freed["key"] for freed in document["freed"]] == ["mesh"]
     assert len(document["runners_up"]) <= 2
+
+
+@pytest.mark.slow
+def test_the_free_optimum_stands_beside_the_plan(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(plan_file)]) == 0
     text = capsys.readouterr().out
-    for part in ("where the step goes", "compute: recompute", "tensor axis: collectives", "why this mesh"):
+    for part in (
+        "where the step goes",
+        "compute: recompute",
+        "tensor axis: collectives",
+        "why this mesh",
+        "made by hand",
+    ):
         assert part in text
