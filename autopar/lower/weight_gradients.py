@@ -83,7 +83,7 @@ class _Convolution(torch.autograd.Function):
         stride, padding, dilation, groups = ctx.options
         sizes = [weight.shape[0]]
 
-        def part(of_x: bool, of_weight: bool, of_bias: bool) -> list[Tensor | None]:
+        def part(weight: Tensor, of_x: bool, of_weight: bool, of_bias: bool) -> list[Tensor | None]:
             none = [0] * len(stride)
             wanted = [of_x, of_weight, of_bias]
             found = _aten.convolution_backward(
@@ -91,9 +91,10 @@ class _Convolution(torch.autograd.Function):
             )
             return list(found)
 
-        ctx.later.put(lambda: part(False, True, False)[1])
+        # The weight's own gradient does not depend on its values, which FSDP may have freed by then.
+        ctx.later.put(lambda: part(torch.empty_like(weight), False, True, False)[1])
         needs_x, needs_bias = ctx.needs_input_grad[3], ctx.needs_input_grad[5]
-        of_x, _, of_bias = part(needs_x, False, needs_bias) if needs_x or needs_bias else (None,) * 3
+        of_x, _, of_bias = part(weight, needs_x, False, needs_bias) if needs_x or needs_bias else (None,) * 3
         return None, None, None, of_x, None, of_bias
 
 

@@ -54,7 +54,7 @@ class Holdings:
             if stage in stages:
                 value = initial.buffers[name]
                 spec = ParameterSpec(name, TensorSpec(tuple(value.shape), value.dtype), False)
-                forms[name] = store(spec, placements.get(name, REPLICATE), degree)
+                forms[name] = store(spec, placements.get(name, REPLICATE), degree, is_buffer=True)
         return forms
 
     def layout(self, initial: InitialState, dtype: torch.dtype) -> StateLayout:

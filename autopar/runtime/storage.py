@@ -2,7 +2,8 @@
 
 A dim that fuses g equal parts (QKV, gate-up) is stored as ``(g, n/g)`` at every degree, so that a shard of
 every part is an ordinary shard, and a checkpoint does not depend on the degree. Flattening it again for the
-computation is free.
+computation is free. A parameter without dims (a temperature) is stored as one element along a dim of its own,
+since FSDP divides dims.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class StoredParameter:
         placement: on the tensor axis, in original dims.
         degree: of the tensor axis.
         requires_grad: False when frozen.
+        is_buffer: stored as it is, also where it has no dims: programs read buffers directly.
     """
 
     name: str
@@ -40,15 +42,16 @@ class StoredParameter:
     placement: Placement
     degree: int
     requires_grad: bool
+    is_buffer: bool = False
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """Whole shape with every fused dim n as (g, n/g)."""
+        """Whole shape with every fused dim n as (g, n/g); (1,) in the place of ()."""
         parts = dict(self.fused)
         shape: list[int] = []
         for dim, size in enumerate(self.shape):
             shape += [parts[dim], size // parts[dim]] if dim in parts else [size]
-        return tuple(shape)
+        return tuple(shape) if self.shape or self.is_buffer else (1,)
 
     @property
     def stored_dim(self) -> int | None:
@@ -77,7 +80,7 @@ class StoredParameter:
         """This rank's stored piece in the shape in which a lowered block computes with it: a free view."""
         for dim, _ in self.fused:
             local = local.flatten(dim, dim + 1)
-        return local
+        return local if self.shape or self.is_buffer else local.reshape(())
 
     def local_piece(self, whole: Tensor, rank: int) -> Tensor:
         """A view of the piece of tensor rank ``rank`` of a whole original tensor."""
@@ -96,8 +99,8 @@ class StoredParameter:
         return nn.Parameter(tensor, requires_grad=self.requires_grad)
 
 
-def store(spec: ParameterSpec, placement: Placement, degree: int) -> StoredParameter:
-    """The stored form of a parameter.
+def store(spec: ParameterSpec, placement: Placement, degree: int, is_buffer: bool = False) -> StoredParameter:
+    """The stored form of a parameter or buffer.
 
     Raises:
         PlanError: the placement cuts across the fused parts, or does not divide.
@@ -125,6 +128,7 @@ def store(spec: ParameterSpec, placement: Placement, degree: int) -> StoredParam
         placement=placement,
         degree=degree,
         requires_grad=spec.requires_grad,
+        is_buffer=is_buffer,
     )
 
 

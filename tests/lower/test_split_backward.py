@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from autopar.capture.model_graph import InputKind
 from autopar.lower.block import lower_block
 from autopar.lower.resolve import ResolvedPlan, resolve
 from autopar.lower.split_backward import split_backward
-from autopar.lower.weight_gradients import WeightGradients
+from autopar.lower.weight_gradients import WeightGradients, convolution
 from tests.lower.chain import StepResult, assert_same, forward, leaves, run_plain, state_placements
 from tests.lower.models import MODELS, load, plan_for, tensors_of
 from tests.lower.pieces import combine, scatter
@@ -194,3 +195,16 @@ def test_convolutions_with_every_option(num_dims: int) -> None:
         results.append([result, *(tensor.grad for tensor in own[1:])])
     for found, wanted in zip(results[1], results[0], strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_convolutions_weight_may_be_freed_before_its_gradient_is_made() -> None:
+    # FSDP does so between the two halves; found by a random plan, on a grouped and dilated convolution.
+    x, weight = torch.randn(2, 4, 6, 6), nn.Parameter(torch.randn(4, 2, 3, 3))
+    F.conv2d(x, weight, None, 1, 2, 2, 2).square().sum().backward()
+    expected, weight.grad = weight.grad, None
+    later = WeightGradients()
+    convolution(later, x, weight, None, 1, 2, 2, 2).square().sum().backward()
+    weight.untyped_storage().resize_(0)
+    later.run()
+    assert weight.grad is not None and expected is not None
+    assert torch.allclose(weight.grad, expected)

@@ -24,6 +24,7 @@ def spec(*shape, fused=None):
         ((12, 4), {0: 3}, Shard(1), (3, 4, 4), 2),
         ((4, 12), {1: 2}, Shard(1, 2), (4, 2, 6), 2),
         ((12,), {0: 3}, Shard(0, 3), (3, 4), 1),
+        ((), None, REPLICATE, (1,), None),  # FSDP takes no parameter without dims
     ],
 )
 def test_pieces_put_together_give_the_whole(shape, fused, placement, stored_shape, stored_dim):
