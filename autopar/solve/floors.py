@@ -1,23 +1,28 @@
 """What is known of families and candidates before any is solved: lower bounds, guesses, what cannot fit.
 
-The bound of a family starts as FLOPs at peak and is tightened by the operators' least times; once its tables
-are made, the bounds of its candidates follow from these.
+The bound of a family starts as FLOPs at peak and is tightened by tables of larger micro-batches, which are no
+slower a sample; once its tables are made, the bounds of its candidates follow from these.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from autopar.cost.offload import step_update_s
 from autopar.errors import CaptureError
 from autopar.plan.decisions import ScheduleName
 from autopar.solve.bounds import makespan_floor_s
+from autopar.solve.bundle import Bundle
 from autopar.solve.candidate import Candidate, Choices, Family, Job
 from autopar.solve.candidates import Space, schedules
+from autopar.solve.chain_build import candidate_training
 from autopar.solve.mesh import least_state_bytes
+from autopar.solve.relaxation import Relaxed, relaxed_step_s
 from autopar.solve.table_floor import TableFloor
 
-# Units of work of making a table.
-_TABLE_UNITS = 1_500
+# Units of work of making tables, and of a relaxation for each of its stages.
+_TABLE_UNITS = 300
+_RELAXATION_UNITS = 4
 # Bubble of a schedule for one stage of p - 1, in times of a stage.
 _BUBBLES = {
     ScheduleName.GPIPE: 1.0,
@@ -26,11 +31,6 @@ _BUBBLES = {
     ScheduleName.ZERO_BUBBLE: 1 / 3,
     ScheduleName.ZBV: 1 / 3,
 }
-_SPLIT = (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
-# Of the time of a chain: gradients of weights are at most a half (they cost as much as the forward, about),
-# and the forward is at least a fifth (a third, or a quarter with everything recomputed).
-_LEAST_PATH = 0.5
-_LEAST_FORWARD = 0.2
 Progress = Callable[[str], None]
 
 
@@ -49,65 +49,93 @@ class Floors:
         self.units = 0
         self._smallest: dict[int, int] = {}
         self._elements: int | None = None
-        self._chains: dict[tuple[int, int], float] = {}
+        self._sizes: dict[int, set[int]] = {}
+        self._scaled: dict[tuple[int, int, int, int], TableFloor] = {}
+        self._refused: set[tuple[int, int, int]] = set()
 
     def note(self, family: Family) -> None:
         """Learns which micro-batches there are."""
         known = self._smallest.get(family.tensor, family.micro_batch)
         self._smallest[family.tensor] = min(known, family.micro_batch)
+        self._sizes.setdefault(family.tensor, set()).add(family.micro_batch)
 
     def family_s(self, family: Family, chain_s: float) -> float:
         """Lower bound of the step over the schedules that a family may run."""
         share = self._job.cluster.device.time_share
         p, m = family.pipeline, family.num_micro_batches
         named = list(dict.fromkeys(name for name, _ in schedules(family, self._space)))
-        floors = [
-            makespan_floor_s(
-                schedule,
-                p,
-                m,
-                chain_s,
-                path_s=chain_s * _LEAST_PATH if schedule in _SPLIT and p > 1 else None,
-                forward_s=chain_s * _LEAST_FORWARD,
-            )
-            for schedule in named
-        ]
+        floors = [makespan_floor_s(schedule, p, m, chain_s) for schedule in named]
         if share > 1 and p > 1:
             floors = [max(floor / share, m * chain_s / p) for floor in floors]
         return min(floors, default=float("inf"))
 
-    def guess_s(self, item: Family | Candidate, chain_s: float) -> float:
+    def guess_s(self, item: Family | Bundle | Candidate, chain_s: float) -> float:
         """What a step may take: even stages, and the bubble that the schedule usually leaves."""
         p, m = item.pipeline, item.num_micro_batches
-        if isinstance(item, Candidate):
-            kinds = [(item.schedule, item.virtual)]
-        else:
+        if isinstance(item, Family):
             kinds = list(schedules(item, self._space))
+        else:
+            kinds = [(item.schedule, item.virtual)]
         fills = [_BUBBLES[schedule] / virtual for schedule, virtual in kinds]
         return chain_s / p * (m + (p - 1) * min(fills, default=1.0))
 
-    def scaled_chain_s(self, family: Family) -> float:
-        """Least time of the chain, by those of larger micro-batches that are known.
-
-        A micro-batch is at least as quick a sample as a smaller one, so that its chain bounds the smaller
-        one's.
-        """
-        tensor, size = family.tensor, family.micro_batch
-        per_sample_s = [s / other for (t, other), s in self._chains.items() if t == tensor and other > size]
-        return max(per_sample_s, default=0.0) * size
-
-    def chain_s(self, family: Family) -> float:
-        """Least time of the chain by the operators' least times."""
-        key = family.tensor, family.micro_batch
-        if key not in self._chains:
-            self._chains[key] = self._choices.floor_s(*key, 1)
-        return self._chains[key]
+    def scaled(self, family: Family) -> tuple[float, float]:
+        """Lower bounds of a family's step and chain by the tables that are made of larger micro-batches of
+        its tensor degree; of the largest they are made."""
+        size, named = family.micro_batch, dict.fromkeys(n for n, _ in schedules(family, self._space))
+        larger = sorted((other for other in self._sizes[family.tensor] if other >= size), reverse=True)
+        step_s = chain_s = 0.0
+        for other in larger:
+            key = family.tensor, other, 1
+            if key not in self.of_tables and (step_s > 0.0 or key in self._refused):
+                continue
+            try:
+                self._floor_of(*key)
+            except CaptureError:
+                self._refused.add(key)
+                continue
+            if (*key, size) not in self._scaled:
+                tables = self._choices.tables(*key)
+                self._scaled[*key, size] = TableFloor(tables, size / other)
+            floor, m = self._scaled[*key, size], family.num_micro_batches
+            steps_s = [s for name in named for s in floor.steps_s(name, family.pipeline, m, self._job)]
+            step_s, chain_s = max(step_s, min(steps_s, default=float("inf"))), max(chain_s, floor.chain_s)
+        return step_s, chain_s
 
     def table_floor(self, candidate: Candidate) -> TableFloor:
         """Of the tables of a candidate."""
         return self._floor_of(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
 
-    def is_tabulated(self, item: Family | Candidate) -> bool:
+    def update_s(self, members: Sequence[Candidate]) -> float:
+        """Least time of the update: that of a rank's even share of the parameters."""
+        least_s = float("inf")
+        for candidate in members:
+            training = candidate_training(candidate, self._job)
+            share = self._trainable // (candidate.pipeline * candidate.tensor)
+            least_s = min(least_s, *(step_update_s(share, zero, training) for zero in set(candidate.zero)))
+        return least_s
+
+    def relaxed(self, members: Sequence[Candidate], worth_s: float) -> list[Relaxed]:
+        """By table, what no plan of some candidates of a bundle goes below, with memory and without.
+
+        Args:
+            worth_s: what cannot be quicker need not be known better.
+        """
+        one = members[0]
+        floor = self.table_floor(one)
+        tables = self._choices.tables(one.tensor, one.micro_batch, one.tensor_stride)
+        floors_s = floor.steps_s(one.schedule, one.pipeline, one.num_micro_batches, self._job)
+        result = []
+        for index, (table, floor_s) in enumerate(zip(tables, floors_s, strict=True)):
+            found = Relaxed(floor_s, floor_s)
+            if floor_s < worth_s:
+                self.units += _RELAXATION_UNITS * one.num_stages
+                slowest_s = floor.slowest_s(index, one.pipeline)
+                found = relaxed_step_s(table, members, self._job, slowest_s=slowest_s)
+            result.append(Relaxed(max(found.step_s, floor_s), max(found.free_s, floor_s)))
+        return result
+
+    def is_tabulated(self, item: Family | Bundle | Candidate) -> bool:
         """Whether the tables of a tensor degree and micro-batch are made already."""
         return (item.tensor, item.micro_batch, 1) in self.of_tables
 
@@ -131,10 +159,14 @@ class Floors:
 
     def certain_shortfall(self, candidate: Candidate) -> int:
         """By how much the state of the parameters alone misses the memory of a device; negative: it fits."""
+        needed = least_state_bytes(self._trainable, candidate, self._job)
+        return needed - self._job.memory_limit_bytes
+
+    @property
+    def _trainable(self) -> int:
         if self._elements is None:
             self._elements = self._choices.trainable_elements
-        needed = least_state_bytes(self._elements, candidate, self._job)
-        return needed - self._job.memory_limit_bytes
+        return self._elements
 
     def _floor_of(self, tensor: int, micro_batch: int, stride: int) -> TableFloor:
         key = (tensor, micro_batch, stride)

@@ -20,7 +20,7 @@ from autopar.cost.prediction import Prediction
 from autopar.cost.step import predict
 from autopar.cost.training import Training
 from autopar.plan.decisions import ScheduleName
-from autopar.schedule.actions import rank_stages
+from autopar.schedule.actions import rank_in_flight, rank_stages
 from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Job, MeshSolution, Shortfall
 from autopar.solve.chain import ChainSolver
@@ -52,30 +52,41 @@ class _Plan:
     prediction: Prediction
 
 
-def solve_mesh(choices: Choices, candidate: Candidate, job: Job) -> MeshSolution | Shortfall:
+def solve_mesh(
+    choices: Choices, candidate: Candidate, job: Job, floors_s: Sequence[float] = ()
+) -> MeshSolution | Shortfall:
     """A good way of running the chain under one candidate with a lower bound of all, or by how much it misses
-    the memory."""
+    the memory.
+
+    Args:
+        floors_s: by table, what no plan goes below, if known; tables of infinite ones are left out.
+    """
     tables = choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
-    return best_of_tables(tables, candidate, job)
+    return best_of_tables(tables, candidate, job, floors_s)
 
 
-def best_of_tables(tables: Sequence[ChoiceTable], candidate: Candidate, job: Job) -> MeshSolution | Shortfall:
+def best_of_tables(
+    tables: Sequence[ChoiceTable], candidate: Candidate, job: Job, floors_s: Sequence[float] = ()
+) -> MeshSolution | Shortfall:
     """The same with given tables."""
     best: MeshSolution | None = None
     shortfall: Shortfall | None = None
     bound_s = float("inf")
-    for index, table in enumerate(tables):
-        attempt = TableAttempt(table, candidate, job)
-        free_s = attempt.free_floor_s()
+    floors_s = floors_s or [0.0] * len(tables)
+    for index in sorted(range(len(tables)), key=lambda index: (floors_s[index], index)):
+        if floors_s[index] == float("inf"):
+            continue
+        attempt = TableAttempt(tables[index], candidate, job)
+        free_s = max(attempt.free_floor_s(), floors_s[index])
         if best is not None and free_s >= best.step_s:
             continue
         found = attempt.solve(index)
         if isinstance(found, Shortfall):
             if shortfall is None or found.missing_bytes < shortfall.missing_bytes:
                 shortfall = found
-            bound_s = min(bound_s, found.bound_s)
+            bound_s = min(bound_s, max(found.bound_s, free_s))
             continue
-        bound_s = min(bound_s, found.bound_s)
+        bound_s = min(bound_s, max(found.bound_s, free_s))
         if best is None or found.step_s < best.step_s:
             best = found
     if best is not None:
@@ -246,7 +257,15 @@ class TableAttempt:
         limits = [0] * candidate.num_stages
         for rank in range(candidate.pipeline):
             own = rank_stages(candidate.schedule, rank, candidate.pipeline, candidate.virtual)
-            total = sum(wanted[stage] for stage in own) or 1
+            moments = rank_in_flight(
+                candidate.schedule,
+                candidate.num_stages,
+                candidate.num_micro_batches,
+                rank,
+                candidate.virtual,
+            )
+            # Its stages do not hold most at the same time.
+            total = max(held * len(own) + saved * sum(counts) for counts in moments) or 1
             for stage in own:
                 limits[stage] = usable * wanted[stage] // total
         return tuple(limits)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from autopar.errors import CaptureError
+from autopar.solve.bundle import Bundle
 from autopar.solve.candidate import Alternative, Candidate, Family, MeshSolution
 from autopar.solve.candidates import NO_OFFLOAD, candidates
 from autopar.solve.mesh import solve_mesh
@@ -89,12 +90,13 @@ def _solve_more(state: Search, found: dict[Mesh, MeshSolution], num_wanted: int)
                     break
 
 
-def _simple_candidates(state: Search, example: Family | Candidate) -> list[Candidate]:
+def _simple_candidates(state: Search, example: Family | Bundle | Candidate) -> list[Candidate]:
     """A candidate itself; of a family, the two that promise most."""
     if isinstance(example, Candidate):
         return [example]
-    legal = [c for c in candidates(example, state.space) if c.offload == NO_OFFLOAD]
-    legal = legal or list(candidates(example, state.space))[:1]
+    family = example if isinstance(example, Family) else example.family
+    legal = [c for c in candidates(family, state.space) if c.offload == NO_OFFLOAD]
+    legal = legal or list(candidates(family, state.space))[:1]
     try:
         return sorted(legal, key=lambda c: (state.floors.table_floor(c).step_s(c, state.job), c))[:2]
     except CaptureError:

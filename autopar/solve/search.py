@@ -1,25 +1,30 @@
 """The joint search over all outer decisions, cut by lower bounds.
 
-One queue holds families (degrees and micro-batch) and candidates (a family with schedule, ZeRO level, shard
-group, order of the axes, offload), each with a lower bound of its step and a guess of what it may be
-(``floors.py``). The bound of a family is tightened twice; then its tables are made and its candidates take
-its place, at first without regard to memory. What promises most is worked on first; what cannot be quicker
-than the best plan found is dropped. When nothing is left, the best plan is proved. On huge models and
-clusters the work is limited: the least bound of what is left then says how far the plan may be from the best.
+One queue holds families (degrees and micro-batch), bundles (candidates of a family that run one schedule and
+offload the same) and candidates, each with a lower bound of its step (``floors.py``). A family is bounded by
+FLOPs, then by tables that it shares with others; then its own tables are made and its bundles take its place.
+A bundle is bounded by the continuous relaxation of all its candidates at once (``relaxation.py``), which knows
+memory, the bubble and what is synchronised; then by those of each candidate, which is solved last. A few good
+plans come first (``first_plans.py``); from then on the least bound is worked on, and what cannot be quicker
+than the best plan found is dropped. When nothing is left, the best plan is proved. On huge models and clusters
+the work is limited: the least bound of what is left then says how far the plan may be from the best.
 
-What lives in host memory can only cost time: offloading is tried where memory bound the same candidate
-without it, whose bound it shares.
+What lives in host memory can only cost time: offloading is tried where memory makes a difference to the same
+schedule without it.
 """
 
 from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from autopar.errors import CaptureError, InfeasibleError
+from autopar.plan.decisions import ScheduleName
 from autopar.solve.baselines import baselines
+from autopar.solve.bundle import Bundle, bundles
 from autopar.solve.candidate import (
     Candidate,
     Choices,
@@ -29,26 +34,23 @@ from autopar.solve.candidate import (
     SearchResult,
     Shortfall,
 )
-from autopar.solve.candidates import NO_OFFLOAD, Space, candidates, with_offloads
+from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
 from autopar.solve.considered import News, considered, news_of
+from autopar.solve.first_plans import find_first_plans
 from autopar.solve.floors import Floors, Progress
 from autopar.solve.mesh import free_floor_s, refine, solve_mesh
 from autopar.solve.runners_up import runners_up
-from autopar.solve.scout import Promise, Scout
+from autopar.solve.scout import Promise
 
 _TOLERANCE = 1e-9
 _MOST_WORK = 200_000
 # Units of work: a block in a stage of a solve, and those it may be in one segment with; making tables.
-_MOST_UNITS = 16_000
+_MOST_UNITS = 20_000
 _AGAIN = 0.02
-# Of what a quick look promises: how many are solved at once, how many of one family, and how much slower than
-# the best plan they may look.
-_MOST_SCOUTED = 6
-_MOST_OF_A_FAMILY = 2
-_WORTH_A_TRY = 1.05
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
 _MOST_WORK_AT_ONCE = 150_000
+Kind: TypeAlias = tuple[ScheduleName, int, tuple[str, ...]]
 
 
 @dataclass(slots=True)
@@ -57,22 +59,24 @@ class Waiting:
 
     bound_s: float
     guess_s: float
-    item: Family | Candidate
+    item: Family | Bundle | Candidate
     effort: int
 
     def __lt__(self, other: Waiting) -> bool:
         return self.key < other.key
 
     @property
-    def key(self) -> tuple[float, Family, bool, tuple[object, ...]]:
-        """By promise; then by degrees, from simple to involved; candidates before families."""
-        if isinstance(self.item, Family):
-            return self.guess_s, self.item, True, ()
+    def key(self) -> tuple[float, Family, int, tuple[object, ...]]:
+        """By promise; then by degrees, from simple to involved; candidates first, families last."""
         item = self.item
+        if isinstance(item, Family):
+            return self.guess_s, item, 2, ()
+        if isinstance(item, Bundle):
+            return self.guess_s, item.family, 1, (item.offload, item.virtual, item.schedule)
         return (
             self.guess_s,
             item.family,
-            False,
+            0,
             (item.offload, item.virtual, item.zero, item.schedule, item.order, item.shard_group),
         )
 
@@ -103,10 +107,19 @@ class Search:
         self.open_bound_s = float("inf")  # of what was given up
         self._work_left, self._units_left = _MOST_WORK, _MOST_UNITS
         self._num_solved: dict[Family, int] = {}
+        # How far the plans of a kind were from their bounds, at least.
+        self._ratios: dict[Kind, float] = {}
+        self._by_table: dict[Candidate, list[float]] = {}
+        self._offloaded: set[tuple[Family, ScheduleName, int]] = set()
         self._deadline = deadline
         self._progress = progress or (lambda text: None)
         self._watch = watch or (lambda news: None)
         self.floors = Floors(choices, space, job, self._progress)
+
+    @property
+    def work_left(self) -> float:
+        """Share of the work allowed."""
+        return (self._units_left - self.floors.units) / _MOST_UNITS
 
     @property
     def is_late(self) -> bool:
@@ -124,8 +137,9 @@ class Search:
 
     def run(self) -> float:
         """Works the queue off, what promises most first; returns a lower bound of every plan."""
-        self._scout()
-        while self.queue and not self.is_late and self._units_left > self.floors.units:
+        find_first_plans(self)
+        self._tighten()
+        while self.queue and not self.is_late and self.work_left > 0:
             waiting = heapq.heappop(self.queue)
             if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
                 self._advance(waiting)
@@ -133,32 +147,20 @@ class Search:
                 self.cut.append(waiting)
         return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
 
-    def _scout(self) -> None:
-        """Solves what a quick look at every family promises most, so that much else need not be solved."""
-        scout = Scout(self.choices, self.space, self.job, lambda: self.is_late)
-        guesses = {w.item: w.guess_s for w in self.queue if isinstance(w.item, Family)}
-        bounds = {w.item: w.bound_s for w in self.queue}
-        tried: dict[Family, int] = {}
-        self.promises = scout.look(guesses)
-        for promise in self.promises:
-            candidate = promise.candidate
-            if self.is_late or len(self.scouted) >= _MOST_SCOUTED:
-                break
-            if tried.get(candidate.family, 0) >= _MOST_OF_A_FAMILY:
-                continue
-            if self.best is not None and promise.step_s > _WORTH_A_TRY * self.best.step_s:
-                break
-            tried[candidate.family] = tried.get(candidate.family, 0) + 1
-            self.scouted.add(candidate)
-            self.num_candidates += 1
-            try:
-                self._solve(candidate, bounds[candidate.family])
-            except CaptureError as refused:
-                self.refused = self.refused or refused
+    def _tighten(self) -> None:
+        """From here on it is the proof that counts: a first bound for all families, and the least first."""
+        if self.best is None:
+            return
+        waiting, self.queue = self.queue, []
+        for one in waiting:
+            one.guess_s = one.bound_s
+            if isinstance(one.item, Family) and one.bound_s < self.worth_s and not self.is_late:
+                one.bound_s = one.guess_s = max(one.bound_s, self.floors.scaled(one.item)[0])
+            heapq.heappush(self.queue, one)
 
-    def _wait(self, bound_s: float, item: Family | Candidate, effort: int, chain_s: float) -> None:
+    def _wait(self, bound_s: float, item: Family | Bundle | Candidate, effort: int, chain_s: float) -> None:
         """Puts something into the queue."""
-        guess_s = max(bound_s, self.floors.guess_s(item, chain_s))
+        guess_s = bound_s if self.best else max(bound_s, self.floors.guess_s(item, chain_s))
         heapq.heappush(self.queue, Waiting(bound_s, guess_s, item, effort))
 
     def _advance(self, waiting: Waiting) -> None:
@@ -167,16 +169,18 @@ class Search:
         try:
             if isinstance(item, Candidate):
                 if waiting.effort == 0:
-                    floor_s = max(waiting.bound_s, free_floor_s(self.choices, item, self.job))
-                    self._wait(floor_s, item, 1, self.floors.table_floor(item).chain_s)
+                    self._relax_one(item, waiting.bound_s)
                 elif waiting.effort == 1:
                     if not self._is_delayed(item, waiting):
-                        self._solve(item, waiting.bound_s)
+                        self.solve(item, waiting.bound_s)
                 else:
                     self._refine(item, waiting.bound_s)
-            elif waiting.effort == 0:
-                self._tighten(waiting, item)
-            else:
+            elif isinstance(item, Bundle):
+                if waiting.effort == 0:
+                    self._relax(item, waiting.bound_s)
+                else:
+                    self._unpack(item, waiting.bound_s)
+            elif not self._is_tightened(item, waiting):
                 self._open(item, waiting.bound_s)
         except CaptureError as refused:
             # The model does not work at this micro-batch (BatchNorm of one sample, say).
@@ -190,28 +194,69 @@ class Search:
             self.shortfalls[example] = Shortfall(example, 0, missing)
             self.num_candidates += 1
             return
-        for candidate in candidates(family, self.space):
-            if candidate.offload != NO_OFFLOAD and self.space.pins.offload is None:
-                continue  # joins the queue when memory binds the candidate without
-            if candidate in self.scouted:
-                continue
-            self.num_candidates += 1
+        for bundle in bundles(family, self.space):
+            if bundle.offload == NO_OFFLOAD or self.space.pins.offload is not None:
+                self._add_bundle(bundle, bound_s)
+
+    def _add_bundle(self, bundle: Bundle, bound_s: float) -> None:
+        self.num_candidates += len(bundle.members)
+        floor = self.floors.table_floor(bundle.members[0])
+        if not floor.is_empty:
+            floor_s = floor.step_s(bundle.members[0], self.job) + self.floors.update_s(bundle.members)
+            floor_s = max(bound_s, floor_s)
+            self._wait(floor_s, bundle, 0, floor.chain_s)
+
+    def _relax(self, bundle: Bundle, bound_s: float) -> None:
+        """Bounds candidates together by their relaxation."""
+        members = []
+        for candidate in bundle.members:
             missing = self.floors.certain_shortfall(candidate)
             if missing > 0:
-                self._falls_short(candidate, Shortfall(candidate, 0, missing), bound_s)
-                continue
-            floor = self.floors.table_floor(candidate)
-            if floor.is_empty:
-                continue
-            floor_s = max(bound_s, floor.step_s(candidate, self.job))
-            self._wait(floor_s, candidate, 0, floor.chain_s)
+                self._falls_short(candidate, Shortfall(candidate, 0, missing))
+            elif candidate not in self.scouted:
+                members.append(candidate)
+        if not members:
+            return
+        least_s = self._relaxed_s(members)
+        if least_s < float("inf"):
+            left = replace(bundle, members=tuple(members))
+            self._wait(max(bound_s, least_s), left, 1, self.floors.table_floor(members[0]).chain_s)
+
+    def _relaxed_s(self, members: Sequence[Candidate]) -> float:
+        """What no plan of candidates of a bundle goes below; they may offload where memory matters."""
+        found = self.floors.relaxed(members, self.worth_s)
+        if any(one.step_s > one.free_s * (1 + _TOLERANCE) for one in found):
+            self._offload(members[0])
+        if len(members) == 1:
+            self._by_table[members[0]] = [one.step_s for one in found]
+        return min((one.step_s for one in found), default=float("inf"))
+
+    def _unpack(self, bundle: Bundle, bound_s: float) -> None:
+        """Puts the candidates of a bundle in its place."""
+        effort = 0 if len(bundle.members) > 1 else 1
+        for candidate in bundle.members:
+            self._wait(bound_s, candidate, effort, self.floors.table_floor(candidate).chain_s)
+
+    def _relax_one(self, candidate: Candidate, bound_s: float) -> None:
+        """A candidate with a better bound, if it may fit."""
+        bound_s = self.bounded_s(candidate, bound_s)
+        if bound_s < float("inf"):
+            self._wait(bound_s, candidate, 1, self.floors.table_floor(candidate).chain_s)
+
+    def bounded_s(self, candidate: Candidate, bound_s: float) -> float:
+        """A better lower bound of one candidate; infinite where it does not fit."""
+        bound_s = max(bound_s, free_floor_s(self.choices, candidate, self.job))
+        return bound_s if bound_s >= self.worth_s else max(bound_s, self._relaxed_s((candidate,)))
+
+    @property
+    def worth_s(self) -> float:
+        """Only what is quicker is of interest."""
+        return self.best.step_s if self.best else float("inf")
 
     def _is_delayed(self, candidate: Candidate, waiting: Waiting) -> bool:
         """Lets other families have their turn: the more of a family is solved, the less the rest promises."""
         again = _AGAIN * self._num_solved.get(candidate.family, 0)
-        guess_s = max(
-            waiting.bound_s, self.floors.guess_s(candidate, self.floors.table_floor(candidate).chain_s)
-        )
+        guess_s = waiting.bound_s * self._ratios.get(_kind(candidate), 1.0)
         guess_s *= 1 + again
         if guess_s <= waiting.guess_s:
             self._num_solved[candidate.family] = self._num_solved.get(candidate.family, 0) + 1
@@ -219,7 +264,8 @@ class Search:
         heapq.heappush(self.queue, Waiting(waiting.bound_s, guess_s, candidate, 1))
         return True
 
-    def _solve(self, candidate: Candidate, bound_s: float) -> None:
+    def solve(self, candidate: Candidate, bound_s: float) -> None:
+        """Finds a plan of a candidate, or what it lacks; what is left to prove of it waits."""
         p, d, t = candidate.mesh
         self._progress(
             f"mesh {p} x {d} x {t}, micro-batch {candidate.micro_batch}, ZeRO {max(candidate.zero)}, "
@@ -228,24 +274,26 @@ class Search:
         self._watch(news_of(self))
         num_blocks, num_stages = self.choices.num_blocks, candidate.num_stages
         self._units_left -= num_blocks * (num_stages + num_blocks // num_stages)
-        found = solve_mesh(self.choices, candidate, self.job)
+        floors_s = self._by_table.get(candidate, ())
+        found = solve_mesh(self.choices, candidate, self.job, floors_s)
         if isinstance(found, Shortfall):
-            self._falls_short(candidate, found, bound_s)
+            self._falls_short(candidate, found)
             if found.bound_s < float("inf"):
                 heapq.heappush(self.queue, Waiting(max(found.bound_s, bound_s), _LAST, candidate, 2))
             return
         self.add(found)
         bound_s = max(found.bound_s, bound_s)
+        kind = _kind(candidate)
+        self._ratios[kind] = min(self._ratios.get(kind, float("inf")), found.step_s / bound_s)
         if bound_s < found.step_s * (1 - _TOLERANCE):
             heapq.heappush(self.queue, Waiting(bound_s, _LAST + bound_s, candidate, 2))
         if found.memory_binds:
-            self._offload(candidate, bound_s)
+            self._offload(candidate)
 
     def _refine(self, candidate: Candidate, bound_s: float) -> None:
         """Goes through all plans of a candidate, or what is left of the work allowed."""
-        worth_s = self.best.step_s if self.best else float("inf")
         allowed = min(_MOST_WORK_AT_ONCE, self._work_left)
-        found, left_s, work = refine(self.choices, candidate, self.job, worth_s, allowed)
+        found, left_s, work = refine(self.choices, candidate, self.job, self.worth_s, allowed)
         self._work_left -= work
         if found is not None:
             self.add(found)
@@ -257,31 +305,31 @@ class Search:
         if self.best is None or rank(found) < rank(self.best):
             self.best = found
 
-    def _falls_short(self, candidate: Candidate, shortfall: Shortfall, bound_s: float) -> None:
+    def _falls_short(self, candidate: Candidate, shortfall: Shortfall) -> None:
         self.shortfalls[candidate] = shortfall
-        self._offload(candidate, bound_s)
+        self._offload(candidate)
 
-    def _offload(self, candidate: Candidate, bound_s: float) -> None:
-        """The same candidate with more or less of it in host memory."""
-        if candidate.offload != NO_OFFLOAD or self.space.pins.offload is not None:
+    def _offload(self, candidate: Candidate) -> None:
+        """The same family and schedule with more or less of it in host memory."""
+        key = candidate.family, candidate.schedule, candidate.virtual
+        if candidate.offload != NO_OFFLOAD or self.space.pins.offload is not None or key in self._offloaded:
             return
-        for other in with_offloads(candidate, self.space):
-            self.num_candidates += 1
-            missing = self.floors.certain_shortfall(other)
-            if missing > 0:
-                self.shortfalls[other] = Shortfall(other, 0, missing)
-            else:
-                self._wait(bound_s, other, 0, self.floors.table_floor(other).chain_s)
+        self._offloaded.add(key)
+        for bundle in bundles(candidate.family, self.space):
+            if bundle.offload != NO_OFFLOAD and (bundle.schedule, bundle.virtual) == key[1:]:
+                self._add_bundle(bundle, 0.0)
 
-    def _tighten(self, waiting: Waiting, family: Family) -> None:
-        """A family with a better bound: from a larger micro-batch where that is enough, else its own."""
-        scaled_s = self.floors.scaled_chain_s(family)
-        scaled_floor_s = self.floors.family_s(family, scaled_s)
-        if scaled_floor_s > waiting.bound_s * (1 + _TOLERANCE):
-            self._wait(scaled_floor_s, family, 0, scaled_s)
-            return
-        chain_s = self.floors.chain_s(family)
-        self._wait(max(waiting.bound_s, self.floors.family_s(family, chain_s)), family, 1, chain_s)
+    def _is_tightened(self, family: Family, waiting: Waiting) -> bool:
+        """Whether tables that a family shares with others give it a better bound; it waits with that."""
+        floor_s, chain_s = self.floors.scaled(family)
+        if floor_s <= waiting.bound_s * (1 + _TOLERANCE):
+            return False
+        self._wait(floor_s, family, 1, chain_s)
+        return True
+
+
+def _kind(candidate: Candidate) -> Kind:
+    return candidate.schedule, candidate.virtual, candidate.offload
 
 
 def rank(solution: MeshSolution) -> tuple[object, ...]:

@@ -21,7 +21,12 @@ class TableFloor:
         is_empty: no table has a choice for every block.
     """
 
-    def __init__(self, tables: Sequence[ChoiceTable]) -> None:
+    def __init__(self, tables: Sequence[ChoiceTable], share: float = 1.0) -> None:
+        """
+        Args:
+            share: of the micro-batch that is asked about. No operator is quicker a sample on fewer samples,
+                so that a share of its time bounds it.
+        """
         self.is_empty = not tables
         self._loads: list[list[float]] = []
         self._paths: list[float] = []
@@ -33,10 +38,10 @@ class TableFloor:
             path = [
                 min(c.forward_s + c.backward_s - c.backward_weight_s for c in kind) for kind in table.kinds
             ]
-            self._loads.append([whole[kind] for kind in table.blocks])
-            self._paths.append(sum(path[kind] for kind in table.blocks))
+            self._loads.append([share * whole[kind] for kind in table.blocks])
+            self._paths.append(share * sum(path[kind] for kind in table.blocks))
             forward = [min(c.forward_s for c in kind) for kind in table.kinds]
-            self._forwards.append(sum(forward[kind] for kind in table.blocks))
+            self._forwards.append(share * sum(forward[kind] for kind in table.blocks))
 
     @property
     def chain_s(self) -> float:
@@ -59,25 +64,33 @@ class TableFloor:
 
     def step_s(self, candidate: Candidate, job: Job) -> float:
         """Lower bound of the candidate's step, whatever the memory."""
-        p, m = candidate.pipeline, candidate.num_micro_batches
+        steps_s = self.steps_s(candidate.schedule, candidate.pipeline, candidate.num_micro_batches, job)
+        return min(steps_s, default=float("inf"))
+
+    def steps_s(self, schedule: ScheduleName, p: int, m: int, job: Job) -> list[float]:
+        """By table, of a schedule on ``p`` ranks with ``m`` micro-batches."""
         share = job.cluster.device.time_share
         floors = []
         for index, (loads, path_s) in enumerate(zip(self._loads, self._paths, strict=True)):
-            if (index, p) not in self._least:
-                self._least[index, p] = least_load(loads, p)
             floor = makespan_floor_s(
-                candidate.schedule,
+                schedule,
                 p,
                 m,
                 sum(loads),
-                self._least[index, p],
-                path_s=path_s if candidate.schedule in _SPLIT else None,
+                self.slowest_s(index, p),
+                path_s=path_s if schedule in _SPLIT else None,
                 forward_s=self._forwards[index],
             )
             if share > 1 and p > 1:
                 floor = max(floor / share, m * sum(loads) / p)
             floors.append(floor)
-        return min(floors, default=float("inf"))
+        return floors
+
+    def slowest_s(self, table: int, pipeline: int) -> float:
+        """No slowest rank takes less for a micro-batch."""
+        if (table, pipeline) not in self._least:
+            self._least[table, pipeline] = least_load(self._loads[table], pipeline)
+        return self._least[table, pipeline]
 
 
 def _running_bytes(choice: BlockChoice) -> int:

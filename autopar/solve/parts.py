@@ -1,0 +1,225 @@
+"""What each option of a block adds to its stage, where all adds up: the coefficients of the relaxation.
+
+Of communication on the data axis, max(compute, traffic) over the blocks of a stage is at least either sum,
+and what may not overlap is paid in any case: so a time has several rows, each of which bounds it. What holds
+for several candidates at once is the least of their coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autopar.cost.choice import BlockChoice, ParameterShare
+from autopar.cost.offload import step_update_s
+from autopar.cost.stage_memory import stage_pieces
+from autopar.cost.synchronisation import data_traffic
+from autopar.cost.training import Training
+from autopar.solve.candidate import ChoiceTable
+
+Row = NDArray[np.float64]
+_MANY_ELEMENTS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A time of a stage is at least ``weights @ options + least``, row by row.
+
+    Attributes:
+        weights: (rows, options).
+        least: (rows,).
+    """
+
+    weights: Row
+    least: Row
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Per option of a table, in the order of its kinds.
+
+    Attributes:
+        kind: of the option.
+        forward_s: of a micro-batch.
+        input_s: of its backward, or of the input half with what sticks out.
+        weight_s: of the weight half.
+        sync_s: once a step.
+        update_s: once a step.
+        held_bytes: all through a step.
+        saved_bytes: per micro-batch in flight.
+        running_bytes: while the block runs.
+    """
+
+    kind: NDArray[np.int64]
+    forward_s: Rows
+    input_s: Rows
+    weight_s: Row
+    sync_s: Rows
+    update_s: Row
+    held_bytes: Row
+    saved_bytes: Row
+    running_bytes: Row
+
+    def only(self, options: NDArray[np.int64]) -> Parts:
+        """Of some of the options; all keep their least running bytes."""
+        least = np.array([self.running_bytes[self.kind == kind].min() for kind in self.kind])
+
+        def of(rows: Rows) -> Rows:
+            return Rows(rows.weights[:, options], rows.least)
+
+        return Parts(
+            self.kind[options],
+            of(self.forward_s),
+            of(self.input_s),
+            self.weight_s[options],
+            of(self.sync_s),
+            self.update_s[options],
+            self.held_bytes[options],
+            self.saved_bytes[options],
+            least[options],
+        )
+
+
+def parts_of(table: ChoiceTable, training: Training, zero: int) -> Parts:
+    """The parts of a table's options under a ZeRO level."""
+    choices, sizes = _options(table)
+    known = {size: data_traffic(*size, training) for size in dict.fromkeys(sizes)}
+    traffic = [known[size] for size in sizes]
+    level = training.level(zero)
+    forward = np.array([c.forward_s for c in choices])
+    backward = np.array([c.backward_s for c in choices])
+    weight = np.array([c.backward_weight_s if training.splits_backward else 0.0 for c in choices])
+    gather = np.array([t.gather_s for t in traffic])
+    scatter = np.array([t.reduce_s if level == 0 else t.scatter_s for t in traffic])
+    across = np.array([t.across_s for t in traffic])
+    down, up = _moved(choices, forward, backward, training)
+    overlap = training.cluster.device.overlap
+    # What a stage's first block holds, tied parameters included.
+    largest = max(sum(p.num_elements for p in c.parameters if p.trainable) for c in choices)
+    first_s = data_traffic(largest, 0, training).scatter_s
+    few = training.group * _MANY_ELEMENTS
+    update_s = (step_update_s(2 * few, zero, training) - step_update_s(few, zero, training)) / few
+    pieces = [
+        stage_pieces([_holding(c, *size)], training, zero) for c, size in zip(choices, sizes, strict=True)
+    ]
+    stays = 0.0 if "activations" in training.offload else 1.0
+    return Parts(
+        kind=np.array([index for index, kind in enumerate(table.kinds) for _ in kind]),
+        forward_s=_combined(forward, _in_forward(level, overlap, forward, gather), down),
+        input_s=_combined(
+            backward - weight, _in_backward(level, overlap, backward, gather, scatter, first_s), up
+        ),
+        weight_s=weight,
+        sync_s=_once(
+            level, overlap, 0.0 * backward if training.splits_backward else backward, gather, scatter, across
+        ),
+        update_s=update_s * np.array([float(trainable) for trainable, _ in sizes]),
+        held_bytes=np.array([float(p.state.total) for p in pieces]),
+        saved_bytes=stays * np.array([float(c.saved_bytes) for c in choices]),
+        running_bytes=np.array([float(p.running + p.reduced) for p in pieces]),
+    )
+
+
+def least_of(parts: Sequence[Parts]) -> Parts:
+    """What is at most the parts of each."""
+
+    def least(rows: Sequence[Rows]) -> Rows:
+        return Rows(np.minimum.reduce([r.weights for r in rows]), np.minimum.reduce([r.least for r in rows]))
+
+    return Parts(
+        kind=parts[0].kind,
+        forward_s=least([p.forward_s for p in parts]),
+        input_s=least([p.input_s for p in parts]),
+        weight_s=np.minimum.reduce([p.weight_s for p in parts]),
+        sync_s=least([p.sync_s for p in parts]),
+        update_s=np.minimum.reduce([p.update_s for p in parts]),
+        held_bytes=np.minimum.reduce([p.held_bytes for p in parts]),
+        saved_bytes=np.minimum.reduce([p.saved_bytes for p in parts]),
+        running_bytes=np.minimum.reduce([p.running_bytes for p in parts]),
+    )
+
+
+def _options(table: ChoiceTable) -> tuple[list[BlockChoice], list[tuple[int, int]]]:
+    """All options with their (trainable, frozen) elements; a tied parameter counts with its first block."""
+    repeated: dict[int, int] = {}
+    for parameter in table.shared:
+        for block in parameter.blocks[1:]:
+            kind = table.blocks[block]
+            repeated[kind] = repeated.get(kind, 0) + parameter.num_elements
+    choices, sizes = [], []
+    for index, kind_choices in enumerate(table.kinds):
+        for choice in kind_choices:
+            trainable = sum(p.num_elements for p in choice.parameters if p.trainable)
+            frozen = sum(p.num_elements for p in choice.parameters if not p.trainable)
+            choices.append(choice)
+            sizes.append((max(0, trainable - repeated.get(index, 0)), frozen))
+    return choices, sizes
+
+
+def _holding(choice: BlockChoice, trainable: int, frozen: int) -> BlockChoice:
+    return replace(
+        choice,
+        parameters=(
+            ParameterShare("", "replicate", trainable, True),
+            ParameterShare("", "replicate", frozen, False),
+        ),
+    )
+
+
+def _moved(
+    choices: Sequence[BlockChoice], forward: Row, backward: Row, training: Training
+) -> tuple[Row, Row]:
+    """By what moving activations to the host and back exceeds the compute beside it; negative: it hides."""
+    if "activations" not in training.offload:
+        return 0.0 * forward, 0.0 * backward
+    moved = np.array([training.host_s(c.saved_bytes) for c in choices])
+    beside = 0.0 if training.cluster.device.kind == "cpu" else 1.0
+    return moved - beside * forward, moved - beside * backward
+
+
+def _in_forward(level: int, overlap: float, forward: Row, gather: Row) -> Rows:
+    """Of gathers, what sticks out of a forward."""
+    if level < 3:
+        return Rows(np.zeros((2, len(forward))), np.zeros(2))
+    return Rows(np.stack([(1 - overlap) * gather, gather - overlap * forward]), np.zeros(2))
+
+
+def _in_backward(
+    level: int, overlap: float, backward: Row, gather: Row, scatter: Row, first_s: float
+) -> Rows:
+    """Of gathers and scatters, what sticks out of a backward; at level 2 the first block's scatter, at most
+    ``first_s``, comes once a step."""
+    if level < 2:
+        return Rows(np.zeros((3, len(backward))), np.zeros(3))
+    behind = scatter + (gather if level == 3 else 0.0)
+    spared_s = first_s if level == 2 else 0.0
+    return Rows(
+        np.stack([0.0 * behind, (1 - overlap) * behind, behind - overlap * backward]),
+        np.array([0.0, -(1 - overlap) * spared_s, -spared_s]),
+    )
+
+
+def _once(level: int, overlap: float, last_backward: Row, gather: Row, scatter: Row, across: Row) -> Rows:
+    """Of synchronising the gradients and gathering for the first forward, what sticks out once a step."""
+    if level == 0:
+        first_s = float(scatter.min())
+        rows = [(1 - overlap) * scatter, scatter - overlap * last_backward]
+        return Rows(np.stack(rows), np.array([overlap * first_s, 0.0]))
+    gather_s, scatter_s = float(gather.min()), float(scatter.min())
+    if level == 1:
+        rows = [
+            (1 - overlap) * (gather + scatter),
+            (1 - overlap) * gather + scatter - overlap * last_backward,
+        ]
+        return Rows(np.stack(rows), np.array([gather_s + overlap * scatter_s, gather_s]))
+    first = (1 - overlap) * gather if level == 2 else 0.0 * gather
+    return Rows(np.stack([first, (1 - overlap) * across]), np.full(2, gather_s + scatter_s))
+
+
+def _combined(own: Row, sticking_out: Rows, moving: Row) -> Rows:
+    """The time itself with what sticks out, whether or not moving activations takes longer."""
+    weights = [own + row + more for row in sticking_out.weights for more in (0.0 * moving, moving)]
+    return Rows(np.stack(weights), np.repeat(sticking_out.least, 2))
