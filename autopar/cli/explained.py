@@ -41,6 +41,8 @@ def to_summary(explanation: Explanation) -> str:
     ]
     if explanation.free is not None:
         parts += [*_against_the_free_optimum(explanation), Text()]
+    if explanation.remark:
+        parts.append(Text(explanation.remark))
     for freed in explanation.freed:
         said = ", ".join(f"{d.key} {d.first} -> {d.second}" for d in freed.would_say) or "nothing else"
         gain = "gains nothing" if freed.gain_s < 1e-9 else f"gains {format_seconds(freed.gain_s)}"

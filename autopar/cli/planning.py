@@ -92,7 +92,7 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
         if old is not None:
             result, lines = plan_like(request, old, watcher.doing, watcher.news)
         elif args.batch == AUTO:
-            result = plan_best_batch(request, watcher.doing)
+            result = plan_best_batch(request, watcher.doing, watch=watcher.news)
         else:
             result = make_plan(request, watcher.doing, watch=watcher.news)
     if not (args.quiet or args.verbose):  # the watcher tells everything

@@ -19,7 +19,7 @@ from autopar.cli.given import Given, given_plan
 from autopar.cli.outcome import Outcome
 from autopar.cli.results import Costed, to_yaml
 from autopar.cli.watching import watching
-from autopar.errors import UsageError
+from autopar.errors import InfeasibleError, UsageError
 from autopar.plan.decisions import Plan
 from autopar.report.text import headline
 from autopar.report.trace import trace_document
@@ -79,7 +79,9 @@ def execute(args: argparse.Namespace) -> Outcome:
     return Outcome("".join(f"{what} written to {path}\n" for what, path in files.items() if path))
 
 
-def _searched(args: argparse.Namespace, given: Given, costing: Costing, captured: Capture) -> PlanResult:
+def _searched(
+    args: argparse.Namespace, given: Given, costing: Costing, captured: Capture
+) -> PlanResult | None:
     from autopar.planner.replan import Replanner
 
     with watching(args) as watcher:
@@ -93,7 +95,10 @@ def _searched(args: argparse.Namespace, given: Given, costing: Costing, captured
             watcher.doing,
             watcher.news,
         )
-        return planner.plan(Plan())
+        try:
+            return planner.plan(Plan())
+        except InfeasibleError:
+            return None  # the plan is drawn all the same
 
 
 def _write_trace(path: Path, costing: Costing) -> None:

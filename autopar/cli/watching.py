@@ -58,7 +58,7 @@ def watching(args: argparse.Namespace) -> Iterator[Watcher]:
     """A watcher as the flags want it; what it shows is gone when the search is over."""
     stream = sys.__stderr__
     is_watched = not (args.quiet or args.json or args.verbose) and stream is not None and stream.isatty()
-    bar = _bar() if is_watched else None
+    bar = bar_on(Console(file=stream)) if is_watched else None
     patience = threading.Timer(_PATIENCE_S, bar.start) if bar is not None else None
     if patience is not None:
         patience.daemon = True
@@ -72,7 +72,8 @@ def watching(args: argparse.Namespace) -> Iterator[Watcher]:
             bar.stop()
 
 
-def _bar() -> Progress:
+def bar_on(console: Console) -> Progress:
+    """A bar with room for what a watcher is told."""
     return Progress(
         SpinnerColumn(),
         TextColumn("{task.fields[done]} candidates"),
@@ -80,7 +81,7 @@ def _bar() -> Progress:
         TextColumn("{task.fields[found]}"),
         TimeElapsedColumn(),
         TextColumn("[dim]{task.fields[doing]}"),
-        console=Console(file=sys.__stderr__),
+        console=console,
         transient=True,
         refresh_per_second=4,
     )

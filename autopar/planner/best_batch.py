@@ -17,7 +17,7 @@ from autopar.capture.capture import Capture
 from autopar.errors import CaptureError, InfeasibleError
 from autopar.plan.decisions import Plan
 from autopar.planner.legal_families import legal_families
-from autopar.planner.planner import PlanningTask, Progress, captured_for, choices_for, settle
+from autopar.planner.planner import PlanningTask, Progress, Watch, captured_for, choices_for, settle
 from autopar.planner.request import BatchTried, PlanRequest, PlanResult
 
 _MOST_SAMPLES = 64
@@ -34,7 +34,10 @@ def batch_sizes(num_devices: int, constraints: Plan) -> tuple[int, ...]:
 
 
 def plan_best_batch(
-    request: PlanRequest, progress: Progress | None = None, captured: Capture | None = None
+    request: PlanRequest,
+    progress: Progress | None = None,
+    captured: Capture | None = None,
+    watch: Watch | None = None,
 ) -> PlanResult:
     """The plan of most samples per second over the global batches; ``batches`` says what each would bring.
 
@@ -42,6 +45,7 @@ def plan_best_batch(
         request: its ``global_batch`` is not looked at; the time limit is that of all batches together.
         progress: told, in a few words, what is being done.
         captured: the model, if it has been captured in the precision before.
+        watch: told how far the search of each batch has come.
 
     Raises:
         InfeasibleError: no batch fits: what the smallest misses.
@@ -62,7 +66,7 @@ def plan_best_batch(
     captured = captured_for(request, settled, captured)
     choices = choices_for(request, settled, captured)
     sweep = _Sweep(
-        request, progress, None if request.time_limit_s is None else started + request.time_limit_s
+        request, progress, watch, None if request.time_limit_s is None else started + request.time_limit_s
     )
     capture_s = time.monotonic() - started
     plain = replace(request, top=1, with_baselines=False)
@@ -84,7 +88,7 @@ def plan_best_batch(
     assert best.plan.global_batch is not None
     if not sweep.is_late and (request.top > 1 or request.with_baselines):
         # Once more, with what stands beside the answer.
-        again = task_of(best.plan.global_batch, request).solve(sweep.left_s, progress)
+        again = task_of(best.plan.global_batch, request).solve(sweep.left_s, progress, watch)
         best = again if again and again.plan == best.plan else best
     wall_s = time.monotonic() - started
     note = f"global batch: {best.plan.global_batch} samples, the best of {_listed(sweep.tried)}"
@@ -99,9 +103,12 @@ def plan_best_batch(
 class _Sweep:
     """What is known of the batches tried so far."""
 
-    def __init__(self, request: PlanRequest, progress: Progress | None, deadline: float | None) -> None:
+    def __init__(
+        self, request: PlanRequest, progress: Progress | None, watch: Watch | None, deadline: float | None
+    ) -> None:
         self.tried: list[BatchTried] = []
         self._request, self._progress, self._deadline = request, progress, deadline
+        self._watch = watch
         self._best: PlanResult | None = None
         self._in_vain = 0
         self._problem: InfeasibleError | CaptureError | None = None
@@ -139,7 +146,7 @@ class _Sweep:
         if self._progress is not None:
             self._progress(f"global batch {size}")
         try:
-            found = task.solve(self.left_s, self._progress)
+            found = task.solve(self.left_s, self._progress, self._watch)
         except CaptureError as refused:
             self.skip(size, refused)
         except InfeasibleError as late:

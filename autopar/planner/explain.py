@@ -36,6 +36,8 @@ ASKED_FOR = ("batch.global", "precision", "optimizer", "compile")
 """What the free optimum shares with the plan."""
 
 _WIDTH = 40
+_UNFINISHED = "quicker than the free plan, whose search stopped short"
+_NOTHING_FITS = "no plan fits on these devices: `autopar plan` says what would"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class LineCost:
         free: what the free optimum says.
         step_time_s: of the best plan in which this is fixed and nothing else; None where none fits.
         extra_s: by how much that is longer than the free optimum.
-        remark: why there is no number.
+        remark: why there is no number, or what is odd about it.
     """
 
     key: str
@@ -112,6 +114,7 @@ class Explanation:
         free: the free optimum with its runners-up; None where nothing was searched.
         lines: what was fixed by hand, and what each costs against it.
         freed: the decisions asked for.
+        remark: why nothing was found, where a search found nothing.
     """
 
     costing: Costing
@@ -119,6 +122,7 @@ class Explanation:
     free: PlanResult | None = None
     lines: tuple[LineCost, ...] = ()
     freed: tuple[Freed, ...] = ()
+    remark: str = ""
 
 
 def cost_plan(
@@ -190,7 +194,10 @@ def explain_plan(
     )
     fixed = [(key, without(plan, key)) for key in free_keys]
     tell("the free optimum")
-    free = planner.plan(Plan(), top=top)
+    try:
+        free = planner.plan(Plan(), top=top)
+    except InfeasibleError:
+        return Explanation(costing, fallbacks(costing.resolved), remark=_NOTHING_FITS)
     lines = []
     for number, difference in enumerate(_lines_to_cost(plan, free.plan, costing.resolved.graph)):
         tell(f"the best plan with {difference.key} = {difference.first}")
@@ -239,7 +246,8 @@ def _line_cost(difference: Difference, planner: Replanner, free: PlanResult, num
         step_s = planner.plan(difference.of_first).prediction.step_time_s
     except (InfeasibleError, PlanError, CaptureError) as problem:
         return LineCost(*said, None, None, str(problem))
-    return LineCost(*said, step_s, step_s - free.prediction.step_time_s)
+    extra_s = step_s - free.prediction.step_time_s
+    return LineCost(*said, step_s, extra_s, _UNFINISHED if extra_s < 0 and free.status != "optimal" else "")
 
 
 def _freed(key: str, rest: Plan, plan: Plan, planner: Replanner, costing: Costing) -> Freed:

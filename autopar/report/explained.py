@@ -59,7 +59,7 @@ class Line(Protocol):
 
     @property
     def remark(self) -> str:
-        """Why there is no number."""
+        """Why there is no number, or what is odd about it."""
 
 
 class Contender(Protocol):
@@ -126,9 +126,8 @@ def lines_table(lines: Iterable[Line]) -> Table:
         if line.step_time_s is None or line.extra_s is None:
             table.add_row(line.key, line.here, line.free, "", line.remark)
         else:
-            table.add_row(
-                line.key, line.here, line.free, format_seconds(line.step_time_s), signed_seconds(line.extra_s)
-            )
+            costs = signed_seconds(line.extra_s) + (f" ({line.remark})" if line.remark else "")
+            table.add_row(line.key, line.here, line.free, format_seconds(line.step_time_s), costs)
     return table
 
 
