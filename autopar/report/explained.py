@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Protocol
 
 from rich.table import Table
 
 from autopar.cost.breakdown import TERMS, Breakdown, Hidden, StepTerms
 from autopar.report.predicted import format_percent
+from autopar.report.some_ranks import some_ranks
 from autopar.report.text import plain_table
 from autopar.units import format_bytes, format_seconds
 
@@ -77,7 +78,7 @@ class Contender(Protocol):
 def terms_table(breakdown: Breakdown) -> Table:
     """One row a term: of the slowest rank with its share, what is hidden, and of the ranks beside it."""
     slowest = breakdown.slowest
-    others = [rank for rank in _ranks_shown(len(breakdown.ranks)) if rank != slowest]
+    others = [rank for rank in some_ranks(len(breakdown.ranks), _MOST_RANKS) if rank != slowest]
     table = plain_table(
         "where the step goes",
         f">rank {slowest}" + (", the slowest" if others else ""),
@@ -101,13 +102,6 @@ def terms_table(breakdown: Breakdown) -> Table:
     total = format_seconds(breakdown.step_time_s)
     table.add_row("step", total, "100.0%", "", *(total for _ in others))
     return table
-
-
-def _ranks_shown(num_ranks: int) -> Sequence[int]:
-    """All ranks if they are few, else some of them, evenly spread."""
-    if num_ranks <= _MOST_RANKS:
-        return range(num_ranks)
-    return sorted({round(i * (num_ranks - 1) / (_MOST_RANKS - 1)) for i in range(_MOST_RANKS)})
 
 
 def _hidden_s(hidden: Hidden, term: str) -> float:

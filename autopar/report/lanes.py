@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from rich.text import Text
 
 from autopar.cost.step_timeline import Span, SpanKind, StepTimeline
+from autopar.report.some_ranks import some_ranks
 from autopar.units import format_seconds
 
 _MOST_LANES = 8
@@ -29,7 +30,7 @@ def lanes(timeline: StepTimeline, width: int) -> list[Text]:
     Args:
         width: of the lines, in characters.
     """
-    ranks = _shown(len(timeline.lanes))
+    ranks = some_ranks(len(timeline.lanes), _MOST_LANES)
     names = [f"rank {rank}" for rank in ranks]
     room = max(20, width - max(map(len, names)) - 1)
     lines, used = [], set()
@@ -46,12 +47,6 @@ def lanes(timeline: StepTimeline, width: int) -> list[Text]:
     hidden = "" if len(ranks) == len(timeline.lanes) else f"; {len(ranks)} of {len(timeline.lanes)} ranks"
     lines.append(Text(f"0 to {format_seconds(timeline.step_time_s)}: {', '.join(meanings)}{hidden}", "dim"))
     return lines
-
-
-def _shown(num_lanes: int) -> Sequence[int]:
-    if num_lanes <= _MOST_LANES:
-        return range(num_lanes)
-    return sorted({round(i * (num_lanes - 1) / (_MOST_LANES - 1)) for i in range(_MOST_LANES)})
 
 
 def _moments(lane: Sequence[Span], step_time_s: float, room: int) -> Iterator[SpanKind | None]:

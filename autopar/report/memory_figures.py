@@ -13,6 +13,7 @@ from autopar.cost.prediction import Prediction
 from autopar.report.figure import add_hover, new_figure, seconds_ticks
 from autopar.report.look import LINES, MEMORY_LOOKS, STAGE_COLOURS
 from autopar.report.predicted import MEMORY_PURPOSES, memory_of
+from autopar.report.some_ranks import some_ranks
 from autopar.units import GiB, format_bytes
 
 _MOST_CURVES = 8
@@ -79,9 +80,7 @@ def top_of_axis(peak_bytes: int, limit_bytes: int) -> float:
 
 def curves_shown(curves: Sequence[Curve]) -> tuple[int, ...]:
     """The ranks whose memory is drawn over time."""
-    if len(curves) <= _MOST_CURVES:
-        return tuple(range(len(curves)))
-    return tuple(sorted({round(i * (len(curves) - 1) / (_MOST_CURVES - 1)) for i in range(_MOST_CURVES)}))
+    return some_ranks(len(curves), _MOST_CURVES)
 
 
 def line_of(rank: int) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from bokeh.plotting import figure
 from autopar.cost.step_timeline import Span, SpanKind, StepTimeline
 from autopar.report.figure import add_hover, new_figure, seconds_ticks
 from autopar.report.look import COMMUNICATION, IDLE, SPAN_LOOKS, Look
+from autopar.report.some_ranks import some_ranks
 from autopar.units import format_seconds
 
 MOST_SPANS = 20_000
@@ -24,10 +25,7 @@ _TOOLTIPS = [("what", "@what"), ("stage, micro-batch", "@whose"), ("from, for", 
 def shown_lanes(timeline: StepTimeline) -> tuple[int, ...]:
     """The ranks that are drawn: all of them, or as many as a browser draws quickly, evenly spread."""
     num_lanes = len(timeline.lanes)
-    allowed = max(2, MOST_SPANS * num_lanes // max(1, sum(map(len, timeline.lanes))))
-    if allowed >= num_lanes:
-        return tuple(range(num_lanes))
-    return tuple(sorted({round(i * (num_lanes - 1) / (allowed - 1)) for i in range(allowed)}))
+    return some_ranks(num_lanes, MOST_SPANS * num_lanes // max(1, sum(map(len, timeline.lanes))))
 
 
 def timeline_figure(timeline: StepTimeline) -> figure:
