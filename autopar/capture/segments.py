@@ -233,13 +233,20 @@ def _num_live(segments: list[_Segment], index: int, flow: Dataflow) -> int:
 
 
 def _merge_shared_storage(segments: list[_Segment], flow: Dataflow) -> list[_Segment]:
-    """Keeps together what in-place operators tie: values that share a written storage, and the writers."""
+    """Keeps together what in-place operators tie: values that share a written storage, and the writers.
+
+    Of a buffer also the readers: every stage has a copy of its own, which does not see what others write. So
+    the calls of one BatchNorm in a module that runs several times stay in one block.
+    """
     at = {node: index for index, segment in enumerate(segments) for node in segment.nodes}
     joined = list(range(len(segments)))  # segment -> first segment that it is merged into
     for root in flow.writers:
         members = [at[n] for n, group in flow.alias_group.items() if group is root and n in at]
         members += [at[n] for n in flow.writers[root] if n in at]
-        if root.op != "placeholder" and members:
+        if root.op == "placeholder":
+            tied = [n for n, group in flow.alias_group.items() if group is root]
+            members += [at[user] for n in tied for user in n.users if user in at]
+        if members:
             for index in range(min(members), max(members) + 1):
                 joined[index] = min(joined[index], min(members))
     merged: dict[int, _Segment] = {}
