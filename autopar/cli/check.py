@@ -15,7 +15,7 @@ from autopar.cli.flags import add_device_flags, add_output_flags, add_set_flag
 from autopar.cli.given import given_plan
 from autopar.cli.outcome import Outcome, tell
 from autopar.cli.results import Costed, to_summary, to_yaml
-from autopar.errors import InfeasibleError, PlanError
+from autopar.errors import InfeasibleError, PlanError, UsageError
 
 SUMMARY = "check an edited plan and cost it again; --set: ask what a change would cost"
 
@@ -46,13 +46,16 @@ def _checked(args: argparse.Namespace, path: Path | None) -> Outcome:
 
     from autopar.planner.examine import examine
 
-    found = examine(
-        given.plan,
-        given.source,
-        given.cluster,
-        memory_limit_bytes=given.memory_limit_bytes,
-        unchanged=given.unchanged,
-    )
+    try:
+        found = examine(
+            given.plan,
+            given.source,
+            given.cluster,
+            memory_limit_bytes=given.memory_limit_bytes,
+            unchanged=given.unchanged,
+        )
+    except UsageError as problem:  # of the model's own code, called with what the plan says
+        raise given.plan.error("model.args", str(problem)) from problem
     prediction = found.result.prediction
     if not args.quiet:
         for warning in found.result.warnings:

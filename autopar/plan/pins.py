@@ -50,7 +50,9 @@ def parse_set(text: str) -> Plan:
             f"{label}: '{key}' cannot be set{closest_match(key, KEYS)} (known: {', '.join(KEYS)})"
         )
     try:
-        value: Any = parse_yaml(written, label, PlanError)[0]
+        # Of a bound, YAML would take the first sign for its own.
+        is_bound = written.strip().startswith(">=")
+        value: Any = written.strip() if is_bound else parse_yaml(written, label, PlanError)[0]
         document = {section: {rest: value} if rest else value}
         return plan_of_document(document, {}, label)
     except PlanError as problem:

@@ -6,6 +6,7 @@ and it is tried again, until nothing is refused.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from autopar.capture.model_graph import ModelGraph
@@ -15,6 +16,7 @@ from autopar.plan.decisions import PatternLine, Plan, Recompute, ScheduleName
 from autopar.planner.plan_lines import stage_names
 
 _MOST = 100
+_NAMED = re.compile(r"stage (?P<stage>\d+) names '(?P<name>[^']+)'")
 _NEUTRAL = {
     "tensor": "replicate",
     "activations": "replicate",
@@ -27,16 +29,35 @@ def check_against_model(plan: Plan, graph: ModelGraph) -> None:
     """Raises a ``PlanError`` that tells of everything that is wrong with a plan for its model."""
     found: list[PlanError] = []
     trial: Plan | None = plan
+    is_cut = False  # whether names were taken out of the stages, so that blocks are missing
     while trial is not None and len(found) < _MOST:
         try:
             resolve(trial, graph)
             break
         except PlanError as problem:
+            if is_cut and "no stage holds" in problem.message:
+                trial = _put_right(trial, "pipeline.stages", graph)
+                continue
             # A line that is put right wrongly is refused again, as before: once it is told.
             found += [each for each in problem.problems if str(each) not in map(str, found)]
-            trial = _put_right(trial, problem.key, graph)
+            shorter = _without_name(trial, problem)
+            is_cut = is_cut or shorter is not None
+            trial = shorter or _put_right(trial, problem.key, graph)
     if found:
         raise PlanError.of(found)
+
+
+def _without_name(plan: Plan, problem: PlanError) -> Plan | None:
+    """The plan without the block that a stage names wrongly, if that is what is wrong."""
+    named = _NAMED.match(problem.message)
+    if named is None or plan.stages is None or not problem.key.startswith("pipeline.stages."):
+        return None
+    number, name = int(named["stage"]), named["name"]
+    stages = [list(stage) for stage in plan.stages]
+    if name not in stages[number] or len(stages[number]) == 1:
+        return None
+    stages[number].remove(name)
+    return replace(plan, stages=tuple(tuple(stage) for stage in stages))
 
 
 def _put_right(plan: Plan, key: str, graph: ModelGraph) -> Plan | None:

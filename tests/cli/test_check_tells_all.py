@@ -10,6 +10,7 @@ from autopar.plan.read import read_plan
 
 SEVERAL = {
     "ln_f, lm_head": "ln_g, lm_head",
+    "wpe, ": "wpx, ",
     "attn.qkv: column": "attn.qvk: column",
     "attn.proj: row": "attn.proj: shard(7)",
     "blocks.0-1: full": "block.0-1: full",
@@ -34,9 +35,10 @@ def test_every_error_against_the_model_is_told_with_its_place(
     document = json.loads(out)
     assert (document["schema"], document["status"]) == (1, "invalid")
     told = [(e["line"], e["column"], e["message"]) for e in document["errors"]]
-    assert len(told) == len(err.splitlines()) == 4
+    assert len(told) == len(err.splitlines()) == 5
     assert told == sorted(told, key=lambda error: error[:2])
     for marker, message in (
+        ("wpx", "stage 0 names 'wpx'"),
         ("ln_g", "did you mean 'ln_f'?"),
         ("attn.qvk", "'tensor' names 'blocks.*.attn.qvk'"),
         ("attn.proj: shard(7)", "'blocks.*.attn.proj: shard(7)' cannot hold"),

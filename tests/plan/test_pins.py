@@ -33,6 +33,19 @@ def test_parse_sets_reads_every_kind_of_key() -> None:
     assert str(pins.error("mesh.tensor", "too many")) == "--set mesh.tensor=4: too many"
 
 
+def test_parse_sets_reads_bounds_without_quotes() -> None:
+    pins = parse_sets(["mesh.tensor=<=4", "mesh.data=>=2", "zero=1-2", "recompute.a=full|selective"])
+    assert {key: str(bound) for key, bound in pins.bounds.items()} == {
+        "mesh.tensor": "<=4",
+        "mesh.data": ">=2",
+        "zero": "1-2",
+    }
+    assert pins.recompute == (PatternLine("a", "selective | full"),)
+    assert parse_sets(["mesh.tensor=<=4", "mesh.tensor=2"]).mesh.tensor == 2
+    with pytest.raises(UsageError, match=r"mesh.tensor is 8 here and <=4 in --set mesh.tensor=<=4; both"):
+        parse_sets(["mesh.tensor=<=4", "mesh.tensor=8"])
+
+
 def test_parse_sets_of_nothing_constrains_nothing() -> None:
     assert parse_sets([]).mesh == Mesh()
 

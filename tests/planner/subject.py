@@ -12,6 +12,7 @@ from autopar.capture.capture import Capture, capture
 from autopar.capture.target import load_target
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import cluster_of
+from autopar.plan.decisions import Plan
 from autopar.plan.pins import parse_sets
 from autopar.planner.planner import make_plan
 from autopar.planner.request import PlanRequest, PlanResult
@@ -38,12 +39,17 @@ def captured(subject: Subject) -> Capture:
 @cache
 def planned(subject: Subject, *sets: str) -> PlanResult:
     """The best plan under pins as ``--set`` writes them."""
+    return planned_within(subject, parse_sets(sets))
+
+
+def planned_within(subject: Subject, constraints: Plan) -> PlanResult:
+    """The best plan within any constraints."""
     source = captured(subject)
     request = PlanRequest(
         source.source,
         CLUSTER,
         subject.global_batch,
-        constraints=parse_sets(sets),
+        constraints=constraints,
         top=1,
         with_baselines=subject.with_baselines,
     )

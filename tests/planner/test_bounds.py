@@ -3,39 +3,20 @@
 from functools import cache
 
 import pytest
-import torch
 
-from autopar.capture.capture import Capture, capture
-from autopar.capture.target import load_target
 from autopar.errors import InfeasibleError
-from autopar.hardware.catalog import load_device
-from autopar.hardware.cluster import cluster_of
 from autopar.plan.decisions import PatternLine
 from autopar.plan.read import parse_plan
-from autopar.planner.planner import make_plan
-from autopar.planner.request import PlanRequest, PlanResult
+from autopar.planner.request import PlanResult
+from tests.planner.subject import Subject, planned_within
 
-CLUSTER = cluster_of(load_device("a100-sxm-80gb"), 4)
 GPT = {"n_layer": 4, "n_embd": 256, "n_head": 8, "seq": 64, "vocab": 512}
-
-
-@cache
-def captured() -> Capture:
-    return capture(load_target("examples/gpt.py", GPT), torch.bfloat16)
+SUBJECT = Subject("examples/gpt.py", GPT, 32, with_baselines=False)
 
 
 @cache
 def planned(constraints: str) -> PlanResult:
-    source = captured()
-    request = PlanRequest(
-        source.source,
-        CLUSTER,
-        32,
-        constraints=parse_plan(constraints, "part.yaml"),
-        top=1,
-        with_baselines=False,
-    )
-    return make_plan(request, captured=source)
+    return planned_within(SUBJECT, parse_plan(constraints, "part.yaml"))
 
 
 @pytest.mark.parametrize(
