@@ -109,7 +109,8 @@ def disturb(
         began_s, file = time.monotonic(), file_number(out)
         is_starting = len(kills) % 4 == 3
         if is_starting:
-            time.sleep(draw.uniform(0.0, start_s))
+            moment_s = began_s + draw.uniform(0.0, start_s)
+            wait_until(lambda: time.monotonic() > moment_s or file_number(out) != file, run)  # noqa: B023
         else:
             threshold = thresholds.pop(0)
             wait_until(partial(is_another_file, out, file), run)

@@ -10,6 +10,7 @@ are stored as ``(g, n/g, ...)`` at every degree.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,7 @@ from autopar.errors import AutoparError, DistributedError, UsageError, closest_m
 from autopar.runtime import checkpoint_folders
 from autopar.runtime.export import LAYOUT_KEY, StateLayout
 from autopar.runtime.same_outcome import same_outcome
+from autopar.units import format_bytes
 
 _STEP = "training.step"
 _LOSS_SCALE = "training.loss_scale"
@@ -80,7 +82,7 @@ def save_checkpoint(
                 state[f"optimizer.{name}.{key}"] = value
         state[_GROUPS] = _group_options(optimizer)
     try:
-        with _named_failures(f"write the checkpoint '{path}'", "free space or save elsewhere"):
+        with _named_failures(f"write the checkpoint '{path}'", "free space or save elsewhere", path.parent):
             save(state, checkpoint_id=partial)
         with same_outcome(f"complete the checkpoint '{path}'"):
             if is_first:
@@ -146,15 +148,20 @@ def load_checkpoint(
 
 
 @contextmanager
-def _named_failures(action: str, remedy: str) -> Iterator[None]:
-    """Turns what torch.distributed.checkpoint raises, on every rank, into a message that names the rank."""
+def _named_failures(action: str, remedy: str, disk: Path | None = None) -> Iterator[None]:
+    """Turns what torch.distributed.checkpoint raises, on every rank, into a message that names the rank.
+
+    Args:
+        disk: whose free space is told: torch does not always pass on that there was none.
+    """
     try:
         yield
     except CheckpointException as error:
         rank, (cause, _) = next(iter(error.failures.items()))
         first_line = next(iter(str(cause).splitlines()), "")
+        room = "" if disk is None else f"; {format_bytes(shutil.disk_usage(disk).free)} are free there"
         raise DistributedError(
-            f"rank {rank} could not {action}: {type(cause).__name__}: {first_line}; {remedy}"
+            f"rank {rank} could not {action}: {type(cause).__name__}: {first_line}{room}; {remedy}"
         ) from error
 
 
