@@ -18,6 +18,21 @@ HF_GPT2 = {
     "args": {"n_layer": 2, "n_embd": 16, "n_head": 2, "vocab_size": 32, "seq": 8, "dropout": 0.0},
     "extra": {"inputs": ("input_ids", "labels"), "loss": "module"},
 }
+T5 = {
+    "model": str(ROOT / "examples" / "hf" / "t5"),
+    "args": {
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "d_model": 16,
+        "d_ff": 16,
+        "d_kv": 8,
+        "num_heads": 2,
+        "vocab_size": 32,
+        "seq": 8,
+        "dropout": 0.0,
+    },
+    "extra": {"inputs": ("input_ids", "labels"), "loss": "module"},
+}
 LLAMA = {
     "model": str(ROOT / "examples" / "hf" / "llama"),
     "args": {
@@ -101,6 +116,7 @@ LONG_TWO = [
     case("infer-resnet", RESNET, "infer", pipeline=2),
     case("infer-hf-gpt2", HF_GPT2, "infer", pipeline=2),
     case("infer-llama", LLAMA, "infer", pipeline=2),
+    case("infer-t5", T5, "infer", pipeline=2),  # with an output of the first stage
     case("tensor", GPT, **TENSOR),
 ]
 LONG_FOUR = [
@@ -193,8 +209,12 @@ def test_a_pipeline_has_no_backward_pass_of_its_own(two):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_ranks", "cases"), [(2, LONG_TWO), (4, LONG_FOUR)], ids=["models", "mixes"])
+@pytest.mark.parametrize(
+    ("num_ranks", "cases"),
+    [(2, LONG_TWO), (4, LONG_FOUR[:12]), (4, LONG_FOUR[12:24]), (4, LONG_FOUR[24:])],
+    ids=["models", "mixes-zero01", "mixes-zero23", "others"],
+)
 def test_other_models_and_mixes_are_the_plain_module(num_ranks, cases):
-    found = run_cases(num_ranks, cases)
+    found = run_cases(num_ranks, cases, timeout_s=200)
     for each in cases:
         (assert_inferred if each.name.startswith("infer") else assert_driven)(found[each.name], num_ranks)
