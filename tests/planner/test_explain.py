@@ -15,6 +15,7 @@ from autopar.planner.differences import differences
 from autopar.planner.explain import Costing, Explanation, cost_plan, explain_plan, fallbacks
 from autopar.planner.explain_module import explain_module
 from autopar.planner.freed_decision import without
+from autopar.planner.picture import picture_of
 from tests.planner.subject import CLUSTER, Subject, captured, planned
 
 GPT = {"n_layer": 2, "n_embd": 64, "n_head": 4, "seq": 32, "vocab": 256}
@@ -145,6 +146,21 @@ def test_a_mesh_with_another_number_of_stages_brings_its_stages() -> None:
     mesh = next(effect for effect in found.effects if effect.key == "mesh")
     assert (mesh.first, mesh.second) == ("2 x 1 x 2", "1 x 4 x 1") and mesh.extra_s is not None
     assert "pipeline.stages" not in [effect.key for effect in found.effects]
+
+
+def test_a_picture_holds_every_block_and_passes_through_the_plan_itself() -> None:
+    found = picture_of(costing(), None, "title", (), "yaml")
+    assert [cell.name for cell in found.blocks] == [b.name for b in costing().resolved.graph.blocks]
+    assert {cell.rank for cell in found.blocks} == {0, 1}
+    assert found.blocks[2].placements.startswith("shard(0, 3)")
+    assert [point.mark for point in found.candidates] == ["plan"]
+    links, batch = found.sensitivities
+    for one in (links, batch):
+        shares = dict(one.points)
+        assert shares[1.0] == pytest.approx(1.0)
+        ordered = [share for _, share in sorted(one.points)]
+        assert ordered == sorted(ordered, reverse=True)  # more of it never makes a sample slower
+    assert dict(links.points)[0.25] > 1.0
 
 
 @cache
