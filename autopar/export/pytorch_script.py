@@ -103,13 +103,15 @@ def _model(subject: Subject, left_out: list[str]) -> str:
     arguments = dict(plan.model.args)
     if subject.is_hugging_face:
         left_out.append("model: random weights of the configuration, and random tokens; load your own")
+        source, seq = f"{plan.model.source!r}", arguments.pop("seq", 128)
+        settings = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
         loading = f"""
-config = transformers.AutoConfig.from_pretrained({plan.model.source!r})
+config = transformers.AutoConfig.from_pretrained({source}, {settings})
 model = getattr(transformers, config.architectures[0])(config).to(device)
 """
         batch = f"""
 def batch():
-    tokens = torch.randint(config.vocab_size, ({plan.micro_batch} * num_micro_batches, 128), device=device)
+    tokens = torch.randint(config.vocab_size, ({plan.micro_batch} * num_micro_batches, {seq}), device=device)
     return {{"input_ids": tokens, "labels": tokens}}
 
 
@@ -143,13 +145,14 @@ def batch():
 def loss_of(output, entries):
     return model_file.loss(output, entries) if hasattr(model_file, "loss") else output
 """
-    reads = "[name for name in batch() if name in inspect.signature(model.forward).parameters]"
     return f"""
 num_micro_batches = {plan.num_micro_batches}
 torch.manual_seed(0)  # the same weights on every rank{loading}
 {batch}
 
-inputs = {reads}
+example = batch()
+inputs = [name for name in inspect.signature(model.forward).parameters if name in example]
+labels = [name for name in example if name not in inputs]
 """
 
 
@@ -194,11 +197,9 @@ def _split(subject: Subject, schedule: ScheduleName | None, left_out: list[str])
     if schedule is ScheduleName.ZBV:
         stages = f"[rank, {2 * pipeline_degree - 1} - rank]"
     return f"""
-example = batch()
 pipe = pipeline(
     model,
-    mb_args=(),
-    mb_kwargs={{name: example[name][: {subject.plan.micro_batch}] for name in inputs}},
+    mb_args=tuple(example[name][: {subject.plan.micro_batch}] for name in inputs),
     split_spec={{name: SplitPoint.BEGINNING for name in {first!r}}},
 )
 rank = mesh["pipeline"].get_local_rank()
@@ -273,8 +274,8 @@ def _data(subject: Subject, level: int, left_out: list[str]) -> str:
     if not level or subject.degrees[1] == 1:
         if dtype:
             left_out.append(f"precision: {precision}: weights stay float32 and torch.autocast computes")
-        if subject.degrees[1] == 1:
-            return ""
+        if subject.degrees[1] == 1 or subject.degrees[0] > 1:
+            return ""  # stages that were traced cannot be wrapped: their gradients are averaged in the loop
         return """
 parts = [DistributedDataParallel(part, process_group=mesh["data"].get_group()) for part in parts]
 """
@@ -308,7 +309,7 @@ optimizer = torch.optim.{name}((p for part in parts for p in part.parameters()),
 torch.manual_seed(1 + mesh["data"].get_local_rank())  # every data rank has samples of its own
 """
     if schedule is not None:
-        return start + _pipelined_loop(subject, schedule)
+        return start + _pipelined_loop(subject, schedule, level)
     dtype = _DTYPES.get(subject.plan.precision or Precision.FP32)
     autocast = f"torch.autocast(device, {dtype})" if dtype and not level else ""
     forward = "loss = loss_of(parts[0](**{name: micro[name] for name in inputs}), micro) / num_micro_batches"
@@ -333,7 +334,15 @@ torch.distributed.destroy_process_group()
 """
 
 
-def _pipelined_loop(subject: Subject, schedule: ScheduleName) -> str:
+def _pipelined_loop(subject: Subject, schedule: ScheduleName, level: int) -> str:
+    data = subject.degrees[1]
+    averaging = f"""
+    for part in parts:
+        for parameter in part.parameters():
+            if parameter.grad is not None:
+                torch.distributed.all_reduce(parameter.grad, group=mesh["data"].get_group())
+                parameter.grad /= {data}"""
+    average = averaging if data > 1 and not level else ""
     given = "built[0]" if schedule in _OF_ONE else "built"
     return f"""
 group = mesh["pipeline"].get_group()
@@ -341,7 +350,6 @@ built = [
     build_stage(part, stage, pipe.info(), torch.device(device), group)
     for part, stage in zip(parts, stages)
 ]
-labels = [name for name in batch() if name not in inputs]
 assert len(labels) == 1, "pipelining hands one tensor to the loss"
 schedule = {_SCHEDULES[schedule]}(
     {given}, num_micro_batches, loss_fn=lambda output, target: loss_of(output, {{labels[0]: target}})
@@ -350,9 +358,9 @@ last = {subject.num_stages - 1} in stages
 for step in range(int(os.environ.get("STEPS", "10"))):
     whole, losses = batch(), []
     schedule.step(
-        **({{name: whole[name] for name in inputs}} if 0 in stages else {{}}),
+        *((whole[name] for name in inputs) if 0 in stages else ()),
         **({{"target": whole[labels[0]], "losses": losses}} if last else {{}}),
-    )
+    ){average}
     optimizer.step()
     optimizer.zero_grad()
     if losses and mesh["data"].get_local_rank() == 0:
