@@ -10,6 +10,10 @@ from tests.runtime.plans import GPT_TENSOR
 from tests.runtime.world import Case, check, load, run_cases
 
 TENSOR = {"tensor": 2, "lines": GPT_TENSOR}
+FORMS = (
+    *("mapping", "sharded", "dcp", "checkpoint"),
+    *("file", "wrapped", "safetensors", "exported.pt", "exported.safetensors"),
+)
 OTHERS = {"pipeline": {"pipeline": 2}, "zero3": {"data": 2, "zero": 3}}
 
 
@@ -22,37 +26,37 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("weights")
 
 
-def sources(folder, **options):
+def sources(folder, forms, **options):
     folder.mkdir(exist_ok=True)
-    return case(folder.name, "sources", dtype="float32", extra={"folder": str(folder)}, **options)
+    extra = {"folder": str(folder), "forms": forms}
+    return case(folder.name, "sources", dtype="float32", extra=extra, **options)
 
 
 @pytest.fixture(scope="module")
 def found(folder):
-    cases = [
-        sources(folder / "tensor", options=TENSOR),
-        case("refused", "refused", options=OTHERS["pipeline"]),
-    ]
-    return run_cases(2, cases)
+    refused = case("refused", "refused", options=OTHERS["pipeline"])
+    return run_cases(2, [sources(folder / "tensor", FORMS[:4], options=TENSOR), refused])
 
 
-def assert_same_weights(results):
+def assert_same_weights(results, forms):
     for result in check(results, 2):
-        assert len(result["differing"]) == 9
+        assert sorted(result["differing"]) == sorted(forms)
         assert not any(result["differing"].values()), result["differing"]
         assert result["names"] and not result["wrong"]
 
 
 def test_every_rank_starts_from_the_weights_and_exports_them(found):
-    assert_same_weights(found["tensor"])
+    assert_same_weights(found["tensor"], FORMS[:4])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("model", ["tied_gpt", "perception"])
-def test_weights_arrive_under_other_plans(tmp_path, model):
-    cases = [sources(tmp_path / name, model=model, options=options) for name, options in OTHERS.items()]
+def test_weights_arrive_under_every_plan_from_every_form(tmp_path, model):
+    cases = [
+        sources(tmp_path / name, FORMS, model=model, options=options) for name, options in OTHERS.items()
+    ]
     for results in run_cases(2, cases).values():
-        assert_same_weights(results)
+        assert_same_weights(results, FORMS)
 
 
 @pytest.mark.parametrize(
