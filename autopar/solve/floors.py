@@ -20,9 +20,10 @@ from autopar.solve.mesh import least_state_bytes
 from autopar.solve.relaxation import Relaxed, relaxed_step_s
 from autopar.solve.table_floor import TableFloor
 
-# Units of work of making tables, and of a relaxation for each of its stages.
+# Units of work of making tables, and of a relaxation for each of its stages; of many stages each costs more.
 _TABLE_UNITS = 300
 _RELAXATION_UNITS = 4
+_MANY_STAGES = 24
 # Bubble of a schedule for one stage of p - 1, in times of a stage.
 _BUBBLES = {
     ScheduleName.GPIPE: 1.0,
@@ -129,7 +130,8 @@ class Floors:
         for index, (table, floor_s) in enumerate(zip(tables, floors_s, strict=True)):
             found = Relaxed(floor_s, floor_s)
             if floor_s < worth_s:
-                self.units += _RELAXATION_UNITS * one.num_stages
+                size = one.num_stages * max(1, one.num_stages // _MANY_STAGES)
+                self.units += _RELAXATION_UNITS * size
                 slowest_s = floor.slowest_s(index, one.pipeline)
                 found = relaxed_step_s(table, members, self._job, slowest_s=slowest_s)
             result.append(Relaxed(max(found.step_s, floor_s), max(found.free_s, floor_s)))

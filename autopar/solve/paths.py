@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from autopar.plan.decisions import ScheduleName
 from autopar.schedule.actions import Action, ActionKind, rank_stages, schedule_actions
 from autopar.schedule.interleaved import interleaved, micro_batch_groups
+from autopar.schedule.simulator import Event, simulate
 
 # Rounds of a short step that has the ends of a long one.
 _ROUNDS = 4
@@ -45,6 +46,7 @@ _ROW = {
     ActionKind.WEIGHT_BACKWARD: 2,
 }
 Counts = NDArray[np.int64]
+Row = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,42 @@ def rank_paths(name: ScheduleName, pipeline: int, num_micro_batches: int, virtua
         for path in _of_rank(own, num_stages, stages, repeated):
             found.setdefault(path.times.tobytes() + path.end.to_bytes(4, "big"), path)
     return tuple(found.values())
+
+
+def critical_path(
+    name: ScheduleName, virtual: int, num_micro_batches: int, stages_s: Row, messages_s: Sequence[float]
+) -> Path:
+    """The path that is the step, of stages with given times, (3, stages): forward, input half (or whole
+    backward) and weight half."""
+    num_stages = stages_s.shape[1]
+    lists = schedule_actions(name, num_stages, num_micro_batches, virtual)
+    played = simulate(lists, stages_s[0], stages_s[1] + stages_s[2], messages_s, stages_s[2]).events
+    ends: dict[tuple[int, int, int], Event] = {}
+    before: dict[tuple[int, int, int], Event | None] = {}
+    for events in played:
+        for number, event in enumerate(events):
+            key = _ROW[event.action.kind], event.action.stage, event.action.micro_batch
+            ends[key], before[key] = event, events[number - 1] if number else None
+    path = _nothing(num_stages)
+    last: Event | None = max((events[-1] for events in played), key=lambda event: event.end_s)
+    assert last is not None
+    end = last.action.stage
+    while last is not None:
+        row, stage = _ROW[last.action.kind], last.action.stage
+        path.times[row, stage] += 1
+        previous = before[row, stage, last.action.micro_batch]
+        other = stage - 1 if row == 0 else stage + 1
+        waited = ends.get((row, other, last.action.micro_batch)) if row < 2 else None
+        # Whichever it was that it waited for: what ends later, with its message.
+        boundary = min(stage, other)
+        is_sent = waited is not None and waited.rank != last.rank
+        arrived_s = waited.end_s + (messages_s[boundary] if is_sent else 0.0) if waited is not None else 0.0
+        if waited is not None and (previous is None or arrived_s > previous.end_s):
+            path.messages[boundary] += is_sent
+            last = waited
+        else:
+            last = previous
+    return Path(path.times, path.messages, end)
 
 
 def _with_the_same_ends(

@@ -24,13 +24,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from ortools.linear_solver import pywraplp
 
 from autopar.schedule.actions import rank_in_flight, rank_stages
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
 from autopar.solve.chain_build import candidate_training, messages_s
 from autopar.solve.parts import Parts, Row, Rows, least_of, parts_of
-from autopar.solve.paths import rank_paths
+from autopar.solve.paths import Path, critical_path, rank_paths
 
 _MOST_MOMENTS = 3
 _GB = 1e9
@@ -38,6 +39,10 @@ _GB = 1e9
 _TOLERANCE = 1e-6
 # Paths that are much shorter than the longest at even stages are left out.
 _WORTH_A_ROW = 0.5
+# Steps of so many actions are played to find longer paths, so often, while that raises the bound so much.
+_MOST_ACTIONS = 600
+_MOST_CUTS = 12
+_WORTH_A_CUT = 1.0001
 # Of so many ranks each is tried as the slowest.
 _MOST_RANKS = 16
 
@@ -134,6 +139,9 @@ class _Relaxation:
     def _tightened_s(self, slowest_s: float) -> float:
         """Whichever rank is the slowest."""
         value_s = self._value_s()
+        if 0.0 < value_s < float("inf"):
+            self.add_critical_paths()
+            value_s = max(value_s, self._value_s())
         if slowest_s == 0.0 or value_s == float("inf") or not 1 < len(self._ranks) <= _MOST_RANKS:
             return value_s
         least_s = float("inf")
@@ -188,12 +196,42 @@ class _Relaxation:
         for path, length in zip(paths, lengths, strict=True):
             if length < _WORTH_A_ROW * max(lengths):
                 continue
-            least_s = float(path.messages @ np.array(self._messages_s)) if len(self._messages_s) else 0.0
-            row = self._solver.Constraint(least_s * self._scale / share, self._infinity)
-            row.SetCoefficient(self._end, 1.0)
-            row.SetCoefficient(self._sync[path.end], -1.0)
-            for half, stage in np.argwhere(path.times).tolist():
-                row.SetCoefficient(self._times[stage][half], -float(path.times[half, stage]) / share)
+            self._add_path(path, share)
+
+    def add_critical_paths(self) -> None:
+        """Plays the schedule with the times found and adds the path that was the longest, while that raises
+        the bound: stages of uneven times wait for each other in more ways than are known beforehand."""
+        one = self._candidate
+        actions = one.num_micro_batches * one.num_stages * 2
+        share = self._job.cluster.device.time_share
+        if one.pipeline == 1 or actions > _MOST_ACTIONS or share > 1:
+            return
+        even: NDArray[np.float64] | None = None
+        for _ in range(_MOST_CUTS):
+            known = self._solver.Objective().Value()
+            found = [[time.solution_value() / self._scale for time in times] for times in self._times]
+            times_s = np.array(found).T
+            if even is None:
+                even = np.repeat(times_s.mean(axis=1, keepdims=True), one.num_stages, axis=1)
+            # Cuts half way to even stages tell more than those at the corner that was found.
+            for mixed in (times_s, (times_s + even) / 2):
+                path = critical_path(
+                    one.schedule, one.virtual, one.num_micro_batches, mixed, self._messages_s
+                )
+                self._add_path(path, 1)
+            if (
+                self._value_s() in (0.0, float("inf"))
+                or self._solver.Objective().Value() < known * _WORTH_A_CUT
+            ):
+                return
+
+    def _add_path(self, path: Path, share: float) -> None:
+        least_s = float(path.messages @ np.array(self._messages_s)) if len(self._messages_s) else 0.0
+        row = self._solver.Constraint(least_s * self._scale / share, self._infinity)
+        row.SetCoefficient(self._end, 1.0)
+        row.SetCoefficient(self._sync[path.end], -1.0)
+        for half, stage in np.argwhere(path.times).tolist():
+            row.SetCoefficient(self._times[stage][half], -float(path.times[half, stage]) / share)
 
     def add_updates(self) -> None:
         """The update ends when the last rank's does."""

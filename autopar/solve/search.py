@@ -3,11 +3,11 @@
 One queue holds families (degrees and micro-batch), bundles (candidates of a family that run one schedule and
 offload the same) and candidates, each with a lower bound of its step (``floors.py``). A family is bounded by
 FLOPs, then by tables that it shares with others; then its own tables are made and its bundles take its place.
-A bundle is bounded by the continuous relaxation of all its candidates at once (``relaxation.py``), which knows
-memory, the bubble and what is synchronised; then by those of each candidate, which is solved last. A few good
-plans come first (``first_plans.py``); from then on the least bound is worked on, and what cannot be quicker
-than the best plan found is dropped. When nothing is left, the best plan is proved. On huge models and clusters
-the work is limited: the least bound of what is left then says how far the plan may be from the best.
+A bundle is bounded by the continuous relaxation of all its candidates at once (``relaxation.py``), which
+knows memory, the bubble and what is synchronised; then by those of each candidate, which is solved last. A
+few good plans come first (``first_plans.py``); from then on the least bound is worked on, and what cannot be
+quicker than the best plan found is dropped. When nothing is left, the best plan is proved. On huge models and
+clusters the work is limited: the least bound of what is left then says how far the plan may be from the best.
 
 What lives in host memory can only cost time: offloading is tried where memory makes a difference to the same
 schedule without it.

@@ -9,7 +9,7 @@ import pytest
 from autopar.plan.decisions import ScheduleName
 from autopar.schedule.actions import SPLIT_BACKWARD, stage_rank
 from autopar.schedule.simulator import finish_times
-from autopar.solve.paths import rank_paths
+from autopar.solve.paths import Path, critical_path, rank_paths
 
 CASES = 400
 
@@ -39,8 +39,18 @@ def test_no_path_is_longer_than_the_simulated_step_whatever_the_stages_take(seed
         ends_s = finish_times(name, m, virtual, forward, backward, messages, weight)
 
         stages_s = np.array([forward, np.subtract(backward, weight), weight])
-        for path in rank_paths(name, p, m, virtual):
+        longest = critical_path(name, virtual, m, stages_s, messages)
+        assert longest.seconds(stages_s, messages) == pytest.approx(max(ends_s))
+        for path in (*rank_paths(name, p, m, virtual), _another(name, virtual, m, p, rng)):
             assert path.seconds(stages_s, messages) <= ends_s[path.end] + 1e-9, (name, p, m, virtual)
+
+
+def _another(name: ScheduleName, virtual: int, m: int, p: int, rng: random.Random) -> Path:
+    """The longest path of some other times: of these it is a path as well."""
+    times = np.array([[rng.random() for _ in range(p * virtual)] for _ in range(3)])
+    if name not in SPLIT_BACKWARD:
+        times[2] = 0.0
+    return critical_path(name, virtual, m, times, [0.0] * (p * virtual - 1))
 
 
 @pytest.mark.parametrize("name", list(ScheduleName))
