@@ -29,7 +29,20 @@ from autopar.runtime.views import own
 
 
 class Holder(nn.Module):
-    """A level of a qualified name."""
+    """A level of a qualified name; the first level finds what is registered below it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._places: dict[str, tuple[nn.Module, str]] = {}
+
+    def find(self, name: str) -> Tensor:
+        """The tensor registered under a dotted name; every forward pass asks, so places are remembered."""
+        if name not in self._places:
+            path, _, leaf = name.rpartition(".")
+            self._places[name] = self.get_submodule(path), leaf
+        module, leaf = self._places[name]
+        found: Tensor = getattr(module, leaf)
+        return found
 
 
 def register(root: nn.Module, name: str, tensor: nn.Parameter | Tensor) -> None:
@@ -225,11 +238,9 @@ class BlockModule(nn.Module):
 
 
 def read_parameter(
-    owner: nn.Module, name: str, stored: StoredParameter, compute_copies: Mapping[str, Tensor]
+    owner: Holder, name: str, stored: StoredParameter, compute_copies: Mapping[str, Tensor]
 ) -> Tensor:
     """A registered parameter as a program wants it: local, in the compute dtype, fused parts flattened."""
     if name in compute_copies:
         return stored.to_program(compute_copies[name])
-    *path, leaf = name.split(".")
-    tensor = getattr(owner.get_submodule(".".join(path)), leaf)
-    return stored.to_program(local_tensor(tensor))
+    return stored.to_program(local_tensor(owner.find(name)))
