@@ -3,6 +3,8 @@
 The free optimum is the best plan of the same model, devices, batch, precision and optimiser. Each line that
 was made by hand (in a file that does not tell: each decision that differs) is planned for alone: it costs
 the step time of `autopar plan` with that line and nothing else fixed, less that with nothing fixed.
+
+The terms of a rank add up to the step; what is hidden runs beside compute and is no term.
 """
 
 from __future__ import annotations

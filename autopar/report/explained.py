@@ -13,7 +13,7 @@ from autopar.report.some_ranks import some_ranks
 from autopar.report.text import plain_table
 from autopar.units import format_bytes, format_seconds
 
-_MOST_RANKS = 8
+_MOST_RANKS = 6
 
 TERM_NAMES = {
     "forward": "compute: forward",
@@ -76,16 +76,17 @@ class Contender(Protocol):
 
 
 def terms_table(breakdown: Breakdown) -> Table:
-    """One row a term: of the slowest rank with its share, what is hidden, and of the ranks beside it."""
+    """One row a term: of the slowest rank with its share, what is hidden beside compute, of other ranks."""
     slowest = breakdown.slowest
     others = [rank for rank in some_ranks(len(breakdown.ranks), _MOST_RANKS) if rank != slowest]
     table = plain_table(
         "where the step goes",
-        f">rank {slowest}" + (", the slowest" if others else ""),
+        f">rank {slowest}" + (" (slowest)" if others else ""),
         ">share",
-        ">hidden beside compute",
+        ">hidden",
         *(f">rank {rank}" for rank in others),
     )
+    table.columns[0].no_wrap = True
     hidden = breakdown.hidden[slowest]
     for term in TERMS:
         if not any(rank.seconds(term) for rank in breakdown.ranks) and not _hidden_s(hidden, term):
