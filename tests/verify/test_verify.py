@@ -7,7 +7,7 @@ import pytest
 from autopar.capture.capture import capture
 from autopar.capture.target import load_target
 from autopar.errors import DistributedError, PlanError
-from autopar.plan.decisions import Mesh, ModelReference
+from autopar.plan.decisions import Mesh, ModelReference, Precision
 from autopar.verify.verify import run_verify
 from tests.runtime.plans import GPT_TENSOR, make_plan
 from tests.runtime.world import MODELS
@@ -48,6 +48,15 @@ def test_a_mistake_in_the_plan_comes_back_as_itself(source, plan):
     other = ModelReference(source.target, {}, "0000000000000000")
     with pytest.raises(PlanError, match="the plan is for the model 0000000000000000"):
         run_verify(replace(plan, model=other), source)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP16])
+def test_in_the_plans_precision_no_more_is_allowed_than_rounding_explains(source, plan, precision):
+    changed = replace(plan, precision=precision)
+    report = run_verify(changed, source, num_steps=2, as_planned=True)
+    report.check()
+    assert 1e-4 < report.worst_gradient_error <= report.tolerance < 0.3
 
 
 @pytest.mark.slow
