@@ -41,7 +41,7 @@ _TOLERANCE = 1e-6
 _WORTH_A_ROW = 0.5
 # Steps of so many actions are played to find longer paths, so often, while that raises the bound so much.
 _MOST_ACTIONS = 600
-_MOST_CUTS = 12
+_MOST_CUTS = 8
 _WORTH_A_CUT = 1.0001
 # Of so many ranks each is tried as the slowest.
 _MOST_RANKS = 16
