@@ -87,7 +87,7 @@ def test_every_recipe_saves_and_starts_again() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_commands_of_one_node_run(tmp_path: Path) -> None:
     faults.make_plan(tmp_path / "plan.yaml", 4)
     (command,) = [command for command, notes in shell_commands(LAUNCH) if not notes]
@@ -113,7 +113,7 @@ def test_commands_of_one_node_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_losing_a_node_as_the_walkthrough_does(tmp_path: Path) -> None:
     commands = [command for command, _ in shell_commands(FAILURES)]
     assert len(commands) == 5

@@ -18,7 +18,7 @@ from tests.e2e.hosts import NAMES, Hosts, kill_all, two_hosts, why_not
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(900),
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 
