@@ -24,7 +24,7 @@ BOMBS = (
     "[" * 30 + "]" * 30,
     "\n".join(" " * i + f"k{i}:" for i in range(300)),
     "a: [" + "1," * 60_000 + "1]\n",
-    "\n".join(f"k{i}: {i}" for i in range(30_000)),
+    "\n".join(f"k{i}: {i}" for i in range(3_000)),
     "x" * 200_000 + ": 1\n",
     "tensor: {" + "n" * 499 + ": {" + ",".join(f"a{i}: 1" for i in range(5_000)) + "}}\n",
     "pipeline: {stages: [[" + ",".join(f"b{i}.0-99999" for i in range(2_000)) + "]]}\n",

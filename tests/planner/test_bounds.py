@@ -10,7 +10,7 @@ from autopar.plan.read import parse_plan
 from autopar.planner.request import PlanResult
 from tests.planner.subject import Subject, planned_within
 
-GPT = {"n_layer": 4, "n_embd": 256, "n_head": 8, "seq": 64, "vocab": 512}
+GPT = {"n_layer": 4, "n_embd": 128, "n_head": 8, "seq": 32, "vocab": 256}
 SUBJECT = Subject("examples/gpt.py", GPT, 32, with_baselines=False)
 
 
@@ -28,7 +28,7 @@ def planned(constraints: str) -> PlanResult:
         pytest.param("batch: {micro: 3-4}", "micro_batch", 3, 4, marks=pytest.mark.slow),
         ("mesh: {data: 4}\nbatch: {micro: 3-4}", "micro_batch", 3, 4),
         ("mesh: {data: 4}\nzero: 2-3", "zero", 2, 3),
-        ("mesh: {data: 1, tensor: 4}\nzero: '>=2'", "zero", 2, 3),
+        pytest.param("mesh: {data: 1, tensor: 4}\nzero: '>=2'", "zero", 2, 3, marks=pytest.mark.slow),
         pytest.param(
             "mesh: {pipeline: 2}\npipeline: {virtual: '>=2'}", "virtual", 2, 9, marks=pytest.mark.slow
         ),
@@ -42,7 +42,8 @@ def test_a_bound_is_kept_and_the_number_left_to_the_planner(
     holder = bounded.plan.mesh if key.startswith("mesh.") else bounded.plan
     assert least <= getattr(holder, key.removeprefix("mesh.")) <= most
     assert not bounded.plan.bounds and not bounded.plan.stage_sizes
-    assert bounded.prediction.step_time_s >= free.bound_s * (1 - 1e-9)
+    if key != "shard_group":  # inside a node the free search looks at the whole data axis only
+        assert bounded.prediction.step_time_s >= free.bound_s * (1 - 1e-9)
 
 
 def test_a_bound_that_the_free_plan_keeps_changes_nothing() -> None:
@@ -54,7 +55,7 @@ def test_a_bound_that_the_free_plan_keeps_changes_nothing() -> None:
     ("sizes", "allowed"),
     [
         ("{0: <=1, last: '>=4'}", [(1, 1), (1, 9), (1, 9), (4, 9)]),
-        ("{'*': 2-3}", [(2, 3)] * 4),
+        pytest.param("{'*': 2-3}", [(2, 3)] * 4, marks=pytest.mark.slow),
         ("{0-1: 3, last: 1}", [(3, 3), (3, 3), (1, 9), (1, 1)]),
     ],
 )
