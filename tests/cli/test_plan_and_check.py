@@ -143,7 +143,9 @@ def test_plan_with_a_file_keeps_its_lines(
     plan = parse_plan(capsys.readouterr().out)
     assert plan.mesh.data == 4 and plan.zero == 3
     assert main(["plan", GPT, *SMALL, *FLAGS, "--with", str(plan_file), "--set", "zero=0"]) == 4
-    assert "gpt.yaml:2:1: zero is 3 here and 0 in --set zero=0; both are constraints" in capsys.readouterr().err
+    assert (
+        "gpt.yaml:2:1: zero is 3 here and 0 in --set zero=0; both are constraints" in capsys.readouterr().err
+    )
 
 
 def test_plan_with_a_whole_plan_of_the_same_model_changes_nothing(
