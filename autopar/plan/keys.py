@@ -14,14 +14,13 @@ from autopar.plan.kinds import (
     Section,
     Several,
     Size,
-    Stages,
-    StageSizes,
     Text,
     Whole,
     Word,
     YesNo,
     Zero,
 )
+from autopar.plan.stage_kinds import Stages, StageSizes
 
 VERSION = 1
 OPTIMIZERS = ("adamw", "adam", "sgd", "sgd-momentum")
