@@ -45,7 +45,7 @@ class _Section:
 def report_page(picture: Picture) -> str:
     """The page as HTML."""
     sections = list(_sections(picture))
-    items = [json_item(section.draw(), section.key) for section in sections]
+    items = [_item(section) for section in sections]
     library = "\n".join(Resources(mode="inline", components=["bokeh"]).js_raw)
     style, script = (_asset(name) for name in ("page.css", "page.js"))
     title = escape(picture.title)
@@ -169,6 +169,12 @@ def _section_html(section: _Section) -> str:
         f'<div id="{section.key}" class="plot" role="img" aria-labelledby="{section.key}-caption"></div>'
         f"</figure><details><summary>The numbers as a table</summary>{section.table}</details></section>"
     )
+
+
+def _item(section: _Section) -> Any:
+    plot = section.draw()
+    plot.name = section.key
+    return json_item(plot, section.key)
 
 
 def _asset(name: str) -> str:

@@ -13,6 +13,7 @@ import pytest
 from tests.report.pictures import LARGE, made_up_picture
 
 webdriver = pytest.importorskip("selenium.webdriver")
+waiting = pytest.importorskip("selenium.webdriver.support.wait")
 
 FLAGS = (
     "--headless",
@@ -43,7 +44,10 @@ const read = (node) => {
 }
 return read(document.body)
 """
-RANGE = "const range = Bokeh.documents[0].roots()[0].x_range; return [range.start, range.end]"
+RANGE = """
+const shown = Bokeh.documents.map((each) => each.get_model_by_name("timeline")).find((plot) => plot)
+return [shown.x_range.start, shown.x_range.end]
+"""
 
 pytestmark = pytest.mark.slow
 
@@ -118,8 +122,11 @@ def test_dragging_zooms_and_the_table_opens(browser: Any) -> None:
     plot = browser.find_element("id", "timeline")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", plot)
     before = browser.execute_script(RANGE)
-    drag = webdriver.ActionChains(browser).move_to_element_with_offset(plot, -100, -20)
-    drag.click_and_hold().move_by_offset(150, 60).release().perform()
+    drag = webdriver.ActionChains(browser).move_to_element_with_offset(plot, -100, -20).click_and_hold()
+    for _ in range(10):  # who waits before he moves does not drag
+        drag.move_by_offset(15, 6)
+    drag.release().perform()
+    waiting.WebDriverWait(browser, 20).until(lambda _: browser.execute_script(RANGE) != before)
     after = browser.execute_script(RANGE)
     assert before[0] < after[0] < after[1] < before[1]
     summary = browser.find_element("css selector", "#timeline-section summary")
