@@ -53,9 +53,9 @@ def resolve_pins(constraints: Plan, graph: ModelGraph, tensor: int) -> Pins:
     rest = replace(
         constraints,
         mesh=Mesh(constraints.mesh.pipeline, constraints.mesh.data, tensor),
-        tensor=(*constraints.tensor, PatternLine("*", "replicate")),
-        activations=(*constraints.activations, PatternLine("*", "replicate")),
-        recompute=(*(_first_word(line) for line in constraints.recompute), PatternLine("*", Recompute.NONE)),
+        tensor=_with_rest(constraints.tensor, "replicate"),
+        activations=_with_rest(constraints.activations, "replicate"),
+        recompute=_with_rest(tuple(map(_first_word, constraints.recompute)), Recompute.NONE),
     )
     placements = resolve_placements(rest, graph)
     words = output_words(rest, graph)
@@ -76,6 +76,11 @@ def resolve_pins(constraints: Plan, graph: ModelGraph, tensor: int) -> Pins:
 def allowed_words(line: PatternLine) -> tuple[Recompute, ...]:
     """The ways that a line of ``recompute`` leaves a choice between."""
     return tuple(Recompute(word) for word in line.word.split(" | "))
+
+
+def _with_rest(lines: tuple[PatternLine, ...], word: str) -> tuple[PatternLine, ...]:
+    """The lines with one for every other name, where none of them is for all."""
+    return lines if any(line.pattern == "*" for line in lines) else (*lines, PatternLine("*", word))
 
 
 def _first_word(line: PatternLine) -> PatternLine:
