@@ -89,7 +89,8 @@ def test_a_plan_without_a_model_needs_an_example_batch(source, plan):
         autopar.parallelize(source.build_model, replace(plan, model=None))
 
 
-def test_only_three_names_are_exported_and_torch_comes_late():
-    assert autopar.__all__ == ["ParallelModel", "__version__", "parallelize"]
+def test_only_these_names_are_exported_and_torch_comes_late():
+    names = ["ParallelModel", "__version__", "export_checkpoint", "latest_checkpoint", "parallelize"]
+    assert autopar.__all__ == names
     code = "import sys, autopar; assert 'torch' not in sys.modules; autopar.parallelize; sys.modules['torch']"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
