@@ -19,7 +19,10 @@ def check_batch_norm_sizes(blocks: Iterable[Block], micro_batch: int) -> None:
     Raises:
         CaptureError: names the module.
     """
-    for block in {block.class_key: block for block in reversed(tuple(blocks))}.values():
+    first: dict[str, Block] = {}  # of each class, in order: what blocks of one class compute is the same
+    for block in blocks:
+        first.setdefault(block.class_key, block)
+    for block in first.values():
         for node in block.graph.nodes:
             if node.op != "call_function" or node.target is not torch.ops.aten.batch_norm.default:
                 continue
