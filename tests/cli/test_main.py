@@ -25,19 +25,20 @@ OPTIONS = {
     "--memory-limit --optimizer --output --precision --quiet --seed --set --time-limit --top --verbose --with",
     "check": "PLAN --cluster --device --gpus --gpus-per-node --help --json --memory-limit --output --quiet "
     "--set --verbose",
-    "verify": "TARGET --arg --as-planned --batch --cluster --device --gpus --gpus-per-node --help --json --memory-limit "
-    "--optimizer --precision --quiet --seed --set --steps --time-limit --timeout --tolerance --top "
-    "--verbose --with",
+    "verify": "TARGET --arg --as-planned --batch --cluster --device --gpus --gpus-per-node --help --json "
+    "--memory-limit --optimizer --precision --quiet --seed --set --steps --time-limit --timeout "
+    "--tolerance --top --verbose --with",
     "profile": "--arg --device --help --json --micro --model --name --output --precision --processes --quick "
     "--quiet --timeout --verbose",
-    "explain": "PLAN --cluster --device --free --gpus --gpus-per-node --help --json --memory-limit --node --quick "
-    "--quiet --set --time-limit --top --verbose",
+    "explain": "PLAN --cluster --device --free --gpus --gpus-per-node --help --json --memory-limit --node "
+    "--quick --quiet --set --time-limit --top --verbose",
     "diff": "A B --cluster --device --gpus --gpus-per-node --help --json --memory-limit --quiet --text-only "
     "--verbose",
     "report": "PLAN --cluster --device --gpus --gpus-per-node --help --json --memory-limit --output --quick "
     "--quiet --set --time-limit --trace --verbose",
     "devices": "--help --json",
     "schema": "KIND --help --json --output --quiet --verbose",
+    "export": "PLAN --help --json --output --quiet --set --to --verbose",
 }
 
 

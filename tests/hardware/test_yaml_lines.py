@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autopar.errors import CostModelError, FileError, PlanError
-from autopar.hardware.yaml_lines import read_yaml, parse_yaml
+from autopar.hardware.yaml_lines import parse_yaml, read_yaml
 
 
 def test_every_key_and_item_has_its_line() -> None:
