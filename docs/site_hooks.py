@@ -1,4 +1,4 @@
-"""What the site changes in pages that are also read as plain files: notes of fences, links out of the folder."""
+"""What the site changes in pages that are read as plain files too: notes of fences, links out of docs/."""
 
 from __future__ import annotations
 

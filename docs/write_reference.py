@@ -240,7 +240,8 @@ def _errors() -> str:
 
 
 def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}."
+    is_name = "." in text.split()[0]
+    return f"{text if is_name else text[:1].upper() + text[1:]}."
 
 
 def _markdown(doc: str) -> str:

@@ -26,12 +26,12 @@ def blocks_of(document: str, *languages: str) -> list[Block]:
     return [block for block in found if block.language in languages]
 
 
+def commands_of(block: Block) -> list[str]:
+    """The commands of a shell block, continuation lines joined, comments dropped."""
+    lines = [line.split(" #")[0].strip() for line in block.body.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
 def shell_commands(document: str) -> list[tuple[str, str]]:
-    """(command, notes of its fence) of every ```sh block, continuation lines joined, comments dropped."""
-    commands = []
-    for block in blocks_of(document, "sh"):
-        for line in block.body.replace("\\\n", " ").splitlines():
-            command = line.split(" #")[0].strip()
-            if command and not command.startswith("#"):
-                commands.append((command, block.notes))
-    return commands
+    """(command, notes of its fence) of every ```sh block of a document."""
+    return [(command, block.notes) for block in blocks_of(document, "sh") for command in commands_of(block)]
