@@ -45,7 +45,7 @@ from autopar.solve.scout import Promise
 _TOLERANCE = 1e-9
 _MOST_WORK = 200_000
 # Units of work: a block in a stage of a solve, and those it may be in one segment with; making tables.
-_MOST_UNITS = 16_000
+_MOST_UNITS = 8_000
 _AGAIN = 0.02
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
