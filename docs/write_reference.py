@@ -11,6 +11,7 @@ import argparse
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,11 @@ def _command_line() -> str:
 
 def _verb(name: str, parser: argparse.ArgumentParser) -> str:
     actions = [action for action in parser._actions if action.dest != "help"]
-    positional = [str(action.metavar) for action in actions if not action.option_strings]
+    positional = [
+        f"[{action.metavar}]" if action.nargs == "?" else str(action.metavar)
+        for action in actions
+        if not action.option_strings
+    ]
     usage = " ".join(["autopar", name, *positional, "[options]"])
     parts = [f"```text\n{usage}\n```\n", _markdown(str(parser.description).strip()), ""]
     for group in parser._action_groups:
@@ -195,8 +200,7 @@ def _object(name: str, found: Any) -> list[str]:
     if inspect.isclass(found):
         return [doc, ""]
     signature = inspect.signature(found)
-    shown = [str(parameter).replace("'", "") for parameter in signature.parameters.values()]
-    shown = [re.sub(r"<\w+\.\w+: (\w+)>", r'"\1"', text) for text in shown]
+    shown = [_parameter(parameter) for parameter in signature.parameters.values()]
     returns = str(signature.return_annotation).replace("'", "")
     stars = _with_star([*signature.parameters.values()], shown)
     lines = (
@@ -205,6 +209,18 @@ def _object(name: str, found: Any) -> list[str]:
         else f"{name}() -> {returns}"
     )
     return [f"```text\n{lines}\n```\n", doc, ""]
+
+
+def _parameter(parameter: inspect.Parameter) -> str:
+    """As it is written in the code; of an enumeration's member, its value."""
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}.get(
+        parameter.kind, ""
+    )
+    text = f"{stars}{parameter.name}: {parameter.annotation}"
+    if parameter.default is inspect.Parameter.empty:
+        return text
+    default = parameter.default
+    return f"{text} = {(default.value if isinstance(default, Enum) else default)!r}"
 
 
 def _with_star(parameters: list[inspect.Parameter], shown: list[str]) -> list[str]:
