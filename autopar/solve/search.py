@@ -199,7 +199,7 @@ class Search:
                 self._add_bundle(bundle, bound_s)
 
     def _add_bundle(self, bundle: Bundle, bound_s: float) -> None:
-        self.num_candidates += len(bundle.members)
+        self.num_candidates += sum(member not in self.scouted for member in bundle.members)
         floor = self.floors.table_floor(bundle.members[0])
         if not floor.is_empty:
             floor_s = floor.step_s(bundle.members[0], self.job) + self.floors.update_s(bundle.members)
