@@ -7,7 +7,7 @@ from tests.verify.combinations import REFUSED, TOLERANCE, errors_of, sample
 
 # Some cannot be said: the recommender has fewer blocks than eight stages.
 IN_THE_DEFAULT_RUN = {4: 54, 8: 10}
-IN_THE_LONG_RUN = {4: 96, 8: 32}
+IN_THE_LONG_RUN = {4: 48, 8: 16}
 
 
 def assert_all_equal(num_ranks, cases):
