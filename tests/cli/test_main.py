@@ -22,7 +22,8 @@ from autopar.errors import (
 
 OPTIONS = {
     "plan": "MODEL --arg --batch --cluster --device --gpus --gpus-per-node --help --json --like "
-    "--memory-limit --optimizer --output --precision --quiet --seed --set --time-limit --top --verbose --with",
+    "--memory-limit --optimizer --output --precision --quiet --seed --set --time-limit --top "
+    "--verbose --with",
     "check": "PLAN --cluster --device --gpus --gpus-per-node --help --json --memory-limit --output --quiet "
     "--set --verbose",
     "verify": "TARGET --arg --as-planned --batch --cluster --device --gpus --gpus-per-node --help --json "
