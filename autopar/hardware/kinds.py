@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from autopar.errors import CostModelError
 from autopar.hardware.fields import LEAST, MOST, MOST_COUNT, MOST_SIZE, NUMBER_KEYS, TABLE_KEYS, Fields
+from autopar.hardware.tables import SizeTable
 
 Schema = dict[str, Any]
 
@@ -40,18 +41,48 @@ def _tried(read: Callable[[], object]) -> Iterator[CostModelError]:
         yield problem
 
 
+class _Read:
+    """A kind whose value is wrong where reading it fails."""
+
+    __slots__ = ()
+
+    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
+        """The first thing that reading complains about."""
+        yield from _tried(lambda: self.read(fields, key))
+
+    def read(self, fields: Fields, key: str) -> object:
+        """The value; raises a ``CostModelError`` where it is none of this kind."""
+        raise NotImplementedError
+
+
+class _Mapping:
+    """A kind that is a mapping."""
+
+    __slots__ = ()
+
+    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
+        """No mapping, or everything that is wrong in it."""
+        try:
+            section = fields.section(key)
+        except CostModelError as problem:
+            yield problem
+            return
+        yield from self.inside(section)
+
+    def inside(self, fields: Fields) -> Iterator[CostModelError]:
+        """Everything that is wrong in the mapping."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
-class Text:
+class Text(_Read):
     """A text; one of ``words``, if there are any."""
 
     optional: bool = False
     words: tuple[str, ...] = ()
 
-    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
-        """No text, or none of the words."""
-        yield from _tried(lambda: self._read(fields, key))
-
-    def _read(self, fields: Fields, key: str) -> None:
+    def read(self, fields: Fields, key: str) -> str:
+        """The text."""
         text = fields.text(key)
         if self.words and text not in self.words:
             words = (
@@ -60,6 +91,7 @@ class Text:
                 else " or ".join(f"'{word}'" for word in self.words)
             )
             fields.fail(key, f"{key} '{text}' must be {words}")
+        return text
 
     def schema(self) -> Schema:
         """Of a text."""
@@ -67,14 +99,14 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class Texts(_Read):
     """A list of texts."""
 
     optional: bool = True
 
-    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
-        """No list, or one of something else."""
-        yield from _tried(lambda: fields.texts(key))
+    def read(self, fields: Fields, key: str) -> tuple[str, ...]:
+        """The texts."""
+        return fields.texts(key)
 
     def schema(self) -> Schema:
         """Of a list of texts."""
@@ -82,14 +114,14 @@ class Texts:
 
 
 @dataclass(frozen=True, slots=True)
-class Flag:
+class Flag(_Read):
     """``true`` or ``false``."""
 
     optional: bool = True
 
-    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
-        """Anything else."""
-        yield from _tried(lambda: fields.flag(key))
+    def read(self, fields: Fields, key: str) -> bool:
+        """Which."""
+        return fields.flag(key)
 
     def schema(self) -> Schema:
         """Of a boolean."""
@@ -97,22 +129,21 @@ class Flag:
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class Count(_Read):
     """A plain positive integer; of files of one version only, that."""
 
     optional: bool = False
     only: int | None = None
     of: str = ""
 
-    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
-        """No such number."""
-        yield from _tried(lambda: self._read(fields, key))
-
-    def _read(self, fields: Fields, key: str) -> None:
-        if fields.count(key) != self.only is not None:
+    def read(self, fields: Fields, key: str) -> int:
+        """The number."""
+        count = fields.count(key)
+        if count != self.only is not None:
             fields.fail(
                 key, f"this autopar reads version {self.only} of {self.of}; write '{key}: {self.only}'"
             )
+        return count
 
     def schema(self) -> Schema:
         """Of an integer."""
@@ -122,7 +153,7 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
+class Number(_Read):
     """``{value: 312, unit: TFLOP/s, source: S1}``; ``nullable``: the value may be null."""
 
     unit: str
@@ -130,11 +161,9 @@ class Number:
     nullable: bool = False
     cited: bool = True
 
-    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
-        """No number, another unit, a source that the file does not have."""
-        yield from _tried(
-            lambda: (fields.optional_number if self.nullable else fields.number)(key, self.unit)
-        )
+    def read(self, fields: Fields, key: str) -> float | None:
+        """The number in its unit, with a source that the file has."""
+        return (fields.optional_number if self.nullable else fields.number)(key, self.unit)
 
     def schema(self) -> Schema:
         """Of the mapping."""
@@ -148,16 +177,16 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Table(_Read):
     """``{unit: GB/s, size_unit: B, source: S3, points: [[1048576, 19.9], ...]}``."""
 
     size_unit: str
     unit: str
     optional: bool = False
 
-    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
-        """Points that are none or do not ascend, other units, a source that the file does not have."""
-        yield from _tried(lambda: fields.table(key, self.size_unit, self.unit))
+    def read(self, fields: Fields, key: str) -> SizeTable:
+        """Points that ascend, in their units, with a source that the file has."""
+        return fields.table(key, self.size_unit, self.unit)
 
     def schema(self) -> Schema:
         """Of the mapping."""
@@ -174,18 +203,15 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Curves:
+class Curves(_Read):
     """A list of tables, one for each size of a group, ascending."""
 
     size_unit: str
     unit: str
     optional: bool = True
 
-    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
-        """Of every curve, what is wrong with it; groups that do not ascend."""
-        yield from _tried(lambda: self._read(fields, key))
-
-    def _read(self, fields: Fields, key: str) -> None:
+    def read(self, fields: Fields, key: str) -> None:
+        """Every curve, the groups ascending."""
         before = 1
         for curve in fields.items(key):
             curve.only("group", *TABLE_KEYS)
@@ -204,20 +230,11 @@ class Curves:
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class Section(_Mapping):
     """A mapping of known keys."""
 
     keys: Mapping[str, Kind]
     optional: bool = False
-
-    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
-        """No mapping, or what is wrong in it."""
-        try:
-            section = fields.section(key)
-        except CostModelError as problem:
-            yield problem
-            return
-        yield from self.inside(section)
 
     def inside(self, fields: Fields) -> Iterator[CostModelError]:
         """Unknown keys, missing ones, and what is wrong with the others."""
@@ -236,21 +253,16 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class Named(_Mapping):
     """A mapping from names that the file chooses."""
 
     kind: Kind
     optional: bool = False
 
-    def problems(self, fields: Fields, key: str) -> Iterator[CostModelError]:
-        """No mapping, or what is wrong in it."""
-        try:
-            section = fields.section(key)
-        except CostModelError as problem:
-            yield problem
-            return
-        for name in section.values:
-            yield from self.kind.problems(section, name)
+    def inside(self, fields: Fields) -> Iterator[CostModelError]:
+        """What is wrong with the value of any name."""
+        for name in fields.values:
+            yield from self.kind.problems(fields, name)
 
     def schema(self) -> Schema:
         """Of the mapping."""
