@@ -18,8 +18,8 @@ from typing import Any
 import autopar
 from autopar import errors
 from autopar.cli.main import VERBS, build_parser
+from autopar.plan.composed_kinds import Section
 from autopar.plan.keys import PLAN
-from autopar.plan.kinds import Section
 from autopar.plan.schema import json_schema
 
 FOLDER = Path(__file__).parent / "reference"

@@ -20,6 +20,9 @@ Scalar = str | int | float | bool | None
 MESH_AXES = ("pipeline", "data", "tensor")
 """The axes of the mesh in the usual order: the last varies fastest and stays inside a node."""
 
+PATTERN_SECTIONS = ("tensor", "activations", "operators", "recompute")
+"""The decisions that are lines from patterns of names to words, in the order of the file."""
+
 
 def stride(sizes: Mapping[str, int], order: Sequence[str], axis: str) -> int:
     """Distance in ranks between neighbours on an axis of a mesh: the product of the axes that vary faster."""

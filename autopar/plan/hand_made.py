@@ -12,11 +12,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from autopar.plan.decisions import Mesh, Plan
+from autopar.plan.decisions import PATTERN_SECTIONS, Mesh, Plan
 from autopar.plan.document import to_document
 from autopar.plan.merge import ATTRIBUTES
 
-_PATTERNS = ("tensor", "activations", "operators", "recompute")
 _NOT_DECIDED = ("version", "model", "cluster")
 
 
@@ -26,7 +25,7 @@ def decisions(plan: Plan) -> dict[str, Any]:
     for section, value in to_document(plan).items():
         if section in _NOT_DECIDED:
             continue
-        if section in _PATTERNS and not isinstance(value, dict):
+        if section in PATTERN_SECTIONS and not isinstance(value, dict):
             found[f"{section}.*"] = value  # one word for all
         elif isinstance(value, dict):
             found |= {f"{section}.{name}": below for name, below in value.items()}
@@ -54,7 +53,7 @@ def without(plan: Plan, key: str) -> Plan:
     """The plan without one of its ``decisions``."""
     section, _, below = key.partition(".")
     bounds = {k: bound for k, bound in plan.bounds.items() if k != key}
-    if section in _PATTERNS:
+    if section in PATTERN_SECTIONS:
         kept = tuple(line for line in getattr(plan, section) if line.pattern != below)
         return replace(plan, **{section: kept})  # type: ignore[arg-type]
     if section == "mesh":

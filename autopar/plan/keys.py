@@ -2,24 +2,9 @@
 
 from __future__ import annotations
 
+from autopar.plan.composed_kinds import Arguments, Key, Order, Patterns, Predicted, Section, Several, Zero
 from autopar.plan.decisions import MESH_AXES, Precision, Recompute, ScheduleName
-from autopar.plan.kinds import (
-    Arguments,
-    Key,
-    OneOf,
-    Order,
-    Patterns,
-    Placement,
-    Predicted,
-    Section,
-    Several,
-    Size,
-    Text,
-    Whole,
-    Word,
-    YesNo,
-    Zero,
-)
+from autopar.plan.kinds import OneOf, Placement, Size, Text, Whole, Word, YesNo
 from autopar.plan.stage_kinds import Stages, StageSizes
 
 VERSION = 1

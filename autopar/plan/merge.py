@@ -8,7 +8,7 @@ from typing import Any
 
 from autopar.plan.agreement import check_agreement
 from autopar.plan.bounds import Bound, StageSize
-from autopar.plan.decisions import MESH_AXES, Mesh, PatternLine, Plan
+from autopar.plan.decisions import MESH_AXES, PATTERN_SECTIONS, Mesh, PatternLine, Plan
 from autopar.plan.patterns import matches
 
 ATTRIBUTES = {
@@ -28,7 +28,6 @@ ATTRIBUTES = {
 }
 """Attribute of ``Plan`` by key, of decisions that are neither degrees nor lines of patterns."""
 _MESH = (*(f"mesh.{axis}" for axis in MESH_AXES), "mesh.order")
-_PATTERNS = ("tensor", "activations", "operators", "recompute")
 
 
 def merge(*plans: Plan) -> Plan:
@@ -75,7 +74,7 @@ def _join(first: Plan, second: Plan, *, strict: bool) -> Plan:
     )
     for key in kept_from_other:
         sources[key] = _where(other, key)
-    for section in _PATTERNS:
+    for section in PATTERN_SECTIONS:
         mine: tuple[PatternLine, ...] = getattr(first, section)
         theirs: tuple[PatternLine, ...] = getattr(second, section)
         if strict:
@@ -162,7 +161,9 @@ def _keys(plan: Plan) -> list[str]:
     """The dotted keys of everything that a plan decides."""
     keys = [key for key in (*ATTRIBUTES, *_MESH) if _decision(plan, key) is not None]
     keys += [f"pipeline.blocks_per_stage.{size.stages}" for size in plan.stage_sizes]
-    return keys + [f"{section}.{line.pattern}" for section in _PATTERNS for line in getattr(plan, section)]
+    return keys + [
+        f"{section}.{line.pattern}" for section in PATTERN_SECTIONS for line in getattr(plan, section)
+    ]
 
 
 def _has(plan: Plan, key: str) -> bool:

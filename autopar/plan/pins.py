@@ -7,7 +7,7 @@ from typing import Any
 
 from autopar.errors import PlanError, UsageError, closest_match
 from autopar.hardware.yaml_lines import parse_yaml
-from autopar.plan.decisions import Plan
+from autopar.plan.decisions import PATTERN_SECTIONS, Plan
 from autopar.plan.keys import SECTIONS
 from autopar.plan.merge import merge
 from autopar.plan.read import plan_of_document
@@ -18,7 +18,6 @@ _ELSEWHERE = {
     "version": "it is the version of the plan file",
     "predicted": "it is what autopar predicts",
 }
-_PATTERN_SECTIONS = ("tensor", "activations", "operators", "recompute")
 
 KEYS = tuple(
     key
@@ -26,7 +25,7 @@ KEYS = tuple(
     if section not in _ELSEWHERE
     for key in (
         [f"{section}.{name}" for name in below]
-        or ([section, f"{section}.PATTERN"] if section in _PATTERN_SECTIONS else [section])
+        or ([section, f"{section}.PATTERN"] if section in PATTERN_SECTIONS else [section])
     )
 )
 """What can be set; ``PATTERN`` stands for a module or block name such as ``blocks.*.attn.qkv``."""
@@ -73,7 +72,7 @@ def parse_sets(texts: Iterable[str]) -> Plan:
 
 
 def _is_known(section: str, rest: str) -> bool:
-    if section in _PATTERN_SECTIONS:
+    if section in PATTERN_SECTIONS:
         return True
     if section not in SECTIONS:
         return False
