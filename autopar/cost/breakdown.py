@@ -9,13 +9,13 @@ itself beyond what sticks out; it is no term.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 
-from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout
 from autopar.cost.offload import activations_s, moved_for_update_s
+from autopar.cost.repeated_elements import repeated_elements
 from autopar.cost.stage_time import owned_elements, stage_traffic
-from autopar.cost.step import StepPieces, repeated_elements, stage_ends, step_pieces
+from autopar.cost.step import StepPieces, stage_ends, step_pieces
 from autopar.cost.synchronisation import sent_s
 from autopar.cost.training import Training, training_of
 from autopar.hardware.cluster import Cluster
@@ -42,19 +42,19 @@ class StepTerms:
         waiting_s: waiting for other ranks before or after the update.
     """
 
-    forward_s: float
-    backward_s: float
-    recompute_s: float
-    host_s: float
-    tensor_s: float
-    data_s: float
-    sync_s: float
-    message_s: float
-    tied_s: float
-    offload_s: float
-    bubble_s: float
-    update_s: float
-    waiting_s: float
+    forward_s: float = 0.0
+    backward_s: float = 0.0
+    recompute_s: float = 0.0
+    host_s: float = 0.0
+    tensor_s: float = 0.0
+    data_s: float = 0.0
+    sync_s: float = 0.0
+    message_s: float = 0.0
+    tied_s: float = 0.0
+    offload_s: float = 0.0
+    bubble_s: float = 0.0
+    update_s: float = 0.0
+    waiting_s: float = 0.0
 
     @property
     def total_s(self) -> float:
@@ -110,7 +110,7 @@ def break_down(layout: Layout, cluster: Cluster) -> Breakdown:
     per_stage = [_stage_parts(layout, stage, pieces, training) for stage in range(len(layout.stages))]
     ranks, hidden = [], []
     for rank, stages in enumerate(pieces.ranks):
-        own = [per_stage[stage] for stage in stages]
+        own = _added_up([per_stage[stage] for stage in stages])
         bare_end_s = max(bare_ends_s[stage] for stage in stages)
         ranks.append(_rank_terms(rank, own, pieces, bare_end_s))
         hidden.append(_hidden(layout, rank, own, pieces, ranks[-1]))
@@ -122,22 +122,23 @@ def break_down(layout: Layout, cluster: Cluster) -> Breakdown:
 
 
 @dataclass(frozen=True, slots=True)
-class _StageParts:
-    """One stage over a whole step, but for waiting; ``sent_s`` is what data-axis collectives take alone."""
+class _Parts:
+    """A stage, or all stages of a rank, over a whole step; but for waiting.
 
-    forward_s: float
-    backward_s: float
-    recompute_s: float
-    host_s: float
-    tensor_s: float
-    data_s: float
-    offload_s: float
+    Attributes:
+        acting: of its actions alone.
+        once_host_s: fixed times of the step.
+        moved_s: what the update moves between device and host.
+        sent_s: what collectives of the data axis take by themselves.
+    """
+
+    acting: StepTerms
     once_host_s: float
     moved_s: float
     sent_s: float
 
 
-def _stage_parts(layout: Layout, stage: int, pieces: StepPieces, training: Training) -> _StageParts:
+def _stage_parts(layout: Layout, stage: int, pieces: StepPieces, training: Training) -> _Parts:
     blocks, seconds = layout.stages[stage], pieces.seconds[stage]
     device, level = training.cluster.device, training.level(layout.zero[stage])
     owned = owned_elements(blocks, repeated_elements(layout, stage, training))
@@ -146,28 +147,33 @@ def _stage_parts(layout: Layout, stage: int, pieces: StepPieces, training: Train
     recompute_s = sum(b.recompute_s for b in blocks)
     forward_host_s = sum(b.forward_host_s for b in blocks) + device.action_s
     host_s = waits_s + num_actions * device.action_s
-    tensor_s, offload_s = (
-        sum(b.forward_comm_s + b.backward_comm_s for b in blocks),
-        _moved_s(blocks, training),
-    )
+    tensor_s = sum(b.forward_comm_s + b.backward_comm_s for b in blocks)
+    offload_s = sum(activations_s(blocks, training))
     times = layout.num_micro_batches * pieces.stretch
     trainable = sum(trainable for trainable, _ in owned)
-    return _StageParts(
-        forward_s=times * (seconds.forward_compute_s - forward_host_s),
-        backward_s=times * (seconds.backward_compute_s - recompute_s - (host_s - forward_host_s)),
-        recompute_s=times * recompute_s,
-        host_s=times * host_s,
-        tensor_s=times * tensor_s,
-        data_s=times * _rest(seconds.forward_comm_s + seconds.backward_comm_s, tensor_s + offload_s),
-        offload_s=times * offload_s,
+    return _Parts(
+        StepTerms(
+            forward_s=times * (seconds.forward_compute_s - forward_host_s),
+            backward_s=times * (seconds.backward_compute_s - recompute_s - (host_s - forward_host_s)),
+            recompute_s=times * recompute_s,
+            host_s=times * host_s,
+            tensor_s=times * tensor_s,
+            data_s=times * _rest(seconds.forward_comm_s + seconds.backward_comm_s, tensor_s + offload_s),
+            offload_s=times * offload_s,
+        ),
         once_host_s=device.step_s,
         moved_s=moved_for_update_s(trainable, level, training),
         sent_s=sent_s(level, stage_traffic(owned, training), layout.num_micro_batches),
     )
 
 
-def _moved_s(blocks: Sequence[BlockChoice], training: Training) -> float:
-    return sum(activations_s(blocks, training))
+def _added_up(parts: Sequence[_Parts]) -> _Parts:
+    return _Parts(
+        StepTerms(*(sum(seconds) for seconds in zip(*(astuple(p.acting) for p in parts), strict=True))),
+        sum(p.once_host_s for p in parts),
+        sum(p.moved_s for p in parts),
+        sum(p.sent_s for p in parts),
+    )
 
 
 def _rest(whole_s: float, part_s: float) -> float:
@@ -175,38 +181,25 @@ def _rest(whole_s: float, part_s: float) -> float:
     return whole_s - part_s if whole_s - part_s > 1e-12 * whole_s else 0.0
 
 
-def _rank_terms(rank: int, own: Sequence[_StageParts], pieces: StepPieces, bare_end_s: float) -> StepTerms:
-    end_s = max(pieces.ends_s[stage] for stage in pieces.ranks[rank])
-    forward_s, backward_s = sum(p.forward_s for p in own), sum(p.backward_s for p in own)
-    recompute_s, host_s = sum(p.recompute_s for p in own), sum(p.host_s for p in own)
-    tensor_s, data_s = sum(p.tensor_s for p in own), sum(p.data_s for p in own)
-    offload_s = sum(p.offload_s for p in own)
-    once_host_s, moved_s = sum(p.once_host_s for p in own), sum(p.moved_s for p in own)
-    busy_s = forward_s + backward_s + recompute_s + host_s + tensor_s + data_s + offload_s
+def _rank_terms(rank: int, own: _Parts, pieces: StepPieces, bare_end_s: float) -> StepTerms:
+    acting, end_s = own.acting, max(pieces.ends_s[stage] for stage in pieces.ranks[rank])
     message_s = _rest(end_s, bare_end_s)
-    bubble_s = _rest(end_s, busy_s + message_s)
     tied_s, updating_s = pieces.tied_s[rank], pieces.update_s(rank)
     synchronised_s = pieces.synchronised_s(rank)
-    return StepTerms(
-        forward_s=forward_s,
-        backward_s=backward_s,
-        recompute_s=recompute_s,
-        host_s=host_s + once_host_s,
-        tensor_s=tensor_s,
-        data_s=data_s,
+    return replace(
+        acting,
+        host_s=acting.host_s + own.once_host_s,
         sync_s=_rest(synchronised_s - tied_s, end_s),
         message_s=message_s,
         tied_s=tied_s,
-        offload_s=offload_s + moved_s,
-        bubble_s=bubble_s,
-        update_s=_rest(updating_s, once_host_s + moved_s),
+        offload_s=acting.offload_s + own.moved_s,
+        bubble_s=_rest(end_s, acting.total_s + message_s),
+        update_s=_rest(updating_s, own.once_host_s + own.moved_s),
         waiting_s=_rest(pieces.step_s, synchronised_s + updating_s),
     )
 
 
-def _hidden(
-    layout: Layout, rank: int, own: Sequence[_StageParts], pieces: StepPieces, terms: StepTerms
-) -> Hidden:
+def _hidden(layout: Layout, rank: int, own: _Parts, pieces: StepPieces, terms: StepTerms) -> Hidden:
     holder = {stage: r for r, stages in enumerate(pieces.ranks) for stage in stages}
     arriving_s = sum(
         layout.num_micro_batches * seconds * pieces.message_stretch
@@ -215,6 +208,6 @@ def _hidden(
         if holder[other] == rank != holder[one]
     )
     return Hidden(
-        data_s=_rest(sum(p.sent_s for p in own), terms.data_s + terms.sync_s),
+        data_s=_rest(own.sent_s, terms.data_s + terms.sync_s),
         message_s=_rest(arriving_s, terms.message_s),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autopar.cost.layout import Layout
-from autopar.cost.step import layout_memory, layout_pieces
+from autopar.cost.layout_memory import layout_memory, layout_pieces
 from autopar.cost.step_timeline import Span, SpanKind, StepTimeline
 from autopar.cost.training import training_of
 from autopar.hardware.cluster import Cluster

@@ -13,32 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autopar.cost.layout import Layout
+from autopar.cost.layout_memory import layout_memory
 from autopar.cost.parameter_state import GRADIENT_BYTES
 from autopar.cost.prediction import Prediction, StageMemory, StagePrediction
-from autopar.cost.stage_memory import StagePieces, rank_memory, stage_memory, stage_pieces
+from autopar.cost.repeated_elements import repeated_elements
 from autopar.cost.stage_time import StageSeconds, stage_seconds
 from autopar.cost.training import Training, training_of
 from autopar.hardware.cluster import Cluster
 from autopar.hardware.device import Device
 from autopar.hardware.link import CollectiveKind
-from autopar.schedule.actions import rank_in_flight, rank_stages, schedule_actions, stage_rank
+from autopar.schedule.actions import rank_stages, schedule_actions, stage_rank
 from autopar.schedule.simulator import Timeline, finish_times, simulate
-
-__all__ = [
-    "StageSeconds",
-    "StepPieces",
-    "Training",
-    "layout_memory",
-    "layout_pieces",
-    "play",
-    "predict",
-    "repeated_elements",
-    "stage_ends",
-    "stage_memory",
-    "stage_seconds",
-    "step_pieces",
-    "training_of",
-]
 
 
 def predict(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Prediction:
@@ -176,15 +161,17 @@ def _update_stretch(alone: StepPieces, device: Device) -> float:
 
 def stage_ends(layout: Layout, pieces: StepPieces, *, with_messages: bool = True) -> tuple[float, ...]:
     """When the last action of each stage ends; without messages, as if they took no time."""
-    messages_s = [with_messages * s * pieces.message_stretch for s in pieces.message_s]
+    forward_s, backward_s, messages_s, weight_s = _durations_s(pieces)
+    if not with_messages:
+        messages_s = [0.0] * len(messages_s)
     return finish_times(
         layout.schedule,
         layout.num_micro_batches,
         layout.virtual,
-        [s.forward_s * pieces.stretch for s in pieces.seconds],
-        [s.backward_s * pieces.stretch for s in pieces.seconds],
+        forward_s,
+        backward_s,
         messages_s,
-        [s.weight_s * pieces.stretch for s in pieces.seconds],
+        weight_s,
     )
 
 
@@ -192,24 +179,18 @@ def play(layout: Layout, pieces: StepPieces) -> Timeline:
     """The pipeline part of a step: every action with its start and end."""
     return simulate(
         schedule_actions(layout.schedule, len(layout.stages), layout.num_micro_batches, layout.virtual),
+        *_durations_s(pieces),
+    )
+
+
+def _durations_s(pieces: StepPieces) -> tuple[list[float], list[float], list[float], list[float]]:
+    """Forwards and backwards of stages, messages across boundaries, and postponed halves; all stretched."""
+    return (
         [s.forward_s * pieces.stretch for s in pieces.seconds],
         [s.backward_s * pieces.stretch for s in pieces.seconds],
         [s * pieces.message_stretch for s in pieces.message_s],
         [s.weight_s * pieces.stretch for s in pieces.seconds],
     )
-
-
-def layout_memory(layout: Layout, training: Training) -> tuple[StageMemory, ...]:
-    """Peak memory of a rank at each position of the pipeline axis."""
-    pieces = layout_pieces(layout, training)
-    found = []
-    for rank in range(layout.pipeline):
-        stages = rank_stages(layout.schedule, rank, layout.pipeline, layout.virtual)
-        held = rank_in_flight(
-            layout.schedule, len(layout.stages), layout.num_micro_batches, rank, layout.virtual
-        )
-        found.append(rank_memory([pieces[s] for s in stages], training, held))
-    return tuple(found)
 
 
 def _all_seconds(layout: Layout, training: Training) -> list[StageSeconds]:
@@ -223,44 +204,6 @@ def _all_seconds(layout: Layout, training: Training) -> list[StageSeconds]:
             known[key] = stage_seconds(blocks, training, layout.zero[stage], repeated)
         found.append(known[key])
     return found
-
-
-def layout_pieces(layout: Layout, training: Training) -> list[StagePieces]:
-    """What every stage needs of memory; those that are alike are worked out once."""
-    num_stages = len(layout.stages)
-    sent = [layout.boundary_bytes(boundary) for boundary in range(num_stages - 1)] + [0]
-    known: dict[tuple[object, ...], StagePieces] = {}
-    found = []
-    for stage, blocks in enumerate(layout.stages):
-        repeated = repeated_elements(layout, stage, training)
-        messages = sent[stage] + (sent[stage - 1] if stage else 0)
-        key = (tuple(map(id, blocks)), layout.zero[stage], repeated, messages, sent[stage])
-        if key not in known:
-            known[key] = stage_pieces(
-                blocks, training, layout.zero[stage], repeated, messages, handed_on_bytes=sent[stage]
-            )
-        found.append(known[key])
-    return found
-
-
-def repeated_elements(layout: Layout, stage: int, training: Training) -> tuple[int, ...]:
-    """Per block, elements that an earlier block of the stage holds already, or one of another stage of the
-    rank. Where ZeRO divides parameters, each stage holds its own."""
-    repeated = list(layout.repeated_elements(stage))
-    if layout.virtual == 1 or training.level(layout.zero[stage]) > 0:
-        return tuple(repeated)
-    rank = stage_rank(layout.schedule, stage, layout.pipeline, layout.virtual)
-    first = layout.first_block(stage)
-    for parameter in layout.shared:
-        ranks = [
-            stage_rank(layout.schedule, s, layout.pipeline, layout.virtual)
-            for s in layout.holders(parameter)
-            if s < stage
-        ]
-        here = [b - first for b in parameter.blocks if 0 <= b - first < len(repeated)]
-        if here and rank in ranks:
-            repeated[here[0]] += parameter.num_elements
-    return tuple(repeated)
 
 
 def _message_s(layout: Layout, cluster: Cluster) -> list[float]:

@@ -10,9 +10,11 @@ import pytest
 
 from autopar.cost.breakdown import TERMS, break_down
 from autopar.cost.layout import Layout, SharedParameter
+from autopar.cost.layout_memory import layout_memory
 from autopar.cost.memory_over_time import memory_over_time
-from autopar.cost.step import layout_memory, predict, training_of
+from autopar.cost.step import predict
 from autopar.cost.step_timeline import SpanKind, step_timeline
+from autopar.cost.training import training_of
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
 from tests.cost.layouts import VARIANTS, GiB, block, four_ranks, heavy, layout

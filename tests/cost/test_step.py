@@ -7,8 +7,11 @@ import pytest
 from autopar.cost.choice import ParameterShare
 from autopar.cost.layout import SharedParameter
 from autopar.cost.parameter_state import parameter_bytes
-from autopar.cost.step import Training, predict, stage_memory, stage_seconds
+from autopar.cost.stage_memory import stage_memory
+from autopar.cost.stage_time import stage_seconds
+from autopar.cost.step import predict
 from autopar.cost.synchronisation import DataTraffic, exposed
+from autopar.cost.training import Training
 from autopar.errors import UsageError
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster

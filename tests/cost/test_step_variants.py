@@ -9,8 +9,10 @@ import pytest
 from autopar.cost.choice import BlockChoice, ParameterShare
 from autopar.cost.layout import SharedParameter
 from autopar.cost.prediction import Prediction
-from autopar.cost.step import Training, predict, stage_seconds, step_pieces, training_of
+from autopar.cost.stage_time import stage_seconds
+from autopar.cost.step import predict, step_pieces
 from autopar.cost.synchronisation import DataTraffic, data_traffic, exposed
+from autopar.cost.training import Training, training_of
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
 from autopar.hardware.link import CollectiveKind
