@@ -7,7 +7,7 @@ equal (the blocks of a transformer) are compiled once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,25 +52,18 @@ class Compiler:
         asked = _readers_of_non_tensors(program.graph)
         graph = fx.Graph()
         values: dict[fx.Node, fx.Node] = {}
-        last_use = _last_uses(program.graph)
         run: list[fx.Node] = []
         for node in program.graph.nodes:
             if node.op == "call_function" and node not in asked:
                 run.append(node)
                 continue
-            self._close(run, graph, values, last_use)
+            self._close(run, graph, values)
             run = []
             values[node] = graph.node_copy(node, values.__getitem__)
         graph.lint()
         return fx.GraphModule(torch.nn.Module(), graph)
 
-    def _close(
-        self,
-        run: Sequence[fx.Node],
-        graph: fx.Graph,
-        values: dict[fx.Node, fx.Node],
-        last_use: Mapping[fx.Node, int],
-    ) -> None:
+    def _close(self, run: Sequence[fx.Node], graph: fx.Graph, values: dict[fx.Node, fx.Node]) -> None:
         """Adds a run to the program: one call of a compiled function, or its operators if they are few."""
         if len(run) < _LEAST_OPERATORS:
             for node in run:
@@ -78,9 +71,7 @@ class Compiler:
             return
         inside = set(run)
         inputs = tuple(dict.fromkeys(x for node in run for x in node.all_input_nodes if x not in inside))
-        order = {node: index for index, node in enumerate(run[0].graph.nodes)}
-        end = order[run[-1]]
-        outputs = [node for node in run if last_use.get(node, -1) > end]
+        outputs = [node for node in run if any(user not in inside for user in node.users)]
         body = _body(run, inputs, outputs)
         function = self._function(body, inputs, any(is_random(node) for node in run))
         call = graph.call_function(function, tuple(values[x] for x in inputs))
@@ -114,15 +105,6 @@ def _readers_of_non_tensors(graph: fx.Graph) -> frozenset[fx.Node]:
     """Nodes that use the axis or the queue: placeholders without a value."""
     plain = [node for node in graph.nodes if node.op == "placeholder" and node.meta.get("val") is None]
     return frozenset(user for node in plain for user in node.users)
-
-
-def _last_uses(graph: fx.Graph) -> dict[fx.Node, int]:
-    """Position of the last reader of every node."""
-    last: dict[fx.Node, int] = {}
-    for index, node in enumerate(graph.nodes):
-        for read in node.all_input_nodes:
-            last[read] = index
-    return last
 
 
 def _body(run: Sequence[fx.Node], inputs: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> fx.GraphModule:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,11 @@ class _Way:
     out_first: bool
     later: Later | None
     kept: KeptShard | None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the operator itself."""
+        return self.later is None and self.kept is None
 
 
 class _Product(torch.autograd.Function):
@@ -72,59 +77,52 @@ class _Product(torch.autograd.Function):
         return None, None, None, of_x, found, rows.sum(0) if needs_bias else None
 
 
+class Held(TypedDict, total=False):
+    """How a product keeps less than its input.
+
+    Attributes:
+        kept: gathers ``shard`` again.
+        shard: is kept instead of the input.
+    """
+
+    kept: KeptShard | None
+    shard: Tensor | None
+
+
 def linear(
     queue: WeightGradients | None,
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
-    *,
-    kept: KeptShard | None = None,
-    shard: Tensor | None = None,
+    **held: Unpack[Held],
 ) -> Tensor:
     """``aten.linear``.
 
     Args:
         queue: takes the gradient of the weight.
-        kept: gathers ``shard`` again, which is kept instead of ``x``.
     """
-    way = _Way(True, later_gradient(queue, weight), kept)
-    return F.linear(x, weight, bias) if _is_plain(way) else _apply(way, x, weight, bias, shard)
+    way = _Way(True, later_gradient(queue, weight), held.get("kept"))
+    return F.linear(x, weight, bias) if way.is_plain else _apply(way, x, weight, bias, held)
 
 
-def matmul(
-    queue: WeightGradients | None,
-    x: Tensor,
-    weight: Tensor,
-    *,
-    kept: KeptShard | None = None,
-    shard: Tensor | None = None,
-) -> Tensor:
+def matmul(queue: WeightGradients | None, x: Tensor, weight: Tensor, **held: Unpack[Held]) -> Tensor:
     """``aten.matmul`` or ``aten.mm`` with a weight ``(in, out)``; arguments as those of ``linear``."""
-    way = _Way(False, later_gradient(queue, weight), kept)
-    return x @ weight if _is_plain(way) else _apply(way, x, weight, None, shard)
+    way = _Way(False, later_gradient(queue, weight), held.get("kept"))
+    return x @ weight if way.is_plain else _apply(way, x, weight, None, held)
 
 
 def addmm(
-    queue: WeightGradients | None,
-    bias: Tensor,
-    x: Tensor,
-    weight: Tensor,
-    *,
-    kept: KeptShard | None = None,
-    shard: Tensor | None = None,
+    queue: WeightGradients | None, bias: Tensor, x: Tensor, weight: Tensor, **held: Unpack[Held]
 ) -> Tensor:
     """``aten.addmm``; arguments as those of ``linear``."""
-    way = _Way(False, later_gradient(queue, weight), kept)
-    return torch.addmm(bias, x, weight) if _is_plain(way) else _apply(way, x, weight, None, shard) + bias
+    way = _Way(False, later_gradient(queue, weight), held.get("kept"))
+    return torch.addmm(bias, x, weight) if way.is_plain else _apply(way, x, weight, None, held) + bias
 
 
-def _is_plain(way: _Way) -> bool:
-    return way.later is None and way.kept is None
-
-
-def _apply(way: _Way, x: Tensor, weight: Tensor, bias: Tensor | None, shard: Tensor | None) -> Tensor:
+def _apply(way: _Way, x: Tensor, weight: Tensor, bias: Tensor | None, held: Held) -> Tensor:
     anchor = None if way.later is None else way.later.queue.anchor
     # A weight whose gradient comes later has none here.
     given = weight if way.later is None else weight.detach()
-    held = None if shard is None else shard.detach()
-    return _Product.apply(way, anchor, held, x, given, bias)  # type: ignore[no-any-return, no-untyped-call]
+    shard = held.get("shard")
+    kept = None if shard is None else shard.detach()
+    return _Product.apply(way, anchor, kept, x, given, bias)  # type: ignore[no-any-return, no-untyped-call]
