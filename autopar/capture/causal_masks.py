@@ -8,7 +8,6 @@ applied as any other is.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -21,13 +20,7 @@ _MOST_FRAMES = 12  # between the question and us: torch.export's own modes
 class NoCausalShortcut(TorchFunctionMode):
     """While active, ``torch.nn.Transformer`` takes no mask for the causal one that it would recognise."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is Tensor.__bool__ and _is_asked_by_transformer():
             return False
         return func(*args, **(kwargs or {}))

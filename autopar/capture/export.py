@@ -25,7 +25,7 @@ from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, Te
 from autopar.capture.module_output import ModuleOutput
 from autopar.capture.node_origin import module_of, source_line_of
 from autopar.capture.operator_facts import has_effect
-from autopar.capture.output_marks import mark_output
+from autopar.capture.output_marks import batch_sizes, mark_output
 from autopar.capture.precise_buffers import keep_precise
 from autopar.capture.sharing import share_equal_layers
 from autopar.capture.target import ModelSource
@@ -131,18 +131,12 @@ def _describe(program: ExportedProgram, wrapper: LossModule) -> ExportedModel:
         for name, buffer in model.named_buffers()
     }
     _annotate(graph)
-    symbols = frozenset(
-        symbol
-        for node in graph.nodes
-        if node.op == "placeholder" and inputs[node.name].kind is InputKind.BATCH
-        for dim in node.meta["val"].shape
-        if isinstance(dim, torch.SymInt)
-        for symbol in dim.node.expr.free_symbols
-    )
+    sizes = batch_sizes(graph, inputs)
+    symbols = frozenset(symbol for size in sizes for symbol in size.free_symbols)
     smallest, largest = _range(program, symbols)
     _check_symbols(graph, symbols)
     assert wrapper.last_output is not None and wrapper.last_output.form is not None
-    output = mark_output(graph, marks, wrapper.last_output.form, inputs)
+    output = mark_output(graph, marks, wrapper.last_output.form, inputs, sizes)
     wrapper.last_output.tensors = ()
     return ExportedModel(
         model, graph, inputs, symbols, smallest, largest, parameters, buffers, constants, output

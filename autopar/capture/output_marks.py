@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx
 
@@ -13,17 +13,21 @@ from autopar.capture.module_output import ModuleOutput, OutputForm, OutputTensor
 
 
 def mark_output(
-    graph: fx.Graph, marks: Sequence[fx.Node], form: OutputForm, inputs: Mapping[str, BlockInput]
+    graph: fx.Graph,
+    marks: Sequence[fx.Node],
+    form: OutputForm,
+    inputs: Mapping[str, BlockInput],
+    sizes: frozenset[sympy.Expr],
 ) -> ModuleOutput:
     """Describes the values that an output consists of; dead code has been removed from ``graph``.
 
     Args:
         marks: the node of each tensor; those that the graph has lost are no longer in it.
         inputs: what the placeholders stand for, by name.
+        sizes: what stands for the number of samples (``batch_sizes``).
     """
     alive = set(graph.nodes)
     loss = next(node for node in reversed(graph.nodes) if node.op == "output").all_input_nodes[0]
-    symbols = _batch_symbols(graph, inputs)
     tensors = []
     for node, label in zip(marks, form.labels, strict=True):
         entry = inputs.get(node.name) if node.op == "placeholder" else None
@@ -33,7 +37,7 @@ def mark_output(
                 label=label,
                 value=node.name if node in alive and entry is None else "",
                 batch_key=entry.source if entry is not None and is_entry else "",
-                batch_dim=_batch_dim(node, symbols),
+                batch_dim=_batch_dim(node, sizes),
                 needs=_needs(node, inputs),
                 is_loss=node is loss,
             )
@@ -41,7 +45,7 @@ def mark_output(
     return ModuleOutput(form, tuple(tensors))
 
 
-def _batch_symbols(graph: fx.Graph, inputs: Mapping[str, BlockInput]) -> frozenset[Any]:
+def batch_sizes(graph: fx.Graph, inputs: Mapping[str, BlockInput]) -> frozenset[sympy.Expr]:
     """What stands for the number of samples in the shapes of the graph, if it is left open."""
     return frozenset(
         dim.node.expr
@@ -52,10 +56,10 @@ def _batch_symbols(graph: fx.Graph, inputs: Mapping[str, BlockInput]) -> frozens
     )
 
 
-def _batch_dim(node: fx.Node, symbols: frozenset[Any]) -> int | None:
+def _batch_dim(node: fx.Node, sizes: frozenset[sympy.Expr]) -> int | None:
     value = node.meta["val"]
-    sizes = value.shape if isinstance(value, torch.Tensor) else ()
-    dims = [i for i, size in enumerate(sizes) if isinstance(size, torch.SymInt) and size.node.expr in symbols]
+    shape = value.shape if isinstance(value, torch.Tensor) else ()
+    dims = [i for i, size in enumerate(shape) if isinstance(size, torch.SymInt) and size.node.expr in sizes]
     return dims[0] if len(dims) == 1 else None
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
@@ -21,13 +21,7 @@ MODULE_PREFIX = "module."  # names inside the wrapper are the user's names behin
 class _DoubleInsteadOfFloat(TorchFunctionMode):
     """Carries out explicit casts to float32 in float64."""
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         def double(value: Any) -> Any:
             return torch.float64 if value is torch.float32 else value
 
