@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import yaml
 
+from autopar.cost.parameter_state import optimizer_cost
 from autopar.hardware.catalog import find_local_device, load_device
 from autopar.hardware.device import Device
 from autopar.hardware.link import CollectiveKind
 from autopar.plan.schema import editor_line
-from autopar.profile.settings import ProfileResult
+from autopar.profile.entries import BORROWED, MEASURED, Document, borrowed, measured, rounded, seconds, width
+from autopar.profile.link_entries import intra_node
+from autopar.profile.settings import HOST_COPY_BYTES, ProfileResult
 from autopar.profile.spread import Spread
 from autopar.units import GiB
 
-_MEASURED, _BORROWED = "P1", "P2"
 _PEAK_PRECISIONS = ("bf16", "fp16", "fp32")
 _LEAST_OVERHEAD_ELEMENTS = 0.1
 # What a process of the tiny model's step computes: product, bias, mean, and their gradients.
 _TINY_OPERATORS = 4
-
-Document = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,26 +68,26 @@ def cost_model_document(result: ProfileResult, name: str) -> Document:
         "name": name,
         "description": _description(result),
         "kind": "gpu" if is_gpu else "cpu",
-        "sources": {_MEASURED: _source(result), _BORROWED: f"not measured: as in the cost model {base.name}"},
+        "sources": {MEASURED: _source(result), BORROWED: f"not measured: as in the cost model {base.name}"},
         "compute": _compute(result, base),
         "memory": _memory(result),
-        "intra_node": _intra_node(result, base),
+        "intra_node": intra_node(result, base),
         "network": {
             "kind": base.network.kind,
-            "bandwidth_per_device": _borrowed(base.network.bytes_per_s / 1e9, "GB/s"),
-            "efficiency": _borrowed(base.network.efficiency, "fraction"),
-            "latency": _borrowed(base.network.latency_s * 1e6, "us"),
+            "bandwidth_per_device": borrowed(base.network.bytes_per_s / 1e9, "GB/s"),
+            "efficiency": borrowed(base.network.efficiency, "fraction"),
+            "latency": borrowed(base.network.latency_s * 1e6, "us"),
         },
         "host": _host(result),
-        "default_devices_per_node": _measured(settings.num_processes, "devices"),
+        "default_devices_per_node": measured(settings.num_processes, "devices"),
     }
     if result.blocks:
         document["blocks"] = {
             block.class_key: {
                 "name": block.name,
                 "precision": str(block.precision),
-                "forward": _seconds(block.forward),
-                "backward": _seconds(block.backward),
+                "forward": seconds(block.forward),
+                "backward": seconds(block.backward),
             }
             for block in result.blocks
         }
@@ -133,31 +132,31 @@ def _compute(result: ProfileResult, base: Device) -> Document:
     operator_s = (found.operator.median_s + found.operator_backward.median_s) / 2
     document: Document = {
         "peak": {
-            p: _measured(peaks[p] / 1e12, "TFLOP/s", "the fastest product" if not is_gpu else "")
+            p: measured(peaks[p] / 1e12, "TFLOP/s", "the fastest product" if not is_gpu else "")
             if p in peaks
-            else {"value": None, "unit": "TFLOP/s", "source": _MEASURED}
+            else {"value": None, "unit": "TFLOP/s", "source": MEASURED}
             for p in _PEAK_PRECISIONS
         },
         "matmul_efficiency": {
             **({"half": _efficiency(products[half], peaks[half])} if half else {}),
             "fp32": _efficiency(products["fp32"], peaks["fp32"]),
         },
-        "matmul_overhead": _measured(overhead, "elements"),
-        "attention_efficiency": _measured(
-            min(1.0, attention_rate / peaks[first]), "fraction", f"causal, forward; {_width(attention)}"
+        "matmul_overhead": measured(overhead, "elements"),
+        "attention_efficiency": measured(
+            min(1.0, attention_rate / peaks[first]), "fraction", f"causal, forward; {width(attention)}"
         ),
         # On a CPU the process that dispatches is the one that computes: all of it is added.
-        "launch": _borrowed(base.launch_s * 1e6, "us") if is_gpu else _measured(operator_s * 1e6, "us"),
-        "dispatch": _measured(operator_s * 1e6, "us", _width(found.operator)),
+        "launch": borrowed(base.launch_s * 1e6, "us") if is_gpu else measured(operator_s * 1e6, "us"),
+        "dispatch": measured(operator_s * 1e6, "us", width(found.operator)),
         **_runtime(result, operator_s),
     }
     if not is_gpu:
         share = max(1.0, settings.num_processes / result.machine.num_cores)
-        document["time_share"] = _measured(share, "devices", f"{result.machine.num_cores} cores")
+        document["time_share"] = measured(share, "devices", f"{result.machine.num_cores} cores")
         document["overlap"] = {
             "value": None,
             "unit": "fraction",
-            "source": _MEASURED,
+            "source": MEASURED,
             "note": "gloo sends on the cores that compute",
         }
     return document
@@ -178,8 +177,8 @@ def _runtime(result: ProfileResult, operator_s: float) -> Document:
         synchronised_s = reduced[0]
     step_s = max(1e-6, few.median_s - micro_batch_s - synchronised_s)
     return {
-        "action": _measured(action_s * 1e6, "us", "for each forward and each backward of a stage"),
-        "step": _measured(step_s * 1e6, "us", f"with the mean of the loss over all ranks; {_width(few)}"),
+        "action": measured(action_s * 1e6, "us", "for each forward and each backward of a stage"),
+        "step": measured(step_s * 1e6, "us", f"with the mean of the loss over all ranks; {width(few)}"),
     }
 
 
@@ -212,9 +211,9 @@ def _efficiency(products: Products, peak: float) -> Document:
     return {
         "size_unit": "cube_edge",
         "unit": "fraction",
-        "source": _MEASURED,
+        "source": MEASURED,
         "note": f"10% to 90% of the repetitions lie within {products.spread:.0%}",
-        "points": [[edge, _rounded(min(1.0, rate / peak))] for edge, rate in products.rates],
+        "points": [[edge, rounded(min(1.0, rate / peak))] for edge, rate in products.rates],
     }
 
 
@@ -226,120 +225,34 @@ def _memory(result: ProfileResult) -> Document:
     capacity = machine.device_memory_bytes or machine.memory_bytes // settings.num_processes
     widest = max(spread.width for spread in compute.streams.values())
     return {
-        "capacity": _measured(
+        "capacity": measured(
             capacity / GiB, "GiB", "" if machine.device_memory_bytes else "share of a process"
         ),
-        "framework_reserve": _measured(machine.reserved_bytes / GiB, "GiB"),
-        "bandwidth": _measured(best / 1e9, "GB/s", "the best size below"),
-        "efficiency": _measured(rates[-1][1] / best, "fraction", "of the largest size"),
+        "framework_reserve": measured(machine.reserved_bytes / GiB, "GiB"),
+        "bandwidth": measured(best / 1e9, "GB/s", "the best size below"),
+        "efficiency": measured(rates[-1][1] / best, "fraction", "of the largest size"),
         "rates": {
             "size_unit": "B",
             "unit": "GB/s",
-            "source": _MEASURED,
+            "source": MEASURED,
             "note": f"read and written by addition, relu, layer norm, copy; within {widest:.0%}",
-            "points": [[size, _rounded(rate / 1e9)] for size, rate in rates],
+            "points": [[size, rounded(rate / 1e9)] for size, rate in rates],
         },
-        "update": _measured(
-            _update_bytes(num_elements) / update.median_s / 1e9, "GB/s", f"AdamW; {_width(update)}"
+        "update": measured(
+            num_elements * optimizer_cost("adamw").traffic_bytes / update.median_s / 1e9,
+            "GB/s",
+            f"AdamW; {width(update)}",
         ),
     }
 
 
-def _update_bytes(num_elements: int) -> int:
-    # As cost.parameter_state counts the traffic of AdamW.
-    from autopar.cost.parameter_state import optimizer_cost
-
-    return num_elements * optimizer_cost("adamw").traffic_bytes
-
-
-def _intra_node(result: ProfileResult, base: Device) -> Document:
-    found = result.communication
-    link = base.intra_node
-    if not found.messages:
-        return {
-            "kind": link.kind,
-            "bandwidth": _borrowed(link.bytes_per_s / 1e9, "GB/s"),
-            "ring_bandwidth": _borrowed(link.ring_bytes_per_s / 1e9, "GB/s"),
-            "latency": _borrowed(link.latency_s * 1e6, "us"),
-        }
-    messages = [(size, spread.median_s) for size, spread in sorted(found.messages.items())]
-    rates = {
-        key: key[0].bus_factor(key[1]) * key[2] / spread.median_s for key, spread in found.collectives.items()
-    }
-    ring = max(rate for (kind, _, _), rate in rates.items() if kind is CollectiveKind.ALL_GATHER)
-    document: Document = {
-        "kind": "gloo over loopback" if result.settings.kind == "cpu" else link.kind,
-        "bandwidth": _measured(max(size / seconds for size, seconds in messages) / 1e9, "GB/s"),
-        "ring_bandwidth": _measured(ring / 1e9, "GB/s"),
-        "latency": _measured(messages[0][1] * 1e6, "us", f"message of {messages[0][0]} bytes"),
-        "shared": False,
-        "messages": {
-            "size_unit": "B",
-            "unit": "GB/s",
-            "source": _MEASURED,
-            "note": "every rank sends to the next at once",
-            "points": [[size, _rounded(size / seconds / 1e9)] for size, seconds in messages],
-        },
-    }
-    for kind in dict.fromkeys(kind for kind, _, _ in rates):
-        document[str(kind)] = [
-            {
-                "group": size,
-                "size_unit": "B",
-                "unit": "GB/s",
-                "source": _MEASURED,
-                "note": f"all groups at once; within {_widest(found.collectives, kind, size):.0%}",
-                "points": [
-                    [num_bytes, _rounded(rates[kind, size, num_bytes] / 1e9)]
-                    for num_bytes in sorted(n for k, s, n in rates if (k, s) == (kind, size))
-                ],
-            }
-            for size in sorted({s for k, s, _ in rates if k is kind})
-        ]
-    return document
-
-
 def _host(result: ProfileResult) -> Document:
-    memory = _measured(result.machine.memory_bytes / GiB, "GiB")
+    memory = measured(result.machine.memory_bytes / GiB, "GiB")
     if result.host_copy is not None:
-        from autopar.profile.job import HOST_COPY_BYTES
-
         rate = HOST_COPY_BYTES / result.host_copy.median_s
-        return {"pcie": _measured(rate / 1e9, "GB/s", _width(result.host_copy)), "memory": memory}
+        return {"pcie": measured(rate / 1e9, "GB/s", width(result.host_copy)), "memory": memory}
     size, spread = max(result.compute.streams.items())
     return {
-        "pcie": _measured(size / spread.median_s / 1e9, "GB/s", "memory of the same host"),
+        "pcie": measured(size / spread.median_s / 1e9, "GB/s", "memory of the same host"),
         "memory": memory,
     }
-
-
-def _widest(
-    collectives: Mapping[tuple[CollectiveKind, int, int], Spread], kind: CollectiveKind, size: int
-) -> float:
-    return _largest(s.width for (k, n, _), s in collectives.items() if (k, n) == (kind, size))
-
-
-def _largest(values: Iterable[float]) -> float:
-    return max(values, default=0.0)
-
-
-def _seconds(spread: Spread) -> Document:
-    return _measured(spread.median_s * 1e6, "us", _width(spread))
-
-
-def _width(spread: Spread) -> str:
-    return f"10% to 90%: {spread.low_s * 1e6:.4g} to {spread.high_s * 1e6:.4g} us"
-
-
-def _measured(value: float, unit: str, note: str = "") -> Document:
-    entry: Document = {"value": _rounded(value), "unit": unit, "source": _MEASURED}
-    return {**entry, "note": note} if note else entry
-
-
-def _borrowed(value: float, unit: str) -> Document:
-    return {"value": _rounded(value), "unit": unit, "source": _BORROWED}
-
-
-def _rounded(value: float) -> float:
-    """Four digits: more were not measured. Plain numbers where YAML 1.1 would take 1e-05 for text."""
-    return float(f"{value:.4g}")

@@ -27,13 +27,11 @@ from autopar.profile.communication import measure_communication
 from autopar.profile.compute import measure_compute
 from autopar.profile.machine import describe_machine
 from autopar.profile.overheads import measure_overheads, tiny_capture
-from autopar.profile.settings import ProfileResult, ProfileSettings
+from autopar.profile.settings import HOST_COPY_BYTES, ProfileResult, ProfileSettings
 from autopar.profile.spread import Spread
 from autopar.profile.stopwatch import Stopwatch, Task
-from autopar.units import MiB
 from autopar.verify.job import failure_of, run_ranks, write_failure
 
-HOST_COPY_BYTES = 64 * MiB
 _DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}
 
 
@@ -111,7 +109,11 @@ def main(folder: Path) -> int:
 
     def tell_as(rank: int) -> Callable[[str], None]:
         path = folder / f"progress-{rank}"
-        return lambda text: _note(path, text)
+
+        def tell(text: str) -> None:
+            path.write_text(text)
+
+        return tell
 
     try:
         tell_as(-1)("capturing the models")
@@ -130,10 +132,6 @@ def main(folder: Path) -> int:
     backend = "nccl" if settings.kind == "cuda" else "gloo"
     run_ranks(folder, settings.num_processes, settings.timeout_s, body, backend)
     return 0
-
-
-def _note(path: Path, text: str) -> None:
-    path.write_text(text)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,10 @@ from autopar.profile.compute import ComputeResult
 from autopar.profile.machine import Machine
 from autopar.profile.overheads import OverheadResult
 from autopar.profile.spread import Spread
+from autopar.units import MiB
+
+HOST_COPY_BYTES = 64 * MiB
+"""What is copied from the host to a GPU."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class ProfileResult:
     """All that was measured.
 
     Attributes:
-        host_copy: of 64 MiB from pinned host memory to a GPU; None on a CPU.
+        host_copy: of ``HOST_COPY_BYTES`` from pinned host memory to a GPU; None on a CPU.
         elapsed_s: in all.
         load: average number of processes that wanted a core when the profile began (``os.getloadavg``).
     """
