@@ -16,27 +16,25 @@ import json
 import os
 import pickle
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from published.metrics import spearman
+from regret_outcome import Outcome, Row, document, report
 from regret_ranks import RegretJob, chunks_of, whereabouts
+from subjects import Subject
 
 from autopar.capture.capture import Capture, capture
-from autopar.capture.target import ModelSource, load_target
+from autopar.capture.target import ModelSource
 from autopar.cost.prediction import Prediction
 from autopar.errors import AutoparError
 from autopar.hardware.cluster import Cluster, make_cluster
 from autopar.hardware.read_device import read_device
-from autopar.plan.decisions import Mesh, Plan, Scalar
+from autopar.plan.decisions import Mesh, Plan
 from autopar.planner.planner import make_plan
 from autopar.planner.request import PlanRequest
 from autopar.profile.cost_model import cost_model_text
@@ -44,24 +42,10 @@ from autopar.profile.machine import host_memory_bytes, num_cores
 from autopar.profile.run import run_profile
 from autopar.profile.settings import ModelToTime, ProfileSettings
 
-ROOT = Path(__file__).resolve().parents[1]
 # Part of the host's memory that the plans kept at one time may take.
 _MEMORY_SHARE = 0.4
 # Every plan is built by the same processes; building and planning, seconds, on top of the steps.
 _SETUP_S = 400.0
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to plan and measure.
-
-    Attributes:
-        batch: samples per step.
-    """
-
-    target: str
-    args: Mapping[str, Scalar]
-    batch: int
 
 
 SUBJECTS = {
@@ -75,56 +59,6 @@ SUBJECTS = {
         "examples/recommender.py", {"num_users": 100_000, "num_items": 50_000, "dim": 64}, 4096
     ),
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """A plan: predicted and measured.
-
-    Attributes:
-        measured_s: one per round.
-    """
-
-    plan: Plan
-    prediction: Prediction
-    measured_s: tuple[float, ...]
-
-    @property
-    def median_s(self) -> float:
-        """Measured step."""
-        return statistics.median(self.measured_s)
-
-    @property
-    def key(self) -> tuple[int | None, ...]:
-        """Pipeline, data and tensor degree, micro-batch."""
-        mesh = self.plan.mesh
-        return mesh.pipeline, mesh.data, mesh.tensor, self.plan.micro_batch
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """All plans of a model, and the one that the planner chose."""
-
-    name: str
-    rows: tuple[Row, ...]
-    chosen: Row
-    refused: tuple[str, ...]
-
-    @property
-    def spearman(self) -> float:
-        """Rank correlation of predicted and measured."""
-        predicted = [row.prediction.step_time_s for row in self.rows]
-        return spearman(predicted, [row.median_s for row in self.rows])
-
-    @property
-    def regret(self) -> float:
-        """How much slower the plan chosen is than the best."""
-        return self.chosen.median_s / min(row.median_s for row in self.rows) - 1
-
-    @property
-    def mean_error(self) -> float:
-        """Mean of |predicted / measured - 1|."""
-        return statistics.mean(abs(row.prediction.step_time_s / row.median_s - 1) for row in self.rows)
 
 
 def micro_batches(batch: int, data: int, most: int) -> list[int]:
@@ -164,7 +98,7 @@ def complete(
 
 def evaluate(name: str, subject: Subject, cluster: Cluster, options: argparse.Namespace) -> Outcome:
     """Plans and measures one model."""
-    source = load_target(str(ROOT / subject.target), subject.args)
+    source = subject.load()
     captured = capture(source, torch.float32)
     began_s = time.monotonic()
     planned, refused = sweep(subject, source, captured, cluster, options.micro_batches)
@@ -202,7 +136,7 @@ def measure(
         for p in predictions
     ]
     job = RegretJob(
-        target=str(ROOT / subject.target),
+        target=subject.target,
         args=subject.args,
         plans=tuple(plans),
         chunks=chunks_of(kept, int(_MEMORY_SHARE * host_memory_bytes())),
@@ -253,7 +187,7 @@ def profiled(options: argparse.Namespace) -> str:
         subject = SUBJECTS[name]
         degrees = [n for n in range(1, options.processes + 1) if options.processes % n == 0]
         sizes = {size for d in degrees for size in micro_batches(subject.batch, d, options.micro_batches)}
-        models.append(ModelToTime(str(ROOT / subject.target), subject.args, tuple(sorted(sizes))))
+        models.append(ModelToTime(subject.target, subject.args, tuple(sorted(sizes))))
     settings = ProfileSettings(options.processes, quick=options.quick, models=tuple(models), timeout_s=900.0)
     result = run_profile(settings, tell)
     path = Path(
@@ -262,61 +196,6 @@ def profiled(options: argparse.Namespace) -> str:
     path.write_text(cost_model_text(result, "this-machine"))
     tell(f"profiled in {result.elapsed_s:.0f} s: {path}")
     return str(path)
-
-
-def report(outcome: Outcome) -> str:
-    """A table of a model's plans, quickest first."""
-    lines = [
-        f"{outcome.name}: {len(outcome.rows)} plans",
-        "pipeline data tensor micro zero  predicted   measured   10%-90%          pred/meas",
-    ]
-    for row in sorted(outcome.rows, key=lambda row: row.median_s):
-        pipeline, data, tensor, micro = row.key
-        low, high = min(row.measured_s), max(row.measured_s)
-        if len(row.measured_s) > 2:
-            deciles = statistics.quantiles(row.measured_s, n=10, method="inclusive")
-            low, high = deciles[0], deciles[-1]
-        zero = row.plan.zero if isinstance(row.plan.zero, int) else max(row.plan.zero or (0,))
-        predicted_s = row.prediction.step_time_s
-        lines.append(
-            f"{pipeline:8} {data:4} {tensor:6} {micro:5} {zero:4} {predicted_s * 1e3:7.1f} ms"
-            f" {row.median_s * 1e3:7.1f} ms {low * 1e3:7.1f}-{high * 1e3:<7.1f}"
-            f" {predicted_s / row.median_s:8.2f}{'  <- chosen' if row is outcome.chosen else ''}"
-        )
-    lines += [f"not feasible: {text}" for text in outcome.refused]
-    lines.append(
-        f"Spearman {outcome.spearman:.3f} (wanted: at least 0.9); the plan chosen is"
-        f" {outcome.regret:.1%} slower than the best measured (wanted: at most 5%);"
-        f" mean error {outcome.mean_error:.1%}"
-    )
-    return "\n".join(lines)
-
-
-def document(outcomes: Sequence[Outcome], device: str, load: float) -> dict[str, Any]:
-    """What ``--json`` writes."""
-    return {
-        "schema": 1,
-        "device": device,
-        "load_before": load,
-        "models": {
-            outcome.name: {
-                "spearman": outcome.spearman,
-                "regret": outcome.regret,
-                "mean_error": outcome.mean_error,
-                "chosen": outcome.chosen.key,
-                "plans": [
-                    {
-                        "key": row.key,
-                        "predicted_s": row.prediction.step_time_s,
-                        "median_s": row.median_s,
-                        "measured_s": row.measured_s,
-                    }
-                    for row in outcome.rows
-                ],
-            }
-            for outcome in outcomes
-        },
-    }
 
 
 def tell(text: str) -> None:

@@ -23,39 +23,34 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runtime_ranks import Measured, RuntimeJob
+from subjects import Subject
 
-from autopar.capture.target import load_target
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import make_cluster
-from autopar.plan.decisions import Plan, Scalar
+from autopar.plan.decisions import Plan
 from autopar.plan.read import parse_plan
 from autopar.planner.planner import make_plan
 from autopar.planner.request import PlanRequest
 from autopar.units import MiB
 
-ROOT = Path(__file__).resolve().parents[1]
 _LIMIT_S = 600.0
 _ALONE_ROUNDS = 3
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A model to train.
+class Chain(Subject):
+    """A model that is cut into stages.
 
     Attributes:
-        batch: samples per step.
-        chain: blocks of the chain that stages share; the parts before and after go with the ends.
+        chain: blocks that stages share; the parts before and after go with the ends.
     """
 
-    target: str
-    args: Mapping[str, Scalar]
-    batch: int
     before: tuple[str, ...]
     chain: tuple[str, ...]
     after: tuple[str, ...]
@@ -69,17 +64,17 @@ class Subject:
         return stages
 
 
-def _transformer(n_layer: int, width: int, seq: int, vocab: int, batch: int) -> Subject:
+def _transformer(n_layer: int, width: int, seq: int, vocab: int, batch: int) -> Chain:
     args = {"n_layer": n_layer, "width": width, "heads": width // 64, "seq": seq, "vocab": vocab}
     blocks = tuple(f"blocks.{i}" for i in range(n_layer))
     target = "benchmarks/models/transformer.py"
-    return Subject(target, args, batch, ("wte", "wpe"), blocks, ("ln_f", "lm_head", "loss"))
+    return Chain(target, args, batch, ("wte", "wpe"), blocks, ("ln_f", "lm_head", "loss"))
 
 
 SUBJECTS = {
     "small": _transformer(4, 256, 128, 4096, 16),
     "medium": _transformer(8, 512, 256, 8192, 8),
-    "resnet": Subject(
+    "resnet": Chain(
         "examples/resnet.py",
         {"depth": 18, "width": 32, "num_classes": 100},
         32,
@@ -159,7 +154,7 @@ class Result:
         return (self.autopar_bytes + self.imported_bytes) / (self.peer_bytes + self.imported_bytes)
 
 
-def plan_of(subject: Subject, way: Way) -> Plan:
+def plan_of(subject: Chain, way: Way) -> Plan:
     """The complete plan of a row: everything that matters is pinned as the peer has it."""
     pipeline, data, tensor = way.mesh
     stages = "\n".join(f"    - [{', '.join(stage)}]" for stage in subject.stages(pipeline))
@@ -169,7 +164,7 @@ def plan_of(subject: Subject, way: Way) -> Plan:
         f"precision: fp32\npipeline:\n  schedule: 1f1b\n  virtual: 1\n  stages:\n{stages}\n"
         f"recompute: none\noffload: none\n{way.pins}\n"
     )
-    source = load_target(str(ROOT / subject.target), subject.args)
+    source = subject.load()
     cluster = make_cluster(load_device("cpu"), 1, pipeline * data * tensor)
     request = PlanRequest(
         source, cluster, constraints=parse_plan(text, "<pins>"), top=1, with_baselines=False
@@ -177,10 +172,10 @@ def plan_of(subject: Subject, way: Way) -> Plan:
     return make_plan(request).plan
 
 
-def measure(subject: Subject, way: Way, plan: Plan, sides: tuple[str, ...], rounds: int) -> Measured:
+def measure(subject: Chain, way: Way, plan: Plan, sides: tuple[str, ...], rounds: int) -> Measured:
     """Runs one comparison in processes of its own."""
     num_ranks = way.mesh[0] * way.mesh[1] * way.mesh[2]
-    job = RuntimeJob(str(ROOT / subject.target), subject.args, way.peer, plan, sides, rounds)
+    job = RuntimeJob(subject.target, subject.args, way.peer, plan, sides, rounds)
     with tempfile.TemporaryDirectory(prefix="autopar-runtime-") as name:
         folder = Path(name)
         (folder / "job.pickle").write_bytes(pickle.dumps(job))
