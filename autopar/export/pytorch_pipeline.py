@@ -1,0 +1,104 @@
+"""The pipeline of a PyTorch script: how ``torch.distributed.pipelining`` cuts the model and runs a step."""
+
+from __future__ import annotations
+
+from autopar.export.subject import Subject
+from autopar.plan.decisions import ScheduleName
+
+# What runs a schedule, and the stages of a rank; a schedule of one stage takes the stage, others a list.
+SCHEDULES = {
+    ScheduleName.GPIPE: "ScheduleGPipe",
+    ScheduleName.ONE_F_ONE_B: "Schedule1F1B",
+    ScheduleName.INTERLEAVED: "ScheduleInterleaved1F1B",
+    ScheduleName.ZBV: "ScheduleZBVZeroBubble",
+}
+_OF_ONE = (ScheduleName.GPIPE, ScheduleName.ONE_F_ONE_B)
+
+
+def schedule_of(subject: Subject, left_out: list[str]) -> ScheduleName | None:
+    """The schedule that is written; None without a pipeline, or where pipelining cannot cut the model."""
+    if subject.degrees[0] == 1:
+        return None
+    wanted = subject.plan.schedule or ScheduleName.ONE_F_ONE_B
+    if subject.is_hugging_face or _first_blocks(subject) is None:
+        what = (
+            "models of transformers return more than tensors"
+            if subject.is_hugging_face
+            else ("a stage begins inside of what is no module")
+        )
+        left_out.append(
+            f"mesh.pipeline: {subject.degrees[0]}: {what}; cut the model by hand. Every rank holds it whole"
+        )
+        return None
+    if wanted not in SCHEDULES:
+        left_out.append(f"pipeline.schedule: {wanted}: not of one stage a rank in PyTorch; 1F1B is written")
+        return ScheduleName.ONE_F_ONE_B
+    return wanted
+
+
+def split_stages(subject: Subject, schedule: ScheduleName | None) -> str:
+    """The stages of a rank as ``parts``; without a pipeline, the whole model."""
+    if schedule is None:
+        return "\nparts = [model]\n"
+    first = _first_blocks(subject)
+    pipeline_degree, virtual = subject.degrees[0], subject.num_stages // subject.degrees[0]
+    stages = f"[rank + {pipeline_degree} * i for i in range({virtual})]"
+    if schedule is ScheduleName.ZBV:
+        stages = f"[rank, {2 * pipeline_degree - 1} - rank]"
+    return f"""
+pipe = pipeline(
+    model,
+    mb_args=tuple(example[name][: {subject.plan.micro_batch}] for name in inputs),
+    split_spec={{name: SplitPoint.BEGINNING for name in {first!r}}},
+)
+rank = mesh["pipeline"].get_local_rank()
+stages = {stages}
+parts = [pipe.get_stage_module(stage) for stage in stages]
+"""
+
+
+def pipelined_steps(subject: Subject, schedule: ScheduleName, level: int) -> str:
+    """The steps; gradients are averaged here where no ZeRO level does."""
+    data = subject.degrees[1]
+    averaging = f"""
+    for part in parts:
+        for parameter in part.parameters():
+            if parameter.grad is not None:
+                torch.distributed.all_reduce(parameter.grad, group=mesh["data"].get_group())
+                parameter.grad /= {data}"""
+    average = averaging if data > 1 and not level else ""
+    given = "built[0]" if schedule in _OF_ONE else "built"
+    return f"""
+group = mesh["pipeline"].get_group()
+built = [
+    build_stage(part, stage, pipe.info(), torch.device(device), group)
+    for part, stage in zip(parts, stages)
+]
+assert len(labels) == 1, "pipelining hands one tensor to the loss"
+schedule = {SCHEDULES[schedule]}(
+    {given}, num_micro_batches, loss_fn=lambda output, target: loss_of(output, {{labels[0]: target}})
+)
+last = {subject.num_stages - 1} in stages
+for step in range(int(os.environ.get("STEPS", "10"))):
+    whole, losses = batch(), []
+    schedule.step(
+        *((whole[name] for name in inputs) if 0 in stages else ()),
+        **({{"target": whole[labels[0]], "losses": losses}} if last else {{}}),
+    ){average}
+    optimizer.step()
+    optimizer.zero_grad()
+    if losses and mesh["data"].get_local_rank() == 0:
+        print(f"step {{step}} loss {{torch.stack(losses).mean().item():.4f}}", flush=True)
+torch.distributed.destroy_process_group()
+"""
+
+
+def _first_blocks(subject: Subject) -> list[str] | None:
+    """The module that begins each stage but the first; None where one does not begin with a module."""
+    first = []
+    for stage in range(1, subject.num_stages):
+        block = next(block for block in subject.blocks if block.stage == stage)
+        if not block.module_class:
+            return None
+        first.append(block.name)
+    return first
