@@ -5,28 +5,16 @@ from pathlib import Path
 import pytest
 
 from autopar.cli.main import main
+from tests.plan.texts import plan_text
 
 MODEL = str(Path(__file__).resolve().parents[1] / "runtime" / "models" / "tied_gpt.py")
-PLAN = f"""\
-version: 1
-model: {{source: {MODEL}, args: {{}}}}
-cluster: {{device: cpu, nodes: 1, devices_per_node: 4}}
-batch: {{global: 16, micro: 2}}
-mesh: {{pipeline: 2, data: 2, tensor: 1}}
-precision: fp32
-optimizer: adamw
-pipeline:
-  schedule: 1f1b
-  virtual: 1
-  stages:
-    - [wte, wpe, blocks.0-1]
-    - [blocks.2-3, ln_f, head, loss]
-tensor: {{"*": replicate}}
-activations: {{"*": replicate}}
-zero: 0
-recompute: none
-offload: none
-"""
+PLAN = plan_text(
+    ["wte, wpe, blocks.0-1", "blocks.2-3, ln_f, head, loss"],
+    model=f"{{source: {MODEL}, args: {{}}}}",
+    cluster="{device: cpu, nodes: 1, devices_per_node: 4}",
+    batch="{global: 16, micro: 2}",
+    mesh="{pipeline: 2, data: 2, tensor: 1}",
+)
 
 # What is asked for, key by key; what the message says.
 REFUSED = {

@@ -13,6 +13,7 @@ from autopar.export.subject import Subject, subject_of
 from autopar.plan.merge import override
 from autopar.plan.pins import parse_sets
 from autopar.plan.read import parse_plan
+from tests.plan.texts import mapping, plan_text
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LLAMA = {
@@ -25,62 +26,54 @@ LLAMA = {
     "seq": 16,
 }
 
-GPT_PLAN = f"""\
-model:
-  source: {EXAMPLES}/gpt.py
-  args: {{n_layer: 4, n_embd: 32, n_head: 4, seq: 16, vocab: 64, tied: false}}
-cluster: {{device: a100-sxm-80gb, nodes: 1, devices_per_node: 8}}
-batch: {{global: 16, micro: 2}}
-mesh: {{pipeline: 2, data: 2, tensor: 2}}
-precision: bf16
-optimizer: adamw
-pipeline:
-  schedule: 1f1b
-  virtual: 1
-  stages:
-    - [wte, wpe, blocks.0-1]
-    - [blocks.2-3, ln_f, lm_head, loss]
-tensor:
-  wte: vocab
-  blocks.*.attn.qkv: column
-  blocks.*.attn.proj: row
-  blocks.*.mlp.fc: column
-  blocks.*.mlp.proj: row
-  lm_head: column
-  "*": replicate
-activations: {{wpe: sequence, blocks.*: sequence, lm_head: shard(2), "*": replicate}}
-zero: 1
-recompute: none
-offload: none
-"""
+GPT_PLAN = plan_text(
+    ["wte, wpe, blocks.0-1", "blocks.2-3, ln_f, lm_head, loss"],
+    model=mapping(
+        {
+            "source": f"{EXAMPLES}/gpt.py",
+            "args": "{n_layer: 4, n_embd: 32, n_head: 4, seq: 16, vocab: 64, tied: false}",
+        }
+    ),
+    cluster="{device: a100-sxm-80gb, nodes: 1, devices_per_node: 8}",
+    batch="{global: 16, micro: 2}",
+    mesh="{pipeline: 2, data: 2, tensor: 2}",
+    precision="bf16",
+    tensor=mapping(
+        {
+            "wte": "vocab",
+            "blocks.*.attn.qkv": "column",
+            "blocks.*.attn.proj": "row",
+            "blocks.*.mlp.fc": "column",
+            "blocks.*.mlp.proj": "row",
+            "lm_head": "column",
+            '"*"': "replicate",
+        }
+    ),
+    activations='{wpe: sequence, blocks.*: sequence, lm_head: shard(2), "*": replicate}',
+    zero="1",
+)
 
-LLAMA_PLAN = f"""\
-model:
-  source: {EXAMPLES}/hf/llama
-  args: {{{", ".join(f"{name}: {value}" for name, value in LLAMA.items())}}}
-batch: {{global: 4, micro: 2}}
-mesh: {{pipeline: 1, data: 1, tensor: 2}}
-precision: fp32
-optimizer: adamw
-pipeline:
-  schedule: 1f1b
-  virtual: 1
-  stages:
-    - [model.embed_tokens, model.layers.0-1, model.norm, lm_head, loss]
-tensor:
-  model.layers.*.self_attn.q_proj: column
-  model.layers.*.self_attn.k_proj: column
-  model.layers.*.self_attn.v_proj: column
-  model.layers.*.self_attn.o_proj: row
-  model.layers.*.mlp.gate_proj: column
-  model.layers.*.mlp.up_proj: column
-  model.layers.*.mlp.down_proj: row
-  "*": replicate
-activations: replicate
-zero: 0
-recompute: none
-offload: none
-"""
+_LLAMA_COLUMNS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
+_LLAMA_ROWS = ("self_attn.o_proj", "mlp.down_proj")
+LLAMA_PLAN = plan_text(
+    ["model.embed_tokens, model.layers.0-1, model.norm, lm_head, loss"],
+    model=mapping(
+        {
+            "source": f"{EXAMPLES}/hf/llama",
+            "args": f"{{{', '.join(f'{name}: {value}' for name, value in LLAMA.items())}}}",
+        }
+    ),
+    batch="{global: 4, micro: 2}",
+    mesh="{pipeline: 1, data: 1, tensor: 2}",
+    tensor=mapping(
+        {
+            **{f"model.layers.*.{name}": "column" for name in _LLAMA_COLUMNS},
+            **{f"model.layers.*.{name}": "row" for name in _LLAMA_ROWS},
+            '"*"': "replicate",
+        }
+    ),
+    activations="replicate",
+)
 
 
 @cache
