@@ -16,6 +16,7 @@ from autopar.cli.given import given_plan
 from autopar.cli.outcome import Outcome, tell
 from autopar.cli.results import Costed, to_summary, to_yaml
 from autopar.errors import InfeasibleError, PlanError, UsageError
+from autopar.report.predicted import fit_word
 
 SUMMARY = "check an edited plan and cost it again; --set: ask what a change would cost"
 
@@ -64,7 +65,7 @@ def _checked(args: argparse.Namespace, path: Path | None) -> Outcome:
             tell(f"warning: {oddity.text(prediction.step_time_s)}")
         for note in found.result.notes:
             tell(f"note: {note}")
-    costed = Costed(given.plan, prediction, "feasible" if prediction.fits else "infeasible")
+    costed = Costed(given.plan, prediction, fit_word(prediction))
     if path is not None:
         write_for_editors(path, to_yaml(costed), "plan")
     if args.json:

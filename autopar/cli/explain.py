@@ -56,7 +56,8 @@ def execute(args: argparse.Namespace) -> Outcome:
     for key in args.free:
         without(given.plan, key)  # a misspelt one is found before any work starts
 
-    from autopar.planner.explain import Explanation, capture_for, cost_plan, explain_plan, fallbacks
+    from autopar.planner.check import capture_for
+    from autopar.planner.explain import Explanation, cost_plan, explain_plan, fallbacks
     from autopar.planner.explain_module import explain_module
 
     captured = capture_for(given.plan, given.source)

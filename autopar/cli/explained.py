@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from autopar.cli.results import document_text
+from autopar.cli.results import document_text, mesh_document
 from autopar.cli.terminal import rendered
 from autopar.cost.breakdown import TERMS, Breakdown, StepTerms
 from autopar.plan.document import to_document
 from autopar.report.explained import lines_table, signed_seconds, terms_table, what_loses
 from autopar.report.module import operators_table, parameters_table
-from autopar.report.predicted import prediction_document
-from autopar.report.text import headline, memory_table, plain_table, stage_table
+from autopar.report.predicted import fit_word, prediction_document
+from autopar.report.text import headline, memory_table, mesh_text, plain_table, stage_table
 from autopar.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
@@ -27,9 +27,8 @@ def to_summary(explanation: Explanation) -> str:
     """Tables for people."""
     costing = explanation.costing
     plan, prediction = costing.resolved.plan, costing.prediction
-    status = "feasible" if prediction.fits else "infeasible"
     parts: list[RenderableType] = [
-        *headline(plan, prediction, status, None, None),
+        *headline(plan, prediction, fit_word(prediction), None, None),
         Text(),
         terms_table(costing.breakdown),
         Text(),
@@ -60,7 +59,7 @@ def _against_the_free_optimum(explanation: Explanation) -> list[RenderableType]:
     table = plain_table("pipeline x data x tensor", ">micro", "schedule", ">step time", "beside this plan")
     here, terms = free.plan, mine.breakdown.terms
     table.add_row(
-        f"{here.mesh.pipeline} x {here.mesh.data} x {here.mesh.tensor}",
+        mesh_text(here.mesh),
         str(here.micro_batch),
         str(here.schedule),
         format_seconds(free.prediction.step_time_s),
@@ -68,7 +67,7 @@ def _against_the_free_optimum(explanation: Explanation) -> list[RenderableType]:
     )
     for other in free.alternatives:
         table.add_row(
-            f"{other.mesh.pipeline} x {other.mesh.data} x {other.mesh.tensor}",
+            mesh_text(other.mesh),
             str(other.micro_batch),
             str(other.schedule),
             "" if other.step_time_s is None else format_seconds(other.step_time_s),
@@ -103,11 +102,7 @@ def to_json(explanation: Explanation) -> str:
         }
         document["runners_up"] = [
             {
-                "mesh": {
-                    "pipeline": other.mesh.pipeline,
-                    "data": other.mesh.data,
-                    "tensor": other.mesh.tensor,
-                },
+                "mesh": mesh_document(other.mesh),
                 "micro": other.micro_batch,
                 "step_time_s": other.step_time_s,
                 "terms": None if other.terms is None else _terms(other.terms),

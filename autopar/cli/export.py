@@ -9,7 +9,7 @@ import argparse
 import json
 from dataclasses import replace
 
-from autopar.cli.files import existing_file, writable_path, write_whole
+from autopar.cli.files import existing_file, output_path, write_whole
 from autopar.cli.flags import add_output_flags, add_set_flag
 from autopar.cli.outcome import Outcome, tell
 from autopar.cli.source import load_source_of
@@ -39,7 +39,7 @@ def execute(args: argparse.Namespace) -> Outcome:
     plan = read_plan(existing_file(args.plan, "PLAN"))
     path = plan.path
     plan = override(plan, parse_sets(args.sets))
-    output = None if args.output in (None, "-") else writable_path(args.output, "-o")
+    output = output_path(args.output)
     subject = subject_of(plan, load_source_of(plan))
     exported = TARGETS[args.to](replace(subject, plan=replace(subject.plan, path=path)))
     if not args.quiet and not args.json:

@@ -47,6 +47,15 @@ def writable_path(path: str, what: str, make_folder: str = "") -> Path:
     return target
 
 
+def output_path(path: str | None) -> Path | None:
+    """Where ``-o`` sends a result: a file that can be written; None: to stdout, which ``-`` says too.
+
+    Raises:
+        UsageError: see ``writable_path``.
+    """
+    return None if path in (None, "-") else writable_path(path, "-o")
+
+
 def write_whole(path: Path, text: str) -> None:
     """Writes a file in one step, so that a reader never sees half of it."""
     if path.exists() and not path.is_file():  # a pipe or device such as /dev/stdout

@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from autopar.cli.files import writable_path, write_for_editors
+from autopar.cli.files import output_path, write_for_editors
 from autopar.cli.flags import (
     AUTO,
     add_decision_flags,
@@ -57,7 +57,7 @@ def execute(args: argparse.Namespace) -> Outcome:
         raise UsageError(
             "--like keeps a plan's batch, so --batch auto has nothing to choose; give one of them"
         )
-    path = None if args.output in (None, "-") else writable_path(args.output, "-o")
+    path = output_path(args.output)
     try:
         planned = make_plan_of(args, args.target)
     except InfeasibleError as problem:

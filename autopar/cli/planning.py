@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from autopar.capture.target import ModelSource
     from autopar.hardware.cluster import Cluster
     from autopar.planner.like import OldLine
-    from autopar.planner.request import PlanResult
+    from autopar.planner.request import PlanRequest, PlanResult
 
 
 _ALLOCATIONS_BETWEEN_COLLECTIONS = 200_000
@@ -73,9 +73,6 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     # takes a sixth of its time.
     gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)
 
-    from autopar.planner.best_batch import plan_best_batch
-    from autopar.planner.like import plan_like
-    from autopar.planner.planner import make_plan
     from autopar.planner.request import PlanRequest
 
     request = PlanRequest(
@@ -87,6 +84,23 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
         time_limit_s=args.time_limit,
         seed=args.seed,
     )
+    result, lines = _searched(args, request, old)
+    plan = replace(result.plan, cluster=reference_to(cluster, limit_bytes))
+    if old is None and origin is not None and not args.quiet:
+        assert plan.model is not None
+        if origin.fingerprint not in (None, plan.model.fingerprint):
+            tell("note: the constraints were written for another model than this one; planned for this one")
+    return Planned(replace(result, plan=plan), source, cluster, lines)
+
+
+def _searched(
+    args: argparse.Namespace, request: PlanRequest, old: Plan | None
+) -> tuple[PlanResult, tuple[OldLine, ...]]:
+    """What the planner finds, and what became of the lines of an old plan; tells on the way."""
+    from autopar.planner.best_batch import plan_best_batch
+    from autopar.planner.like import plan_like
+    from autopar.planner.planner import make_plan
+
     lines: tuple[OldLine, ...] = ()
     with watching(args) as watcher:
         if old is not None:
@@ -101,16 +115,7 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     if not args.quiet:
         for line in lines:
             tell(str(line))
-    plan = replace(result.plan, cluster=reference_to(cluster, limit_bytes))
-    assert plan.model is not None
-    if (
-        old is None
-        and origin is not None
-        and origin.fingerprint not in (None, plan.model.fingerprint)
-        and not args.quiet
-    ):
-        tell("note: the constraints were written for another model than this one; planned for this one")
-    return Planned(replace(result, plan=plan), source, cluster, lines)
+    return result, lines
 
 
 def read_constraints(args: argparse.Namespace) -> Plan:

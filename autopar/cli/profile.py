@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from autopar.cli.files import writable_path, write_for_editors
+from autopar.cli.files import output_path, write_for_editors
 from autopar.cli.flags import add_model_flags, add_output_flags, model_arguments, positive, seconds
 from autopar.cli.outcome import Outcome, tell
 from autopar.errors import UsageError
@@ -73,7 +73,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> Outcome:
     """Measures; the result is the cost model, a few lines about it (with -o), or the JSON document."""
-    path = None if args.output in (None, "-") else writable_path(args.output, "-o")
+    path = output_path(args.output)
     if path is not None and path.suffix not in (".yaml", ".yml"):
         raise UsageError(f"-o {args.output}: a cost model is a .yaml file, by which --device knows it")
     settings = _settings(args)

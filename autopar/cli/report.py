@@ -21,6 +21,7 @@ from autopar.cli.results import Costed, to_yaml
 from autopar.cli.watching import watching
 from autopar.errors import InfeasibleError, UsageError
 from autopar.plan.decisions import Plan
+from autopar.report.predicted import fit_word
 from autopar.report.text import headline
 from autopar.report.trace import trace_document
 
@@ -64,7 +65,8 @@ def execute(args: argparse.Namespace) -> Outcome:
     trace = None if args.trace is None else writable_path(args.trace, "--trace")
     given = given_plan(args, args.plan)
 
-    from autopar.planner.explain import capture_for, cost_plan
+    from autopar.planner.check import capture_for
+    from autopar.planner.explain import cost_plan
 
     captured = capture_for(given.plan, given.source)
     costing = cost_plan(given.plan, given.source, given.cluster, given.memory_limit_bytes, captured)
@@ -117,7 +119,7 @@ def _write_page(
     from autopar.report.page import report_page
 
     plan, prediction, cluster = given.plan, costing.prediction, given.cluster
-    status = "feasible" if prediction.fits else "infeasible"
+    status = fit_word(prediction)
     assert plan.model is not None
     title = f"{plan.model.source} on {cluster.num_devices} x {cluster.device.name}"
     said = [line.plain for line in headline(plan, prediction, status, None, None)[1:]]

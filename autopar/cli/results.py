@@ -14,7 +14,7 @@ from autopar.cli.terminal import rendered, width_of
 from autopar.cost.prediction import Prediction
 from autopar.cost.step_timeline import StepTimeline
 from autopar.errors import InfeasibleError
-from autopar.plan.decisions import Plan
+from autopar.plan.decisions import MESH_AXES, Mesh, Plan
 from autopar.plan.document import to_document
 from autopar.plan.write import write_plan
 from autopar.report.lanes import lanes
@@ -144,7 +144,7 @@ def infeasible_json(problem: InfeasibleError) -> str:
 def _alternative(other: NotChosen) -> dict[str, Any]:
     zero = other.zero
     return {
-        "mesh": {"pipeline": other.mesh.pipeline, "data": other.mesh.data, "tensor": other.mesh.tensor},
+        "mesh": mesh_document(other.mesh),
         "micro": other.micro_batch,
         "zero": list(zero) if isinstance(zero, tuple) else zero,
         "schedule": str(other.schedule),
@@ -157,13 +157,9 @@ def _alternative(other: NotChosen) -> dict[str, Any]:
 
 
 def _baseline(other: Baseline) -> dict[str, Any]:
-    mesh = other.mesh
-    degrees = None
-    if mesh is not None:
-        degrees = {"pipeline": mesh.pipeline, "data": mesh.data, "tensor": mesh.tensor}
     return {
         "name": other.name,
-        "mesh": degrees,
+        "mesh": None if other.mesh is None else mesh_document(other.mesh),
         "micro": other.micro_batch,
         "zero": other.zero,
         "recompute": other.recompute,
@@ -171,6 +167,11 @@ def _baseline(other: Baseline) -> dict[str, Any]:
         "peak_memory_bytes": other.peak_memory_bytes,
         "remark": other.remark,
     }
+
+
+def mesh_document(mesh: Mesh) -> dict[str, int | None]:
+    """The degrees by axis."""
+    return {axis: getattr(mesh, axis) for axis in MESH_AXES}
 
 
 def document_text(document: dict[str, Any]) -> str:

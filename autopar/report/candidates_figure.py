@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from bokeh.models import ColumnDataSource, Label, Span
+from bokeh.models import ColumnDataSource
 from bokeh.plotting import figure
 
-from autopar.report.figure import add_hover, new_figure, seconds_ticks
+from autopar.report.figure import add_hover, add_memory_limit, new_figure, seconds_ticks
 from autopar.report.look import MARKS
 from autopar.report.picture import CandidatePoint
 from autopar.units import GiB, format_bytes, format_seconds
@@ -33,21 +33,11 @@ def candidates_figure(points: Sequence[CandidatePoint], limit_bytes: int) -> fig
         own = points_shown(points, mark)
         if not own:
             continue
-        source = ColumnDataSource(
-            {
-                "x": np.array([point.peak_bytes for point in own]) / GiB,
-                "y": np.array([point.step_s for point in own]),
-                "label": [point.label for point in own],
-                "time": [format_seconds(point.step_s) for point in own],
-                "size": [format_bytes(point.peak_bytes) for point in own],
-                "mark": [meaning] * len(own),
-            }
-        )
         drawn.append(
             plot.scatter(
                 "x",
                 "y",
-                source=source,
+                source=_source(own, meaning),
                 marker=marker,
                 size=size,
                 color=colour,
@@ -56,21 +46,22 @@ def candidates_figure(points: Sequence[CandidatePoint], limit_bytes: int) -> fig
                 name=mark,
             )
         )
-    limit = Span(location=limit_bytes / GiB, dimension="height", line_color="#000000", line_dash="dashed")
-    plot.add_layout(limit)
-    plot.add_layout(
-        Label(
-            x=limit_bytes / GiB,
-            y=6,
-            x_units="data",
-            y_units="screen",
-            text="limit",
-            text_font_size="12px",
-            x_offset=3,
-        )
-    )
+    add_memory_limit(plot, limit_bytes / GiB, "x")
     add_hover(plot, drawn, [("", "@label"), ("step", "@time"), ("memory", "@size"), ("", "@mark")])
     return plot
+
+
+def _source(points: Sequence[CandidatePoint], meaning: str) -> ColumnDataSource:
+    return ColumnDataSource(
+        {
+            "x": np.array([point.peak_bytes for point in points]) / GiB,
+            "y": np.array([point.step_s for point in points]),
+            "label": [point.label for point in points],
+            "time": [format_seconds(point.step_s) for point in points],
+            "size": [format_bytes(point.peak_bytes) for point in points],
+            "mark": [meaning] * len(points),
+        }
+    )
 
 
 def points_shown(points: Sequence[CandidatePoint], mark: str) -> list[CandidatePoint]:

@@ -35,22 +35,7 @@ def chain_figure(blocks: Sequence[BlockCell]) -> figure:
     )
     plot.axis.visible = False
     plot.grid.grid_line_color = None
-    source = ColumnDataSource(
-        {
-            "x": np.arange(len(blocks)) % PER_ROW,
-            "y": np.arange(len(blocks)) // PER_ROW,
-            "colour": [STAGE_COLOURS[block.stage % len(STAGE_COLOURS)] for block in blocks],
-            "hatch": [WORD_HATCHES.get(block.output_word, "x") or " " for block in blocks],
-            "text": [str(block.stage) for block in blocks],
-            "name": [block.name for block in blocks],
-            "where": [f"{block.stage}, {block.rank}" for block in blocks],
-            "flow": [f"{block.input_word}, {block.output_word}" for block in blocks],
-            "placed": [block.placements or "replicate" for block in blocks],
-            "recompute": [block.recompute for block in blocks],
-            "times": [f"{format_seconds(b.forward_s)}, {format_seconds(b.backward_s)}" for b in blocks],
-            "kept": [format_bytes(block.saved_bytes) for block in blocks],
-        }
-    )
+    source = _source(blocks)
     cells = plot.rect(
         "x",
         "y",
@@ -78,3 +63,22 @@ def chain_figure(blocks: Sequence[BlockCell]) -> figure:
     )
     add_hover(plot, [cells], _TOOLTIPS)
     return plot
+
+
+def _source(blocks: Sequence[BlockCell]) -> ColumnDataSource:
+    return ColumnDataSource(
+        {
+            "x": np.arange(len(blocks)) % PER_ROW,
+            "y": np.arange(len(blocks)) // PER_ROW,
+            "colour": [STAGE_COLOURS[block.stage % len(STAGE_COLOURS)] for block in blocks],
+            "hatch": [WORD_HATCHES.get(block.output_word, "x") or " " for block in blocks],
+            "text": [str(block.stage) for block in blocks],
+            "name": [block.name for block in blocks],
+            "where": [f"{block.stage}, {block.rank}" for block in blocks],
+            "flow": [f"{block.input_word}, {block.output_word}" for block in blocks],
+            "placed": [block.placements or "replicate" for block in blocks],
+            "recompute": [block.recompute for block in blocks],
+            "times": [f"{format_seconds(b.forward_s)}, {format_seconds(b.backward_s)}" for b in blocks],
+            "kept": [format_bytes(block.saved_bytes) for block in blocks],
+        }
+    )

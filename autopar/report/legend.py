@@ -10,7 +10,6 @@ from autopar.report.memory_figures import line_of
 from autopar.report.picture import BlockCell, Sensitivity
 
 _HATCH_PATHS = {
-    "": "",
     "/": "M0 16L16 0M-4 4L4 -4M12 20L20 12",
     "\\": "M0 0L16 16M-4 12L4 20M12 -4L20 4",
     "x": "M0 16L16 0M0 0L16 16",
@@ -72,12 +71,11 @@ def _legend(entries: Iterable[tuple[str, str]]) -> str:
 
 
 def _swatch(colour: str, hatch: str) -> str:
-    path = _HATCH_PATHS[hatch]
-    drawn = (
-        f'<path d="{path}" stroke="#000" stroke-opacity=".5" stroke-width="1.5" fill="none"' if path else ""
-    )
-    closing = ' stroke-linecap="round"/>' if path else ""
-    return _svg(f'<rect width="16" height="16" fill="{colour}" stroke="#999"/>{drawn}{closing}')
+    square = f'<rect width="16" height="16" fill="{colour}" stroke="#999"/>'
+    if not hatch:
+        return _svg(square)
+    stroke = 'stroke="#000" stroke-opacity=".5" stroke-width="1.5" fill="none" stroke-linecap="round"'
+    return _svg(f'{square}<path d="{_HATCH_PATHS[hatch]}" {stroke}/>')
 
 
 def _line(colour: str, dash: str) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from bokeh.models import ColumnDataSource, Label, Range1d, Span
+from bokeh.models import ColumnDataSource, Range1d
 from bokeh.plotting import figure
 
 from autopar.cost.memory_over_time import Curve
 from autopar.cost.prediction import Prediction
-from autopar.report.figure import add_hover, new_figure, seconds_ticks
+from autopar.report.figure import add_hover, add_memory_limit, new_figure, seconds_ticks, surface
 from autopar.report.look import LINES, MEMORY_LOOKS, STAGE_COLOURS
 from autopar.report.predicted import MEMORY_PURPOSES, memory_of
 from autopar.report.some_ranks import some_ranks
@@ -50,7 +50,6 @@ def memory_figure(prediction: Prediction) -> figure:
             }
         )
         floor = floor + held / GiB
-        look = MEMORY_LOOKS[purpose]
         drawn.append(
             plot.vbar(
                 x="x",
@@ -59,15 +58,10 @@ def memory_figure(prediction: Prediction) -> figure:
                 width=0.8,
                 source=source,
                 name=purpose,
-                fill_color=look.colour,
-                line_color="#ffffff",
-                hatch_pattern=look.hatch or None,
-                hatch_color="#000000",
-                hatch_alpha=0.35,
-                hatch_scale=8,
+                **surface(MEMORY_LOOKS[purpose]),
             )
         )
-    _add_limit(plot, prediction.memory_limit_bytes / GiB)
+    add_memory_limit(plot, prediction.memory_limit_bytes / GiB, "y")
     add_hover(plot, drawn, [("rank", "@x"), ("what", "@what"), ("size", "@size"), ("in all", "@total")])
     return plot
 
@@ -123,13 +117,6 @@ def memory_over_time_figure(curves: Sequence[Curve], limit_bytes: int, step_time
                 name=str(rank),
             )
         )
-    _add_limit(plot, limit_bytes / GiB)
+    add_memory_limit(plot, limit_bytes / GiB, "y")
     add_hover(plot, drawn, [("rank", "@rank"), ("held", "@size")])
     return plot
-
-
-def _add_limit(plot: figure, limit: float) -> None:
-    plot.add_layout(Span(location=limit, dimension="width", line_color="#000000", line_dash="dashed"))
-    plot.add_layout(
-        Label(x=6, y=limit, x_units="screen", y_units="data", text="limit", text_font_size="12px", y_offset=2)
-    )

@@ -155,9 +155,12 @@ def _some(what: str, num_shown: int, num_all: int) -> str:
 
 
 def _navigation(sections: Sequence[_Section]) -> str:
-    named = [("step", "Where the step goes"), *((s.key, s.heading) for s in sections), ("plan", "The plan")]
-    links = "".join(f'<li><a href="#{key}-section">{escape(text)}</a></li>' for key, text in named)
-    links = links.replace("#step-section", "#step").replace("#plan-section", "#plan")
+    named = [
+        ("step", "Where the step goes"),
+        *((f"{section.key}-section", section.heading) for section in sections),
+        ("plan", "The plan"),
+    ]
+    links = "".join(f'<li><a href="#{place}">{escape(text)}</a></li>' for place, text in named)
     return f'<nav aria-label="contents"><ul>{links}</ul></nav>'
 
 

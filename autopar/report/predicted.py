@@ -73,6 +73,11 @@ def predicted_section(
     return section
 
 
+def fit_word(prediction: Prediction) -> str:
+    """The status of a plan that was costed and not searched for: ``feasible`` or ``infeasible``."""
+    return "feasible" if prediction.fits else "infeasible"
+
+
 def status_text(status: str, gap: float | None) -> str:
     """``optimal``, or ``feasible (at most 3.1% slower than the best)``."""
     return status if not gap else f"{status} (at most {format_percent(gap)} above the bound)"

@@ -196,7 +196,7 @@ def alternatives_table(alternatives: Iterable[NotChosen]) -> Table:
     )
     for other in alternatives:
         table.add_row(
-            f"{other.mesh.pipeline} x {other.mesh.data} x {other.mesh.tensor}",
+            mesh_text(other.mesh),
             str(other.micro_batch),
             _levels(other.zero),
             _schedule(other.schedule, other.virtual, other.offload),
@@ -220,10 +220,9 @@ def baselines_table(baselines: Iterable[Baseline]) -> Table:
         "beside the plan",
     )
     for other in baselines:
-        mesh = other.mesh
         table.add_row(
             other.name,
-            f"{mesh.pipeline} x {mesh.data} x {mesh.tensor}" if mesh is not None else "",
+            "" if other.mesh is None else mesh_text(other.mesh),
             "" if other.micro_batch is None else str(other.micro_batch),
             "" if other.zero is None else str(other.zero),
             other.recompute or "",
@@ -232,6 +231,11 @@ def baselines_table(baselines: Iterable[Baseline]) -> Table:
             other.remark,
         )
     return table
+
+
+def mesh_text(mesh: Mesh) -> str:
+    """``2 x 4 x 8``: pipeline, data, tensor."""
+    return f"{mesh.pipeline} x {mesh.data} x {mesh.tensor}"
 
 
 def memory_bar(stage: StagePrediction, limit_bytes: int) -> Text:

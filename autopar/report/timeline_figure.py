@@ -10,7 +10,7 @@ from bokeh.models import ColumnDataSource, Range1d
 from bokeh.plotting import figure
 
 from autopar.cost.step_timeline import Span, SpanKind, StepTimeline
-from autopar.report.figure import add_hover, new_figure, seconds_ticks
+from autopar.report.figure import add_hover, new_figure, seconds_ticks, surface
 from autopar.report.look import COMMUNICATION, IDLE, SPAN_LOOKS, Look
 from autopar.report.some_ranks import some_ranks
 from autopar.units import format_seconds
@@ -119,11 +119,6 @@ def _quads(plot: figure, source: ColumnDataSource, look: Look, name: str) -> Any
         bottom="bottom",
         source=source,
         name=name,
-        fill_color=look.colour,
-        line_color="#ffffff",
         line_width=0.5,
-        hatch_pattern=look.hatch or None,
-        hatch_color="#000000",
-        hatch_alpha=0.35,
-        hatch_scale=8,
+        **surface(look),
     )
