@@ -66,35 +66,62 @@ def verify_rank(
         device=torch.device("cpu"),
     )
     model = start(plan, graph, source.build_model, run_options)
-    compare = _compare if options.dtype is torch.float64 else _compare_rounded
+    run = _Run(model, plan, source, graph, options)
     try:
-        return compare(model, plan, source, graph, options, notes)
+        found = _compare(run) if options.dtype is torch.float64 else _compare_rounded(run)
     finally:
         model.close()
-
-
-def _compare(
-    model: ParallelModel,
-    plan: Plan,
-    source: ModelSource,
-    graph: ModelGraph,
-    options: VerifyOptions,
-    notes: tuple[str, ...],
-) -> VerifyReport | None:
-    is_first = dist.get_rank() == 0
-    reference = (
-        Reference(source, list(graph.batch), seed=options.seed, init=options.init) if is_first else None
+    if found is None:
+        return None
+    return VerifyReport(
+        num_steps=options.num_steps,
+        tolerance=found.allowed if isinstance(found, RoundedReferences) else options.tolerance,
+        worst_loss_error=found.worst_loss_error,
+        worst_gradient_error=found.worst_gradient_error,
+        worst_parameter=found.worst_parameter,
+        missing=tuple(found.missing),
+        worst_buffer_error=found.worst_buffer_error,
+        notes=notes,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What is compared."""
+
+    model: ParallelModel
+    plan: Plan
+    source: ModelSource
+    graph: ModelGraph
+    options: VerifyOptions
+
+    def batch(self, step: int) -> dict[str, Tensor]:
+        """The global batch of a step; a collective of all ranks."""
+        return _shared_batch(self.source, self.plan, self.options.seed + step)
+
+    def share(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What this rank trains on."""
+        return share_of(batch, self.graph.batch_dims, self.model.data_rank, self.model.data_world_size)
+
+    def micro_batches(self, batch: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+        """What one process trains on."""
+        return micro_batches_of(batch, self.graph.batch_dims, self.graph.micro_batch)
+
+
+def _compare(run: _Run) -> Comparison | None:
+    model, options = run.model, run.options
+    is_first = dist.get_rank() == 0
+    keys = list(run.graph.batch)
+    reference = Reference(run.source, keys, seed=options.seed, init=options.init) if is_first else None
     optimizers = [_optimizer(model.parameters())]
     if reference is not None:
         optimizers.append(_optimizer(reference.model.parameters()))
     comparison = Comparison()
     for step in range(options.num_steps):
-        batch = _shared_batch(source, plan, options.seed + step)
-        loss = model.step(share_of(batch, graph.batch_dims, model.data_rank, model.data_world_size))
+        batch = run.batch(step)
+        loss = model.step(run.share(batch))
         if reference is not None:
-            expected = reference.step(micro_batches_of(batch, graph.batch_dims, graph.micro_batch))
-            comparison.add_loss(loss.item(), expected)
+            comparison.add_loss(loss.item(), reference.step(run.micro_batches(batch)))
             comparison.add_gradients(model.whole_gradients(), reference.gradients())
         else:
             for _ in model.whole_gradients():
@@ -105,37 +132,20 @@ def _compare(
     if model.data_world_size == 1:
         buffers = model.whole_buffers()
         comparison.add_buffers(buffers, reference.buffers() if reference is not None else {})
-    if reference is None:
-        return None
-    return VerifyReport(
-        num_steps=options.num_steps,
-        tolerance=options.tolerance,
-        worst_loss_error=comparison.worst_loss_error,
-        worst_gradient_error=comparison.worst_gradient_error,
-        worst_parameter=comparison.worst_parameter,
-        missing=tuple(comparison.missing),
-        worst_buffer_error=comparison.worst_buffer_error,
-        notes=notes,
-    )
+    return comparison if is_first else None
 
 
-def _compare_rounded(
-    model: ParallelModel,
-    plan: Plan,
-    source: ModelSource,
-    graph: ModelGraph,
-    options: VerifyOptions,
-    notes: tuple[str, ...],
-) -> VerifyReport | None:
+def _compare_rounded(run: _Run) -> RoundedReferences | None:
+    model, options = run.model, run.options
     references = None
     if dist.get_rank() == 0:
-        init = str(options.init)
-        references = RoundedReferences(source, list(graph.batch), options.dtype, options.seed, init)
+        keys, init = list(run.graph.batch), str(options.init)
+        references = RoundedReferences(run.source, keys, options.dtype, options.seed, init)
     optimizer = _optimizer(model.parameters())
     for step in range(options.num_steps):
         weights = dict(model.whole_parameters())
-        batch = _shared_batch(source, plan, options.seed + step)
-        share = share_of(batch, graph.batch_dims, model.data_rank, model.data_world_size)
+        batch = run.batch(step)
+        share = run.share(batch)
         for _ in range(_MOST_OVERFLOWS):
             loss = model.step(share)
             gradients = dict(model.whole_gradients())
@@ -143,21 +153,10 @@ def _compare_rounded(
                 break  # otherwise fp16 gradients overflowed, and the next attempt scales the loss less
         if references is not None:
             references.take_weights({name: value for name, value in weights.items() if value is not None})
-            micro_batches = micro_batches_of(batch, graph.batch_dims, graph.micro_batch)
-            references.compare(loss.item(), gradients, micro_batches)
+            references.compare(loss.item(), gradients, run.micro_batches(batch))
         optimizer.step()
         optimizer.zero_grad()
-    if references is None:
-        return None
-    return VerifyReport(
-        num_steps=options.num_steps,
-        tolerance=references.allowed,
-        worst_loss_error=references.worst_loss_error,
-        worst_gradient_error=references.worst_gradient_error,
-        worst_parameter=references.worst_parameter,
-        missing=tuple(references.missing),
-        notes=notes,
-    )
+    return references
 
 
 def _optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from autopar.capture.target import ModelSource
+from autopar.verify.compare import WorstErrors, relative_difference
 from autopar.verify.reference import Reference
 
 FACTOR = 4.0
@@ -31,27 +32,22 @@ _LEAST_SCALE = 1e-2
 _LOSS_FACTOR = 2.0**15
 
 
-class RoundedReferences:
-    """One process in the plan's precision and one in float64, and what became of their comparison.
+class RoundedReferences(WorstErrors):
+    """One process in the plan's precision and one in float64; errors of the parallel run against the latter,
+    of gradients in the 2-norm.
 
     Attributes:
-        worst_loss_error: of the parallel run against float64.
-        worst_gradient_error: the same, of the gradient of ``worst_parameter``; in the 2-norm.
-        allowed: the bound on both.
-        missing: parameters with a gradient on one side only.
+        allowed: the bound on the errors.
     """
 
     def __init__(
         self, source: ModelSource, keys: Sequence[str], dtype: torch.dtype, seed: int, init: str
     ) -> None:
+        super().__init__()
         factor = _LOSS_FACTOR if dtype is torch.float16 else 1.0
         self._exact = Reference(source, keys, seed=seed, init=init)
         self._rounded = Reference(source, keys, seed=seed, init=init, dtype=dtype, loss_factor=factor)
         self.allowed = LEAST_ROUNDOFFS * torch.finfo(dtype).eps / 2
-        self.worst_loss_error = 0.0
-        self.worst_gradient_error = 0.0
-        self.worst_parameter = ""
-        self.missing: list[str] = []
 
     def take_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Goes on from the parallel run's weights, so that rounding of one step does not add to the next."""
@@ -72,18 +68,16 @@ class RoundedReferences:
         rounded_loss, rounded = self._rounded_step(micro_batches)
         exact = self._exact.gradients()
         scale = max((float(g.norm()) for g in exact.values() if g is not None), default=0.0) * _LEAST_SCALE
-        one_process = _relative(rounded_loss, exact_loss)
-        self.worst_loss_error = max(self.worst_loss_error, _relative(loss, exact_loss))
+        one_process = relative_difference(rounded_loss, exact_loss)
+        self.add_loss(loss, exact_loss)
         for name, expected in exact.items():
             found = gradients.get(name)
             if expected is None or found is None:
-                if (expected is None) != (found is None) and name not in self.missing:
-                    self.missing.append(name)
+                if expected is not None or found is not None:
+                    self.note_missing(name)
                 continue
             one_process = max(one_process, _norm_error(rounded[name], expected, scale))
-            error = _norm_error(found, expected, scale)
-            if not self.worst_parameter or not error <= self.worst_gradient_error:
-                self.worst_gradient_error, self.worst_parameter = error, name
+            self.note_gradient(name, _norm_error(found, expected, scale))
         if math.isfinite(one_process):  # else the precision itself does not do for this model
             self.allowed = max(self.allowed, FACTOR * one_process)
 
@@ -102,9 +96,4 @@ def _norm_error(found: Tensor, expected: Tensor, least_scale: float) -> float:
         return float("inf")
     scale = max(float(expected.norm()), least_scale, torch.finfo(torch.float64).tiny)
     error = float((found.to(expected.dtype) - expected).norm()) / scale
-    return error if error == error else float("inf")
-
-
-def _relative(found: float, expected: float) -> float:
-    error = abs(found - expected) / max(abs(expected), 1e-12)
     return error if error == error else float("inf")
