@@ -1,7 +1,6 @@
 """What the ranks of the tests do; see ``world.py``."""
 
 import os
-import resource
 import signal
 import time
 from contextlib import nullcontext
@@ -76,6 +75,15 @@ class Run:
 
     def reference(self, **keywords):
         return Reference(self.source, list(self.graph.batch), **keywords)
+
+
+def said(action):
+    """What an action answers to a mistake."""
+    try:
+        action()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
 
 
 def difference(found, expected):
@@ -162,98 +170,6 @@ def overlap(case):
     return {"num_buckets": len(average._buckets), "early": early, "error": error}
 
 
-def loss_scale(case):
-    """An overflow under fp16, saved; the factor of a new run that loads it."""
-    run = Run(case, dtype=torch.float16)
-    with torch.no_grad():
-        for name, parameter in run.model.named_parameters():
-            if name == "ln_f.weight":
-                local_tensor(parameter).mul_(1e4)
-    run.model.step(run.share())
-    run.model.save(case.extra["path"])
-    run.model.close()
-    other = Run(case, dtype=torch.float16)
-    before = other.model._loss_scale.factor
-    other.model.load(case.extra["path"])
-    after = other.model._loss_scale.factor
-    other.model.close()
-    return before, after
-
-
-def exact(case):
-    """``init='exact'`` equals the plain construction bit for bit."""
-    run = Run(case, init="exact", seed=7)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)
-        expected = run.source.build_model().state_dict()
-    found = run.model.full_state_dict()
-    run.model.close()
-    return all(torch.equal(found[name], value.double()) for name, value in expected.items())
-
-
-def save(case):
-    """Two steps under one plan, then a checkpoint; ``case.args`` of the plan come by ``case.options``."""
-    path = case.extra["path"]
-    run = Run(case)
-    optimizer = torch.optim.AdamW(run.model.parameters(), lr=case.extra["lr"])
-    for step in range(2):
-        run.model.step(run.share(step))
-        optimizer.step()
-        optimizer.zero_grad()
-    run.model.save(path, optimizer)
-    run.model.close()
-    return True
-
-
-def load(case):
-    """Goes on from a checkpoint under another plan; compares with an uninterrupted single process."""
-    path = case.extra["path"]
-    run = Run(case, seed=1)
-    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-9)
-    run.model.load(path, optimizer)
-    steps_done = run.model.num_steps
-    reference = run.reference()
-    expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=case.extra["lr"])
-    losses = []
-    for step in range(7):
-        expected = reference.step(run.micro_batches(step))
-        if step >= 2:
-            losses.append(abs(float(run.model.step(run.share(step))) - expected))
-            optimizer.step()
-            optimizer.zero_grad()
-        expected_optimizer.step()
-        expected_optimizer.zero_grad()
-    error = difference(run.model.full_state_dict(), reference.model.state_dict())
-    run.model.close()
-    return {
-        "steps_done": steps_done,
-        "num_losses": len(losses),
-        "loss": max(losses),
-        "parameters": error,
-    }
-
-
-def load_errors(case):
-    """Messages for checkpoints that do not fit."""
-    run = Run(case)
-    path = case.extra["path"]
-    messages = []
-
-    def attempt(action):
-        try:
-            action()
-            messages.append("no error")
-        except Exception as error:
-            messages.append(f"{type(error).__name__}: {error}")
-
-    attempt(lambda: run.model.load("/nowhere/at/all"))
-    attempt(lambda: run.model.load(path))
-    stale = torch.optim.AdamW(run.source.build_model().parameters())
-    attempt(lambda: run.model.save(path, stale))
-    run.model.close()
-    return messages
-
-
 def dropout(case):
     """Loss and gradients with dropout on, for comparison between plans."""
     run = Run(case)
@@ -294,49 +210,6 @@ def same_samples(case):
     return losses
 
 
-def half(case):
-    """bf16 compute against float32: dtypes, and closeness of loss and gradients."""
-    run = Run(case, dtype=getattr(torch, case.dtype))
-    loss = run.model.step(run.share())
-    dtypes = sorted(
-        {str(p.dtype) for p in run.model.parameters()} | {str(p.grad.dtype) for p in run.model.parameters()}
-    )
-    reference = run.reference(dtype=torch.float32)
-    expected = reference.step(run.micro_batches())
-    found = run.model.full_gradients()
-    scale = max(float(v.abs().max()) for v in reference.gradients().values())
-    error = difference(found, reference.gradients()) / scale
-    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-3)
-    optimizer.step()
-    optimizer.zero_grad()
-    after = run.model.step(run.share())
-    run.model.close()
-    return {
-        "dtypes": dtypes,
-        "loss": abs(float(loss) - expected) / expected,
-        "gradient": error,
-        "falls": float(loss - after),
-    }
-
-
-def overflow(case):
-    """A weight so large that fp16 gradients overflow on one stage."""
-    run = Run(case, dtype=torch.float16)
-    parameters = dict(run.model.named_parameters())
-    if dist.get_rank() == 1:
-        with torch.no_grad():
-            parameters["ln_f.weight"].mul_(1e4)
-    before = {name: value.detach().clone() for name, value in parameters.items()}
-    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-2)
-    factors = [run.model._loss_scale.factor]
-    run.model.step(run.share())
-    factors.append(run.model._loss_scale.factor)
-    gradients = sum(value.grad is not None for value in parameters.values())
-    optimizer.step()
-    run.model.close()
-    return {"factors": factors, "gradients": gradients, "changed": difference(parameters, before)}
-
-
 def misuse(case):
     """Messages for what a training script can do wrong."""
     run = Run(case)
@@ -344,29 +217,21 @@ def misuse(case):
     key = next(iter(good))
     stale = torch.optim.AdamW(run.source.build_model().parameters())
     messages = {}
-
-    def attempt(name, action):
-        try:
-            action()
-            messages[name] = "no error"
-        except Exception as error:
-            messages[name] = f"{type(error).__name__}: {error}"
-
-    attempt("missing", lambda: run.model.step({k: v for k, v in good.items() if k != key}))
-    attempt("unknown", lambda: run.model.step({**good, "token": good[key]}))
-    attempt("size", lambda: run.model.step({k: v[:1] for k, v in good.items()}))
-    attempt("dtype", lambda: run.model.step({**good, key: good[key].float()}))
-    attempt("list", lambda: run.model.step({**good, key: good[key].tolist()}))
-    attempt("forward", lambda: run.model(good))
-    attempt("state", lambda: run.model.state_dict())
+    messages["missing"] = said(lambda: run.model.step({k: v for k, v in good.items() if k != key}))
+    messages["unknown"] = said(lambda: run.model.step({**good, "token": good[key]}))
+    messages["size"] = said(lambda: run.model.step({k: v[:1] for k, v in good.items()}))
+    messages["dtype"] = said(lambda: run.model.step({**good, key: good[key].float()}))
+    messages["list"] = said(lambda: run.model.step({**good, key: good[key].tolist()}))
+    messages["forward"] = said(lambda: run.model(good))
+    messages["state"] = said(lambda: run.model.state_dict())
     run.model.eval()
-    attempt("eval", lambda: run.model.step(good))
+    messages["eval"] = said(lambda: run.model.step(good))
     run.model.train()
     run.model.step(good)
     for parameter in stale.param_groups[0]["params"]:
         parameter.grad = torch.zeros_like(parameter)
     stale.step()
-    attempt("stale", lambda: run.model.step(good))
+    messages["stale"] = said(lambda: run.model.step(good))
     run.model.close()
     return messages
 
@@ -404,42 +269,8 @@ def fail(case):
 
 def differing_plans(case):
     """One rank brings another plan."""
-    try:
-        changes = {"optimizer": "sgd"} if dist.get_rank() == 1 else {}
-        Run(case, plan_changes=changes)
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return "no error"
-
-
-def memory(case):
-    """Growth of the peak resident memory over the building of this rank's stage."""
-    before = peak_bytes()
-    run = Run(case, dtype=torch.float32, timeout_s=case.extra.get("timeout_s", 200.0))
-    found = {
-        "peak_bytes": peak_bytes() - before,
-        "whole_process_bytes": peak_bytes(),
-        "model_parameters": sum(x.spec.num_elements for x in run.graph.parameters.values()),
-        "shard_bytes": sum(local_tensor(p).numel() * 4 for p in run.model.parameters()),
-        "largest_parameter_bytes": max(x.spec.num_elements for x in run.graph.parameters.values()) * 4,
-    }
-    run.model.close()
-    return found
-
-
-def plain_memory(case):
-    """The same of the plain model in one process."""
-    source, _ = world.source_and_graph(case)
-    before = peak_bytes()
-    model = source.build_model()
-    return {
-        "peak_bytes": peak_bytes() - before,
-        "parameters_bytes": sum(p.numel() * 4 for p in model.parameters()),
-    }
-
-
-def peak_bytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    changes = {"optimizer": "sgd"} if dist.get_rank() == 1 else {}
+    return said(lambda: Run(case, plan_changes=changes))
 
 
 def events(case):

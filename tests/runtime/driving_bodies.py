@@ -4,7 +4,7 @@ import torch
 import torch.distributed as dist
 
 from autopar.capture.wrapper import compute_in
-from tests.runtime.bodies import Run, difference
+from tests.runtime.bodies import Run, difference, said
 
 
 def leaf_of(output):
@@ -185,21 +185,14 @@ def misuse(case):
     batch = run.micro_batches()[0]
     messages = {}
 
-    def attempt(name, action):
-        try:
-            action()
-            messages[name] = "no error"
-        except Exception as error:
-            messages[name] = f"{type(error).__name__}: {error}"
-
-    attempt("position", lambda: model(batch["tokens"]))
-    attempt("missing", lambda: model(labels=batch["labels"]))
-    attempt("unknown", lambda: model(**batch, token=batch["tokens"]))
-    attempt("size", lambda: model(**{key: value[:1] for key, value in batch.items()}))
-    attempt("pipeline", lambda: model(**batch))
+    messages["position"] = said(lambda: model(batch["tokens"]))
+    messages["missing"] = said(lambda: model(labels=batch["labels"]))
+    messages["unknown"] = said(lambda: model(**batch, token=batch["tokens"]))
+    messages["size"] = said(lambda: model(**{key: value[:1] for key, value in batch.items()}))
+    messages["pipeline"] = said(lambda: model(**batch))
     if run.plan.mesh.pipeline == 1:
         loss = model(**batch).mean()
         loss.backward(retain_graph=True)
-        attempt("twice", loss.backward)
+        messages["twice"] = said(loss.backward)
     model.close()
     return messages

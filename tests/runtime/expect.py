@@ -30,3 +30,10 @@ def assert_close(found, num_ranks):
         assert result["dtypes"] == ["torch.float32"]
         assert result["loss"] < 0.01 and result["gradient"] < 0.02
         assert result["falls"] > 0
+
+
+def assert_refused(found, num_ranks, mistake, message):
+    """Every rank says what is wrong with a user's mistake."""
+    for result in check(found, num_ranks):
+        assert result[mistake].startswith("UsageError: ")
+        assert message in result[mistake]

@@ -53,7 +53,12 @@ WAYS = [
 
 def load_case(folder, saved, loaded):
     extra = {"path": str(folder / saved), "lr": 1e-2}
-    return Case(f"{saved}-{loaded}", "load", options={**PLANS, **ON_TWO}[loaded], extra=extra)
+    return Case(
+        f"{saved}-{loaded}",
+        "checkpoint_bodies:load",
+        options={**PLANS, **ON_TWO}[loaded],
+        extra=extra,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -61,12 +66,12 @@ def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     extra = {name: {"path": str(folder / name), "lr": 1e-2} for name in PLANS}
     cases = [
-        Case(f"save-{saved}", "save", options=PLANS[saved], extra=extra[saved])
+        Case(f"save-{saved}", "checkpoint_bodies:save", options=PLANS[saved], extra=extra[saved])
         for saved in dict.fromkeys(saved for saved, _ in WAYS)
     ]
     cases += [load_case(folder, *way) for way in WAYS if way[1] in PLANS]
     other = {"args": {"n_layer": 5}, "options": {"pipeline": 4}}
-    cases.append(Case("errors", "load_errors", **other, extra=extra["pipeline4"]))
+    cases.append(Case("errors", "checkpoint_bodies:load_errors", **other, extra=extra["pipeline4"]))
     results = run_cases(4, cases)
     return results | run_cases(2, [load_case(folder, *way) for way in WAYS if way[1] in ON_TWO])
 

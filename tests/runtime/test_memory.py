@@ -26,7 +26,15 @@ PLANS = {
 
 def run_big(name, args):
     model = str(ROOT / "examples" / "gpt.py")
-    case = Case(name, "memory", model=model, args=args, micro_batch=1, dtype="float32", options=PLANS[name])
+    case = Case(
+        name,
+        "memory_bodies:memory",
+        model=model,
+        args=args,
+        micro_batch=1,
+        dtype="float32",
+        options=PLANS[name],
+    )
     found = run_cases(4, [case], timeout_s=300, alone=True)[name]
     for rank in check(found, 4):
         print(name, {key: f"{value / 2**20:.0f} MiB" for key, value in rank.items()})
@@ -39,7 +47,7 @@ def run_big(name, args):
 def test_peak_memory_of_a_rank_is_that_of_its_shard(name):
     ranks = run_big(name, BIG)
     model = str(ROOT / "examples" / "gpt.py")
-    plain = Case("single", "plain_memory", model=model, args=BIG, micro_batch=1)
+    plain = Case("single", "memory_bodies:plain_memory", model=model, args=BIG, micro_batch=1)
     single = run_cases(1, [plain], alone=True)["single"][0]
     assert single["parameters_bytes"] > 300e6 * 4
     assert single["peak_bytes"] > 0.9 * single["parameters_bytes"]

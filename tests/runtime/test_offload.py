@@ -37,7 +37,12 @@ TWO = [
     *(Case(f"clip-{name}", "clip", options=PLANS[name]) for name in STEPPED),
     *(surface(name) for name in WHOLE),
     *(
-        Case(f"half-{name}", "half", dtype="bfloat16", options={**PLANS[name], "precision": "bf16"})
+        Case(
+            f"half-{name}",
+            "precision_bodies:half",
+            dtype="bfloat16",
+            options={**PLANS[name], "precision": "bf16"},
+        )
         for name in HALF
     ),
     Case(

@@ -27,10 +27,15 @@ def cases(plans):
 def found(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("scale") / "checkpoint")
     half = [
-        Case("half", "half", dtype="bfloat16", options={**TWO["data"], "precision": "bf16"}),
+        Case(
+            "half",
+            "precision_bodies:half",
+            dtype="bfloat16",
+            options={**TWO["data"], "precision": "bf16"},
+        ),
         Case(
             "scale",
-            "loss_scale",
+            "checkpoint_bodies:loss_scale",
             dtype="float16",
             options={"data": 2, "precision": "fp16"},
             extra={"path": path},

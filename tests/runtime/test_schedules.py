@@ -91,7 +91,9 @@ HALF = ("zero-bubble", "zbv", "interleaved-zero3")
 
 
 def half(name):
-    return case(f"bf16-{name}", body="half", dtype="bfloat16", precision="bf16", **PLANS[name])
+    return case(
+        f"bf16-{name}", body="precision_bodies:half", dtype="bfloat16", precision="bf16", **PLANS[name]
+    )
 
 
 SURFACE = [

@@ -24,7 +24,7 @@ WAYS = [
 
 def waiting(how, mesh, folder):
     extra = {"how": how, "folder": str(folder), "timeout_s": TIMEOUT_S}
-    case = Case(how, "tests.runtime.waits:stand_still", options=MESHES[mesh], extra=extra)
+    case = Case(how, "waits:stand_still", options=MESHES[mesh], extra=extra)
     return run_cases(2, [case], timeout_s=TIMEOUT_S)[how]
 
 
@@ -46,9 +46,7 @@ def test_a_rank_that_never_calls_parallelize_is_named(tmp_path):
 
 
 def test_a_full_disk_on_one_rank_is_told_on_all_and_costs_nothing(tmp_path):
-    case = Case(
-        "full", "tests.runtime.waits:full_disk", options=MESHES["data"], extra={"folder": str(tmp_path)}
-    )
+    case = Case("full", "waits:full_disk", options=MESHES["data"], extra={"folder": str(tmp_path)})
     for message, left, steps in check(run_cases(2, [case])["full"], 2):
         assert message.startswith("DistributedError: rank 1 could not write the checkpoint '")
         assert "File too large" in message

@@ -1,8 +1,9 @@
 """Running test bodies on real gloo processes, forked from one server, since starting up costs seconds.
 
-A body is a function of ``bodies.py`` (or of another module, as ``module:function``); it runs on every rank,
-and what it returns (or raises) on each rank comes back. The server has imported everything and keeps the
-models that it has captured, so that a fork of it starts at once; it lives as long as the tests that use it.
+A body is a function of ``bodies.py``, or of another module, as ``module:function`` (of this package, or in
+full); it runs on every rank, and what it returns (or raises) on each rank comes back. The server has imported
+everything and keeps the models that it has captured, so that a fork of it starts at once; it lives as long as
+the tests that use it.
 """
 
 import gc
@@ -134,7 +135,7 @@ def run_cases(
 def body_of(case):
     """The function of a case, and what is called before its ranks are forked."""
     module, _, name = case.body.rpartition(":")
-    found = importlib.import_module(module or "tests.runtime.bodies")
+    found = importlib.import_module(module if "." in module else f"{__package__}.{module or 'bodies'}")
     return getattr(found, name), getattr(found, "prepare", source_and_graph)
 
 

@@ -1,0 +1,88 @@
+"""Checkpoints and starting weights of parallel models, on every rank; see ``world.py``."""
+
+import torch
+
+from autopar.runtime.storage import local_tensor
+from tests.runtime.bodies import Run, difference, said
+
+
+def loss_scale(case):
+    """An overflow under fp16, saved; the factor of a new run that loads it."""
+    run = Run(case, dtype=torch.float16)
+    with torch.no_grad():
+        for name, parameter in run.model.named_parameters():
+            if name == "ln_f.weight":
+                local_tensor(parameter).mul_(1e4)
+    run.model.step(run.share())
+    run.model.save(case.extra["path"])
+    run.model.close()
+    other = Run(case, dtype=torch.float16)
+    before = other.model._loss_scale.factor
+    other.model.load(case.extra["path"])
+    after = other.model._loss_scale.factor
+    other.model.close()
+    return before, after
+
+
+def exact(case):
+    """``init='exact'`` equals the plain construction bit for bit."""
+    run = Run(case, init="exact", seed=7)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(7)
+        expected = run.source.build_model().state_dict()
+    found = run.model.full_state_dict()
+    run.model.close()
+    return all(torch.equal(found[name], value.double()) for name, value in expected.items())
+
+
+def save(case):
+    """Two steps under one plan, then a checkpoint; ``case.args`` of the plan come by ``case.options``."""
+    path = case.extra["path"]
+    run = Run(case)
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=case.extra["lr"])
+    for step in range(2):
+        run.model.step(run.share(step))
+        optimizer.step()
+        optimizer.zero_grad()
+    run.model.save(path, optimizer)
+    run.model.close()
+    return True
+
+
+def load(case):
+    """Goes on from a checkpoint under another plan; compares with an uninterrupted single process."""
+    path = case.extra["path"]
+    run = Run(case, seed=1)
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-9)
+    run.model.load(path, optimizer)
+    steps_done = run.model.num_steps
+    reference = run.reference()
+    expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=case.extra["lr"])
+    losses = []
+    for step in range(7):
+        expected = reference.step(run.micro_batches(step))
+        if step >= 2:
+            losses.append(abs(float(run.model.step(run.share(step))) - expected))
+            optimizer.step()
+            optimizer.zero_grad()
+        expected_optimizer.step()
+        expected_optimizer.zero_grad()
+    error = difference(run.model.full_state_dict(), reference.model.state_dict())
+    run.model.close()
+    return {
+        "steps_done": steps_done,
+        "num_losses": len(losses),
+        "loss": max(losses),
+        "parameters": error,
+    }
+
+
+def load_errors(case):
+    """Messages for checkpoints that do not fit."""
+    run = Run(case)
+    path = case.extra["path"]
+    messages = [said(lambda: run.model.load("/nowhere/at/all")), said(lambda: run.model.load(path))]
+    stale = torch.optim.AdamW(run.source.build_model().parameters())
+    messages.append(said(lambda: run.model.save(path, stale)))
+    run.model.close()
+    return messages
