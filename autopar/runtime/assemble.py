@@ -21,10 +21,11 @@ from autopar.lower.late_gradients import late_parameters
 from autopar.lower.resolve import ResolvedPlan
 from autopar.plan.decisions import Plan, ScheduleName
 from autopar.runtime.crossings import Crossing, PlacedBlock, boundary_crossings
-from autopar.runtime.executor import Executor, HeldStage
+from autopar.runtime.executor import Executor
 from autopar.runtime.export import StateLayout
 from autopar.runtime.fill import fill
 from autopar.runtime.gradients import TiedGradients, add_up_late_gradients
+from autopar.runtime.held_stage import HeldStage
 from autopar.runtime.holdings import Holdings, find_holdings
 from autopar.runtime.initialise import InitialState
 from autopar.runtime.links import Links

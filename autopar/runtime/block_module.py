@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx, nn
@@ -79,6 +80,15 @@ class _Forms:
         return self._evaluation
 
 
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a block reads besides its own weights, by name: see ``BlockModule.forward``."""
+
+    values: Mapping[str, Tensor]
+    shared: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+
 class BlockModule(nn.Module):
     """A block of the stage; in evaluation mode it runs without dropout and changes no buffer.
 
@@ -141,10 +151,11 @@ class BlockModule(nn.Module):
         form = self._forms.get(id(program))
         if form is None:
             form = self._forms[id(program)] = _Forms(program, self._compiler)
+        given = _Given(values, shared, buffers)
         if not self.training:
-            return self._evaluate(form, values, shared, buffers)
+            return self._evaluate(form, given)
         if program.recompute is Recompute.NONE or not torch.is_grad_enabled():
-            return self._run(form, values, shared, buffers, seed, weight_gradients)
+            return self._run(form, given, seed, weight_gradients)
         # Running a second time must neither see nor repeat what the first run did to buffers (BatchNorm
         # statistics).
         before = {name: buffers[name].clone() for name in sorted(program.mutated_buffers)}
@@ -155,11 +166,9 @@ class BlockModule(nn.Module):
             nonlocal runs
             runs += 1
             seen = buffers if runs == 1 else {**buffers, **{k: v.clone() for k, v in before.items()}}
-            again = dict(zip(names, arguments, strict=True))
-            if keeping is None:
-                return self._run(form, again, shared, seen, seed, weight_gradients)
-            with keeping.run():
-                return self._run(form, again, shared, seen, seed, weight_gradients, keeping)
+            again = _Given(dict(zip(names, arguments, strict=True)), shared, seen)
+            with nullcontext() if keeping is None else keeping.run():
+                return self._run(form, again, seed, weight_gradients, keeping)
 
         names = list(values)
         # Randomness is seeded inside: the generator's state need not be saved.
@@ -172,9 +181,7 @@ class BlockModule(nn.Module):
     def _run(
         self,
         form: _Forms,
-        values: Mapping[str, Tensor],
-        shared: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
+        given: _Given,
         seed: int,
         weight_gradients: WeightGradients | None,
         keeping: KeepingAxis | None = None,
@@ -182,48 +189,36 @@ class BlockModule(nn.Module):
         program = form.program
         if form.is_random:
             torch.manual_seed(seed)  # not for nothing: where torch has no GPU, it writes down the call stack
-        arguments = self._arguments(program, values, shared, buffers)
-        extra = (weight_gradients,) if program.has_split_backward else ()
-        results: tuple[Tensor, ...]
-        if keeping is not None:
-            results = form.training(keeping, *extra, *arguments)
-        elif program.recompute is Recompute.NONE:
+        arguments = self._arguments(program, given)
+        kept: Iterable[Tensor] | None = None
+        if program.recompute is Recompute.NONE:  # else what is saved is decided around both runs
             inputs = zip(program.block.inputs, arguments, strict=True)
-            with self._saving(value for entry, value in inputs if entry.kind is not InputKind.ACTIVATION):
-                results = form.training(self._axis, *extra, *arguments)
-        else:
-            results = form.training(self._axis, *extra, *arguments)
-        return tuple(own(value) for value in results) if self.clones_views else results
+            kept = (value for entry, value in inputs if entry.kind is not InputKind.ACTIVATION)
+        extra = (weight_gradients,) if program.has_split_backward else ()
+        with nullcontext() if kept is None else self._saving(kept):
+            return self._owned(form.training(keeping or self._axis, *extra, *arguments))
 
-    def _evaluate(
-        self,
-        form: _Forms,
-        values: Mapping[str, Tensor],
-        shared: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-    ) -> tuple[Tensor, ...]:
+    def _evaluate(self, form: _Forms, given: _Given) -> tuple[Tensor, ...]:
         # Step counters and the like are written to in the program all the same: not to the model's own.
-        copied = {name: buffers[name].clone() for name in form.program.mutated_buffers}
+        copied = {name: given.buffers[name].clone() for name in form.program.mutated_buffers}
+        given = replace(given, buffers={**given.buffers, **copied})
+        arguments = self._arguments(form.program, given)
         extra = (None,) if form.program.has_split_backward else ()
-        arguments = self._arguments(form.program, values, shared, {**buffers, **copied})
-        results: tuple[Tensor, ...] = form.evaluation(self._axis, *extra, *arguments)
+        return self._owned(form.evaluation(self._axis, *extra, *arguments))
+
+    def _owned(self, results: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(own(value) for value in results) if self.clones_views else results
 
-    def _arguments(
-        self,
-        program: BlockProgram,
-        values: Mapping[str, Tensor],
-        shared: Mapping[str, Tensor],
-        buffers: Mapping[str, Tensor],
-    ) -> list[Tensor]:
+    def _arguments(self, program: BlockProgram, given: _Given) -> list[Tensor]:
         def argument(entry: BlockInput) -> Tensor:
             if entry.kind is InputKind.PARAMETER:
-                return shared[entry.source] if entry.source in shared else self._read(entry.source)
+                shared = given.shared.get(entry.source)
+                return self._read(entry.source) if shared is None else shared
             if entry.kind is InputKind.BUFFER:
-                return buffers[entry.source]
+                return given.buffers[entry.source]
             if entry.kind is InputKind.CONSTANT:
                 return self._constants[entry.source]
-            return values[entry.source]
+            return given.values[entry.source]
 
         return [argument(entry) for entry in program.block.inputs]
 

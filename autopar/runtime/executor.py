@@ -17,62 +17,19 @@ from torch import Tensor
 
 from autopar.lower.weight_gradients import WeightGradients
 from autopar.runtime.crossings import Crossing
-from autopar.runtime.links import Links, Traffic
+from autopar.runtime.held_stage import HeldStage
+from autopar.runtime.links import Links
 from autopar.runtime.mesh import RankMesh
-from autopar.runtime.messages import Message, Schedule, needed, produced, traffic
-from autopar.runtime.replicas import Replicas
-from autopar.runtime.routes import Route
+from autopar.runtime.messages import Schedule, produced
+from autopar.runtime.script import Script, forward_only, make_script
 from autopar.runtime.seeds import Seeds
-from autopar.runtime.stage import StageModule
 from autopar.runtime.watchdog import Watchdog
 from autopar.schedule.actions import Action, ActionKind
 
-_WORDS = {
-    ActionKind.FORWARD: "forward",
-    ActionKind.BACKWARD: "backward",
-    ActionKind.INPUT_BACKWARD: "input backward",
-    ActionKind.WEIGHT_BACKWARD: "weight backward",
-}
 _ENDS_BACKWARD = (ActionKind.BACKWARD, ActionKind.WEIGHT_BACKWARD)
 
 Observer = Callable[[Action], AbstractContextManager[object]]
 """Called with every action; the action runs inside what it returns."""
-
-
-@dataclass(frozen=True)
-class HeldStage:
-    """A stage of this rank, and what surrounds it.
-
-    Attributes:
-        index: over all stages of the pipeline.
-        module: the programs.
-        replicas: data parallelism of its parameters.
-        received: values from the stage before, in the order in which they are sent.
-        sent: values for the stage after, likewise.
-        loss: global name of the loss when this is the last stage.
-        route: what it runs.
-        kept: names of outputs that the caller of a forward pass wants.
-    """
-
-    index: int
-    module: StageModule
-    replicas: Replicas
-    received: tuple[Crossing, ...]
-    sent: tuple[Crossing, ...]
-    loss: str | None
-    route: Route
-    kept: tuple[str, ...] = ()
-
-    @property
-    def used(self) -> tuple[str, ...]:
-        """What the stage reads itself of the values that it receives; the others pass through."""
-        own = self.route.reads
-        return tuple(crossing.name for crossing in self.received if crossing.name in own)
-
-    @property
-    def batch_keys(self) -> frozenset[str]:
-        """Entries of the batch that the stage reads."""
-        return self.route.batch_keys
 
 
 @dataclass
@@ -82,23 +39,6 @@ class _InFlight:
     inputs: dict[str, Tensor]
     outputs: dict[str, Tensor]
     weight_gradients: WeightGradients | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Script:
-    """What one rank does in a pass over a schedule.
-
-    Attributes:
-        actions: in order.
-        awaited: the message that each of them waits for.
-        traffic: all messages between ranks.
-        split: stages whose backward pass comes in two halves.
-    """
-
-    actions: tuple[Action, ...]
-    awaited: tuple[Message | None, ...]
-    traffic: Traffic
-    split: frozenset[int]
 
 
 @dataclass
@@ -146,7 +86,7 @@ class Executor:
         self._schedule_of = schedule_of
         self._rank = rank
         self._links = links
-        self._scripts: dict[tuple[int, bool], _Script] = {}
+        self._scripts: dict[tuple[int, bool], Script] = {}
         self._watchdog = watchdog
         self._used = {stage.index: stage.used for stage in self._stages.values()}
         self._batch_keys = {stage.index: stage.batch_keys for stage in self._stages.values()}
@@ -223,22 +163,16 @@ class Executor:
         """The actions of every rank on the pipeline axis in a step of so many micro-batches."""
         return self._schedule_of(num_micro_batches)
 
-    def _script(self, num_micro_batches: int, is_training: bool) -> _Script:
+    def _script(self, num_micro_batches: int, is_training: bool) -> Script:
         key = num_micro_batches, is_training
         if key not in self._scripts:
             schedule = self._schedule_of(num_micro_batches)
-            if not is_training:
-                schedule = [[x for x in own if x.kind is ActionKind.FORWARD] for own in schedule]
-            actions = tuple(schedule[self._rank])
-            self._scripts[key] = _Script(
-                actions=actions,
-                awaited=tuple(needed(action, self.num_stages) for action in actions),
-                traffic=traffic(schedule, self.num_stages, self.rank_of),
-                split=frozenset(x.stage for x in actions if x.kind is ActionKind.WEIGHT_BACKWARD),
+            self._scripts[key] = make_script(
+                schedule if is_training else forward_only(schedule), self._rank, self.num_stages, self.rank_of
             )
         return self._scripts[key]
 
-    def _play(self, step: _Step, script: _Script, label: str) -> Tensor | None:
+    def _play(self, step: _Step, script: Script, label: str) -> Tensor | None:
         step.split = script.split
         self._links.begin(script.traffic)
         following = iter([message for message in script.awaited if message is not None])
@@ -247,7 +181,7 @@ class Executor:
             self._links.ask(coming)
         for action, message in zip(script.actions, script.awaited, strict=True):
             self._watchdog.at(
-                f"{label}, {_WORDS[action.kind]} of micro-batch {action.micro_batch} on stage {action.stage}"
+                f"{label}, {action.kind.words} of micro-batch {action.micro_batch} on stage {action.stage}"
             )
             with self.observer(action):
                 arrived: list[Tensor] = []

@@ -9,7 +9,7 @@ is.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,10 +18,7 @@ from torch import Tensor
 
 from autopar.runtime.crossings import Crossing
 from autopar.runtime.mesh import RankMesh
-from autopar.runtime.messages import Message
-
-Traffic = Mapping[tuple[int, int], Sequence[Message]]
-"""Messages by (sender, receiver) on the pipeline axis, in order."""
+from autopar.runtime.messages import Message, Traffic
 
 
 @dataclass

@@ -7,12 +7,13 @@ number: hence its upper end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
+from autopar.runtime.gradients import scale_gradients
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.storage import local_tensor
 
@@ -43,6 +44,21 @@ class LossScale:
         """Goes on from what ``state`` gave."""
         if state is not None:
             self.factor, self._num_good_steps = float(state[0]), int(state[1])
+
+    def unscale(self, parameters: Mapping[str, nn.Parameter], mesh: RankMesh) -> None:
+        """Undoes the scaling of complete gradients, and adapts the factor; a collective of all ranks.
+
+        Where any has overflowed, all are dropped: optimisers then leave parameters and their own state as
+        they are.
+        """
+        is_finite = all_finite([p.grad for p in parameters.values() if p.grad is not None], mesh)
+        if is_finite:
+            inverse = torch.tensor(1 / self.factor, device=mesh.device)
+            scale_gradients(list(parameters.values()), inverse)
+        else:
+            for parameter in parameters.values():
+                parameter.grad = None
+        self.update(is_finite)
 
     def update(self, is_finite: bool) -> None:
         """Adapts the factor after a step."""

@@ -7,7 +7,7 @@ actions. The receiver derives the same order from the same list, so that no back
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autopar.schedule.actions import Action, ActionKind
@@ -31,6 +31,10 @@ class Message:
     micro_batch: int
 
 
+Traffic = Mapping[tuple[int, int], Sequence[Message]]
+"""Messages by (sender, receiver) on the pipeline axis, in order."""
+
+
 def needed(action: Action, num_stages: int) -> Message | None:
     """The message that an action waits for."""
     if action.kind is ActionKind.FORWARD:
@@ -49,9 +53,7 @@ def produced(action: Action, num_stages: int) -> Message | None:
     return Message(True, action.stage - 1, action.micro_batch)
 
 
-def traffic(
-    schedule: Schedule, num_stages: int, rank_of: Callable[[int], int]
-) -> dict[tuple[int, int], tuple[Message, ...]]:
+def traffic(schedule: Schedule, num_stages: int, rank_of: Callable[[int], int]) -> Traffic:
     """Messages from one rank to another, by (sender, receiver), in the order in which they are sent.
 
     Args:

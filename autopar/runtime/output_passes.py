@@ -11,7 +11,8 @@ from autopar.lower.resolve import ResolvedPlan
 from autopar.lower.results import CutBlock, cut_chain
 from autopar.runtime.block_reads import batch_reads
 from autopar.runtime.crossings import Crossing, PlacedBlock, boundary_crossings
-from autopar.runtime.executor import Executor, HeldStage
+from autopar.runtime.executor import Executor
+from autopar.runtime.held_stage import HeldStage
 from autopar.runtime.links import Links
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.routes import BlockProgram, block_program, lowered_program, make_route

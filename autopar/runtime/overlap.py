@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from autopar.runtime.storage import local_tensor, wrap_like
+from autopar.runtime.storage import local_tensor, rewrap
 from autopar.units import MiB
 
 # DistributedDataParallel's defaults.
@@ -70,7 +70,7 @@ class OverlappedAverage:
         for parameter, gradient in pairs:
             piece = flat.narrow(0, offset, gradient.numel()).view(gradient.shape)
             torch.mul(gradient, factor, out=piece)
-            parameter.grad = wrap_like(piece, parameter)
+            parameter.grad = rewrap(parameter, piece)
             offset += gradient.numel()
         work = dist.all_reduce(flat, group=self._group, async_op=True)
         assert work is not None

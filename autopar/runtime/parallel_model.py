@@ -22,7 +22,7 @@ from autopar.runtime.executor import mean_loss
 from autopar.runtime.export import write_state_dict
 from autopar.runtime.first_step import report_first_step
 from autopar.runtime.gradients import GradientNorm, add_back, scale_gradients, set_aside
-from autopar.runtime.loss_scale import LossScale, all_finite
+from autopar.runtime.loss_scale import LossScale
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.optimizer_watch import OptimizerWatch
 from autopar.runtime.options import Options
@@ -30,8 +30,7 @@ from autopar.runtime.outputs import ModelOutputs
 from autopar.runtime.same_outcome import same_outcome
 from autopar.runtime.seeds import Seeds, block_seeds
 from autopar.runtime.step_trace import SecondStep
-from autopar.runtime.storage import local_tensor
-from autopar.runtime.views import version
+from autopar.runtime.trained import TrainedParameters
 from autopar.runtime.watchdog import Watchdog
 from autopar.runtime.whole_state import WholeState
 
@@ -74,18 +73,18 @@ class ParallelModel(nn.Module):
         self._norm = GradientNorm(mesh, stored, assembly.sharded, assembly.tied)
         # Optimisers refuse an empty list: a stage without parameters (a loss alone) gives an empty one.
         self._stand_in = None if stored else nn.Parameter(torch.zeros(0, device=mesh.device))
-        self._whole = WholeState(assembly, mesh, self._trained)
+        self._trained = TrainedParameters(assembly)
+        self._whole = WholeState(assembly, mesh, self._trained.named)
         self._driving = Driving(assembly, mesh, self._driven_backward)
         self._outputs = ModelOutputs(graph, assembly, mesh, self._driving)
         self._num_driven = 0  # micro-batches since the last update
-        self._seen_versions: tuple[int, ...] | None = None
         self._optimizers = OptimizerWatch(self.parameters, self._note_update)
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
     ) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters under the model's own names (of tied ones, the first)."""
-        for name, parameter in self._trained().items():
+        for name, parameter in self._trained.named().items():
             yield (f"{prefix}.{name}" if prefix else name), parameter
         if self._stand_in is not None:
             yield "no_parameters", self._stand_in
@@ -125,7 +124,7 @@ class ParallelModel(nn.Module):
         label = f"forward pass after step {self.num_steps - 1}"
         with self._surroundings(label):
             self._optimizers.check()
-            self._take_over_changes()
+            self._trained.take_over_changes()
             return self._outputs.compute(batch, self._next_seeds, on_every_rank, label)
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -179,7 +178,7 @@ class ParallelModel(nn.Module):
             self._optimizers.check()
             batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
             with self._own_randomness():
-                self._take_over_updates()
+                self._trained.take_over()
                 earlier = set_aside(parameters)
                 seeds, factor = self._seeds(0, num_micro_batches), self._loss_scale.factor
                 loss = self._assembly.executor.run(batches, seeds, label, factor)
@@ -187,7 +186,7 @@ class ParallelModel(nn.Module):
             with work("synchronise gradients"):
                 self._assembly.synchronise_gradients(self._mesh)
             if self._loss_scale.is_active:
-                self._unscale(parameters)
+                self._loss_scale.unscale(parameters, self._mesh)
             add_back(parameters, earlier)
             if self._assembly.masters is not None:
                 self._assembly.masters.take_gradients()
@@ -216,7 +215,7 @@ class ParallelModel(nn.Module):
         with self._watchdog.guard(label):
             count = count_micro_batches(batch, self._graph, "eval_step()")
             batches = split_batch(batch, self._graph, count, self._mesh.device, "eval_step()")
-            self._take_over_updates()
+            self._trained.take_over()
             self.stages.eval()
             try:
                 with self._own_randomness():
@@ -233,7 +232,7 @@ class ParallelModel(nn.Module):
         Returns:
             The norm before, the same on every rank and as in one process.
         """
-        parameters = self._trained()
+        parameters = self._trained.named()
         with self._watchdog.guard(f"clip_grad_norm_ after step {self.num_steps - 1}"):
             norm = self._norm.total(parameters)
         # Coefficient as in torch.nn.utils.clip_grads_with_norm_.
@@ -246,7 +245,7 @@ class ParallelModel(nn.Module):
         Raises:
             UsageError: the optimiser holds other parameters.
         """
-        parameters = self._trained()
+        parameters = self._trained.named()
         with self._watchdog.guard(f"save to {path}"):
             buffers = self._whole.own_buffers() if self._mesh.here.data == 0 else {}
             scale = self._loss_scale.state
@@ -259,13 +258,14 @@ class ParallelModel(nn.Module):
         Raises:
             UsageError: no such checkpoint, another model's, or an optimiser with other parameters.
         """
-        parameters = self._trained()
+        parameters = self._trained.named()
         with self._watchdog.guard(f"load from {path}"):
             scale = self._loss_scale.state
             self.num_steps = load_checkpoint(path, parameters, self._whole.own_buffers(), optimizer, scale)
             self._loss_scale.restore(scale)
         self._optimizers.settle()
-        self._seen_versions, self._num_driven = None, 0
+        self._trained.forget()
+        self._num_driven = 0
 
     def export(self, path: str | Path) -> None:
         """Writes the plain model's full state dict to a file: as ``torch.save`` does, or, if ``path`` ends in
@@ -326,12 +326,6 @@ class ParallelModel(nn.Module):
         self._assembly.close()
         self._mesh.close()
 
-    def _trained(self) -> dict[str, nn.Parameter]:
-        """This rank's parameters as the optimiser changes them."""
-        parameters = dict(self.stages.named_originals())
-        masters = self._assembly.masters
-        return parameters if masters is None else {**parameters, **masters.parameters}
-
     def _own_randomness(self) -> AbstractContextManager[None]:
         """What is drawn inside leaves the caller's generators alone."""
         devices = [self._mesh.device] if self._mesh.device.type == "cuda" else []
@@ -349,34 +343,6 @@ class ParallelModel(nn.Module):
         with self._surroundings(label):
             yield
         self._optimizers.begin()
-
-    def _take_over_changes(self) -> None:
-        """As ``_take_over_updates``, unless nothing has changed: a graph may wait for its backward pass."""
-        with torch.no_grad():  # of a DTensor, the optimiser writes to the whole, others to the piece
-            trained = self._trained().values()
-            found = tuple(version(x) for p in trained for x in (p, local_tensor(p)))
-        if found != self._seen_versions:
-            self._take_over_updates()
-            self._seen_versions = found
-
-    def _take_over_updates(self) -> None:
-        """Lets the stages compute with what the optimiser has made of the parameters."""
-        if self._assembly.masters is not None:
-            self._assembly.masters.give_values()
-        self.stages.refresh_guests()
-        self._assembly.copies.refresh(dict(self.stages.named_originals()))
-
-    def _unscale(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        gradients = [p.grad for p in parameters.values() if p.grad is not None]
-        is_finite = all_finite(gradients, self._mesh)
-        if is_finite:
-            inverse = torch.tensor(1 / self._loss_scale.factor, device=self._mesh.device)
-            scale_gradients(list(parameters.values()), inverse)
-        else:
-            # Without gradients, optimisers leave parameters and their own state as they are.
-            for parameter in parameters.values():
-                parameter.grad = None
-        self._loss_scale.update(is_finite)
 
     def _next_seeds(self, num_micro_batches: int) -> Seeds:
         """Of micro-batches that the user drives, counted since the last update as those of a step."""

@@ -21,7 +21,7 @@ from autopar.runtime.buckets import all_reduce_in_buckets
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.overlap import OverlappedAverage
 from autopar.runtime.stage import StageModule
-from autopar.runtime.storage import StoredParameter, local_tensor, wrap_like
+from autopar.runtime.storage import StoredParameter, local_tensor, rewrap
 
 
 class Replicas:
@@ -214,7 +214,7 @@ class ComputeCopies:
         if gradient is None:
             return
         if parameter.grad is None:
-            parameter.grad = wrap_like(gradient.to(parameter.dtype), parameter)
+            parameter.grad = rewrap(parameter, gradient.to(parameter.dtype))
         else:
             local_tensor(parameter.grad).add_(gradient)
         if name in self._actions:

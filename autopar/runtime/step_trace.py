@@ -25,12 +25,6 @@ from autopar.runtime.messages import Schedule
 from autopar.schedule.actions import Action, ActionKind
 from autopar.schedule.simulator import simulate
 
-_WORDS = {
-    ActionKind.FORWARD: "forward",
-    ActionKind.BACKWARD: "backward",
-    ActionKind.INPUT_BACKWARD: "input backward",
-    ActionKind.WEIGHT_BACKWARD: "weight backward",
-}
 _MEASURED, _SIMULATED = 0, 1
 
 
@@ -210,7 +204,7 @@ def _names(process: int, name: str, rows: range, row_name: str) -> list[dict[str
 def _event(process: int, row: int, span: Span) -> dict[str, Any]:
     event = {
         "name": str(span.action or span.name),
-        "cat": _WORDS[span.action.kind] if span.action else "work",
+        "cat": span.action.kind.words if span.action else "work",
         "ph": "X",
         "pid": process,
         "tid": row,

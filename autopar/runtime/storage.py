@@ -137,20 +137,6 @@ def local_tensor(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def wrap_like(local: Tensor, parameter: Tensor) -> Tensor:
-    """This rank's plain tensor in the form of a parameter or gradient; the inverse of ``local_tensor``."""
-    if not isinstance(parameter, DTensor):
-        return local
-    return DTensor.from_local(
-        local,
-        parameter.device_mesh,
-        parameter.placements,
-        run_check=False,
-        shape=parameter.shape,
-        stride=parameter.stride(),
-    )
-
-
 def on_device(tensor: Tensor, device: torch.device, mesh: DeviceMesh | None = None) -> Tensor:
     """The same piece of the same tensor in the memory of ``device``, where collectives can reach it.
 
@@ -164,7 +150,11 @@ def on_device(tensor: Tensor, device: torch.device, mesh: DeviceMesh | None = No
 
 
 def rewrap(tensor: Tensor, local: Tensor, mesh: DeviceMesh | None = None) -> Tensor:
-    """Another piece in place of this rank's own: a DTensor where ``tensor`` is one."""
+    """``local`` in the form of ``tensor``, a DTensor where that is one; the inverse of ``local_tensor``.
+
+    Args:
+        mesh: of the result; default: that of ``tensor``.
+    """
     if not isinstance(tensor, DTensor):
         return local
     return DTensor.from_local(

@@ -8,21 +8,21 @@ stands still.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch.distributed as dist
 
 from autopar.errors import AutoparError, DistributedError
+from autopar.runtime.agreement import agree, first_line, stay_until_read
 from autopar.runtime.meeting import Meeting
+from autopar.runtime.reports import Report, View, post, read
 from autopar.units import format_seconds
 
 _Answer = TypeVar("_Answer")
@@ -40,30 +40,6 @@ _COMMUNICATION_WORDS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one rank last posted.
-
-    Attributes:
-        host: name of its machine.
-        pulse: counts up while the process lives.
-        moves: counts actions begun.
-        action: what it does or did last, for people.
-        is_waiting: it takes part in something distributed; else it does what is its own business.
-        error: first line of the error that stopped it, or "".
-        is_cause: the error is its own, not a wait for somebody else.
-    """
-
-    rank: int
-    host: str = ""
-    pulse: int = -1
-    moves: int = -1
-    action: str = "starting"
-    is_waiting: bool = False
-    error: str = ""
-    is_cause: bool = False
-
-
 class Watchdog:
     """Posts this rank's heartbeats, and explains failures by those of the others.
 
@@ -79,6 +55,7 @@ class Watchdog:
     def __init__(
         self, meeting: Meeting, timeout_s: float, interval_s: float = 0.5, least_grace_s: float = 3.0
     ) -> None:
+        self._meeting = meeting
         self._store, self._place = meeting.store, meeting.place
         self._rank, self._size = meeting.rank, meeting.size
         self._timeout_s = timeout_s
@@ -121,11 +98,11 @@ class Watchdog:
             if isinstance(error, DistributedError):
                 raise
             if isinstance(error, AutoparError) or not is_communication_error(error):
-                self._fail(f"{type(error).__name__}: {_first_line(error)}", is_cause=True)
+                self._fail(f"{type(error).__name__}: {first_line(error)}", is_cause=True)
                 self._linger()
                 raise
-            self._fail(_first_line(error), is_cause=False)
-            message = self.explain(_first_line(error))
+            self._fail(first_line(error), is_cause=False)
+            message = self.explain(first_line(error))
             self._linger()
             raise DistributedError(message) from error
         finally:
@@ -165,40 +142,7 @@ class Watchdog:
         Raises:
             DistributedError: ranks differ, or have not come within the time-out.
         """
-        try:
-            found = self._exchange(name, json.dumps(dict(values)))
-        except (RuntimeError, OSError) as error:
-            raise DistributedError(
-                f"rank {self._rank} came to compare its {' and '.join(values)} with the other ranks, and the"
-                f" store at {self._place} has gone ({_first_line(error)}): rank 0 has ended, or has waited"
-                f" longer than {format_seconds(self._timeout_s)} (timeout_s); look at its output"
-            ) from error
-        missing = [rank for rank, text in enumerate(found) if text is None]
-        if missing:
-            raise DistributedError(
-                f"{_ranks(missing)} did not start within {format_seconds(self._timeout_s)}; look at their"
-                " output"
-            )
-        brought: list[dict[str, str]] = [json.loads(text or "{}") for text in found]
-        differing = [what for what in values if len({one.get(what) for one in brought}) > 1]
-        if differing:
-            counts: dict[tuple[str | None, ...], list[int]] = {}
-            for rank, one in enumerate(brought):
-                counts.setdefault(tuple(one.get(what) for what in differing), []).append(rank)
-            majority = max(counts.values(), key=lambda ranks: (len(ranks), -ranks[0]))
-            others = [rank for ranks in counts.values() if ranks is not majority for rank in ranks]
-            raise DistributedError(
-                f"{' and '.join(differing)} of {_ranks(sorted(others))} differ from those of"
-                f" {_ranks(majority)}; give every rank the same plan file, model code and arguments"
-            )
-
-    def _exchange(self, name: str, text: str) -> list[str | None]:
-        """What each rank brings, None where it has not come in time."""
-        self._store.set(f"{name}/{self._rank}", text)
-        found = self._wait_for([f"{name}/{rank}" for rank in range(self._size)], self._timeout_s)
-        if len(set(found)) > 1:
-            self._stay_until_read(name, [rank for rank, text in enumerate(found) if text is None])
-        return found
+        agree(self._meeting, name, values, self._timeout_s, self._linger_s)
 
     def _ask_store(self, question: Callable[[], _Answer]) -> _Answer | None:
         """The answer to what needs the store; None where a network that is cut leaves it without one."""
@@ -220,14 +164,6 @@ class Watchdog:
         if errors:
             raise errors[0]
         return answers[0] if answers else None
-
-    def _wait_for(self, keys: list[str], timeout_s: float) -> list[str | None]:
-        end_s = time.monotonic() + timeout_s
-        while time.monotonic() < end_s and not self._store.check(keys):
-            time.sleep(0.02)
-        if self._store.check(keys):
-            return [value.decode() for value in self._store.multi_get(keys)]
-        return [self._store.get(key).decode() if self._store.check([key]) else None for key in keys]
 
     def _run(self) -> None:
         while not self._stopped.wait(self._interval_s):
@@ -252,16 +188,19 @@ class Watchdog:
         os._exit(DistributedError.exit_status)
 
     def _post(self) -> None:
-        report = {
-            "host": self._host,
-            "pulse": self._pulse,
-            "moves": self._moves,
-            "action": self._action,
-            "is_waiting": self._is_waiting,
-            "error": self._error,
-            "is_cause": self._is_cause,
-        }
-        self._store.set(f"heartbeat/{self._rank}", json.dumps(report))
+        post(
+            self._store,
+            Report(
+                rank=self._rank,
+                host=self._host,
+                pulse=self._pulse,
+                moves=self._moves,
+                action=self._action,
+                is_waiting=self._is_waiting,
+                error=self._error,
+                is_cause=self._is_cause,
+            ),
+        )
 
     def _fail(self, error: str, is_cause: bool) -> None:
         self._error, self._is_cause = error, is_cause
@@ -269,50 +208,27 @@ class Watchdog:
             self._ask_store(self._post)
 
     def _linger(self) -> None:
-        self._ask_store(lambda: self._stay_until_read("explained", self._deaf))
+        self._ask_store(lambda: stay_until_read(self._meeting, "explained", self._deaf, self._linger_s))
 
-    def _stay_until_read(self, what: str, deaf: Collection[int]) -> None:
-        # Where the store lives in rank 0, it stays until the others have read why they stop.
-        with suppress(RuntimeError, OSError):
-            self._store.set(f"{what}/read/{self._rank}", "")
-            if self._rank == 0:
-                alive = [rank for rank in range(self._size) if rank not in deaf]
-                self._wait_for([f"{what}/read/{rank}" for rank in alive], 2 * self._grace_s)
-
-    def _read(self, rank: int) -> Report:
-        key = f"heartbeat/{rank}"
-        if not self._store.check([key]):
-            return Report(rank)
-        fields: dict[str, Any] = json.loads(self._store.get(key))
-        return Report(rank, **fields)
+    @property
+    def _linger_s(self) -> float:
+        return 2 * self._grace_s
 
     def _blame(self) -> str:
-        before = [self._read(rank) for rank in range(self._size)]
+        """Watches the others for a while; says who of them is to blame."""
+        before = [report.pulse for report in self._read()]
         began_s = time.monotonic()
         while True:
             time.sleep(self._interval_s)
-            now = [self._read(rank) for rank in range(self._size)]
-            silent = [report for report in now if not report.error and report.rank != self._rank]
-            gone = [report for report in silent if report.pulse <= before[report.rank].pulse]
+            view = View(self._rank, before, self._read())
             waited_s = time.monotonic() - began_s
-            if waited_s > self._grace_s or (len(silent) == len(gone) and waited_s > 4 * self._interval_s):
+            if waited_s > self._grace_s or (not view.alive and waited_s > 4 * self._interval_s):
                 break
-        causes = [report for report in now if report.is_cause]
-        still = [report for report in silent if report not in gone]
-        # Who waits, too, has yet to find out; who does not is the one that is waited for.
-        still = [report for report in still if not report.is_waiting] or still
-        self._deaf = frozenset(x.rank for x in (*gone, *still) if x in gone or not x.is_waiting)
-        names = _names(now)
-        if causes:
-            return "; ".join(f"{names[x.rank]} failed in {x.action}: {x.error}" for x in causes)
-        if gone:
-            return "; ".join(
-                f"{names[x.rank]} is gone (no heartbeat), its last action was {x.action}" for x in gone
-            )
-        if still:
-            return "; ".join(f"{names[x.rank]} is alive but stands still in {x.action}" for x in still)
-        last = min((report for report in now if report.rank != self._rank), key=lambda x: x.moves)
-        return f"every rank waits; the one that came least far is {names[last.rank]}, in {last.action}"
+        self._deaf = view.deaf
+        return view.blame()
+
+    def _read(self) -> list[Report]:
+        return [read(self._store, rank) for rank in range(self._size)]
 
 
 def is_communication_error(error: BaseException) -> bool:
@@ -321,19 +237,3 @@ def is_communication_error(error: BaseException) -> bool:
         return True
     text = str(error).lower()
     return isinstance(error, RuntimeError) and any(word in text for word in _COMMUNICATION_WORDS)
-
-
-def _first_line(error: BaseException) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
-
-
-def _ranks(ranks: list[int]) -> str:
-    shown = ", ".join(str(rank) for rank in ranks[:8]) + (", …" if len(ranks) > 8 else "")
-    return f"rank {shown}" if len(ranks) == 1 else f"ranks {shown}"
-
-
-def _names(reports: list[Report]) -> list[str]:
-    """How to call each rank: with its machine where there are several."""
-    several = len({report.host for report in reports if report.host}) > 1
-    return [f"rank {x.rank} (on {x.host})" if several and x.host else f"rank {x.rank}" for x in reports]

@@ -18,6 +18,11 @@ class ActionKind(StrEnum):
     INPUT_BACKWARD = "I"
     WEIGHT_BACKWARD = "W"
 
+    @property
+    def words(self) -> str:
+        """For people."""
+        return self.name.lower().replace("_", " ")
+
 
 class Action(NamedTuple):
     """One piece of work of a rank. A tuple, because the search makes them by the hundred thousand.
