@@ -12,14 +12,14 @@ import pickle
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import runtime_peers
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 import autopar
 from autopar.capture.target import ModelSource, load_target
@@ -114,15 +114,9 @@ def _autopar(job: RuntimeJob, source: ModelSource, whole: Mapping[str, Tensor]) 
     model = autopar.parallelize(
         source.build_model, job.plan, loss=source.loss, example_batch=source.example_batch
     )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
-    batch = share_of(dict(whole), dict.fromkeys(whole, 0), model.data_rank, model.data_world_size)
-
-    def step() -> None:
-        model.step(batch)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return _training(
+        model.step, model.parameters(), share_of(dict(whole), {}, model.data_rank, model.data_world_size)
+    )
 
 
 def _peer(job: RuntimeJob, source: ModelSource, whole: Mapping[str, Tensor]) -> Callable[[], None]:
@@ -135,11 +129,20 @@ def _peer(job: RuntimeJob, source: ModelSource, whole: Mapping[str, Tensor]) -> 
     if job.peer.endswith("_compiled"):
         extra = (True,)
     peer: runtime_peers.Peer = make(module, loss, *extra)
-    optimizer = torch.optim.AdamW(peer.parameters, lr=1e-4)
-    batch = share_of(dict(whole), dict.fromkeys(whole, 0), peer.data_rank, peer.data_size)
+    share = share_of(dict(whole), {}, peer.data_rank, peer.data_size)
+    return _training(peer.step, peer.parameters, share)
+
+
+def _training(
+    compute: Callable[[dict[str, Tensor]], object],
+    parameters: Iterable[nn.Parameter],
+    batch: dict[str, Tensor],
+) -> Callable[[], None]:
+    """A step of a side: gradients of its share, and the update."""
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4)
 
     def step() -> None:
-        peer.step(batch)
+        compute(batch)
         optimizer.step()
         optimizer.zero_grad()
 
