@@ -3,8 +3,9 @@
 Processes that share cores, memory and links slow each other, and in training all are busy together. So every
 rank runs the same calls the same number of times between two barriers, and the time is that of the slowest:
 all the work done, divided by the time in which it was. The measurements take turns, so that a disturbance of
-a moment falls on few repetitions of each. Work that only computes takes no longer than its processor time,
-times the ranks that take turns on a core: so what other programs take of the cores is not counted.
+a moment falls on few repetitions of each. Work that only computes takes its processor time, times the ranks
+that take turns on a core: a call shorter than a turn runs undisturbed more often than not, and pays for the
+turns of the others now and then; and what other programs take of the cores is not counted.
 
 In a step, what a piece of work reads was last used long ago, and other work has filled the caches since. Work
 that is to be timed as it is then runs after other memory has been written to, or after the work that comes
@@ -141,9 +142,7 @@ class Stopwatch:
             task.work()
         self._finish()
         elapsed_s, processor_s = time.perf_counter() - began_s, time.process_time() - began_processor_s
-        if self.share is not None and task.computes:
-            return min(elapsed_s, processor_s * self.share)
-        return elapsed_s
+        return elapsed_s if self.share is None or not task.computes else processor_s * self.share
 
     def _fill_caches(self) -> None:
         if not self._other.numel():
