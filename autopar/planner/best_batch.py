@@ -17,8 +17,9 @@ from autopar.capture.capture import Capture
 from autopar.errors import CaptureError, InfeasibleError
 from autopar.plan.decisions import Plan
 from autopar.planner.legal_families import legal_families
-from autopar.planner.planner import PlanningTask, Progress, Watch, captured_for, choices_for, settle
+from autopar.planner.planner import PlanningTask, Progress, Watch, captured_for, choices_for
 from autopar.planner.request import BatchTried, PlanRequest, PlanResult
+from autopar.planner.settle import settle
 
 _MOST_SAMPLES = 64
 _WORTH_GOING_ON = 0.01

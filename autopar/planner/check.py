@@ -59,22 +59,36 @@ def check_plan(
 
     Args:
         memory_limit_bytes: of a device; None: all that it has.
-        captured: the model, if it has been captured in the plan's precision before.
+        captured: the model, if it has been captured before.
 
     Raises:
         PlanError: the plan is incomplete, or wrong for the model or the cluster.
         CaptureError: the model cannot be captured.
     """
-    check_complete(plan)
-    assert plan.precision is not None and plan.micro_batch is not None
-    captured = captured or capture(source, DTYPES[plan.precision])
-    assert captured.dtype == DTYPES[plan.precision]
+    captured = capture_for(plan, source, captured)
+    assert plan.micro_batch is not None
     graph = captured.at(plan.micro_batch)
     limit_bytes = memory_limit_bytes or cluster.device.memory_bytes
     prediction = predict_plan(plan, graph, cluster, limit_bytes, Readings(cluster))
     note = measured_note(graph, cluster.device)
     notes = (note,) if note else ()
     return CheckResult(prediction, _warnings(plan, cluster), too_large(prediction), notes)
+
+
+def capture_for(plan: Plan, source: ModelSource, known: Capture | None = None) -> Capture:
+    """The model in the precision of a plan.
+
+    Args:
+        known: a capture of the model, taken if it is in that precision.
+
+    Raises:
+        PlanError: the plan is incomplete.
+        CaptureError: the model cannot be captured.
+    """
+    check_complete(plan)
+    assert plan.precision is not None
+    wanted = DTYPES[plan.precision]
+    return known if known is not None and known.dtype == wanted else capture(source, wanted)
 
 
 def predict_plan(

@@ -15,8 +15,9 @@ from autopar.errors import CaptureError, PlanError
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Plan, Precision
 from autopar.plan.merge import override
+from autopar.planner.check import capture_for
 from autopar.planner.differences import Difference, differences, num_stages
-from autopar.planner.explain import Costing, capture_for, cost_plan
+from autopar.planner.explain import Costing, cost_plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autopar.capture.capture import Capture, capture
+from autopar.capture.capture import Capture
 from autopar.capture.target import ModelSource
 from autopar.errors import AutoparError
 from autopar.hardware.cluster import Cluster
-from autopar.lower.resolve import check_complete
 from autopar.plan.decisions import Plan
-from autopar.planner.check import DTYPES, CheckResult, check_plan
+from autopar.planner.check import CheckResult, capture_for, check_plan
 from autopar.planner.oddities import Oddity, find_oddities
 from autopar.planner.problems import check_against_model
 
@@ -51,25 +50,18 @@ def examine(
         PlanError: tells of everything that is wrong with the plan.
         CaptureError: the model cannot be captured.
     """
-    captured = _captured(plan, source, None)
+    captured = capture_for(plan, source)
     result = _checked(plan, captured, source, cluster, memory_limit_bytes)
     oddities = find_oddities(plan, captured, cluster, result.prediction)
     if unchanged is None:
         return Examined(result, oddities)
     try:
         before = _checked(
-            unchanged, _captured(unchanged, source, captured), source, cluster, memory_limit_bytes
+            unchanged, capture_for(unchanged, source, captured), source, cluster, memory_limit_bytes
         )
     except AutoparError as problem:
         return Examined(result, oddities, None, str(problem))
     return Examined(result, oddities, before)
-
-
-def _captured(plan: Plan, source: ModelSource, known: Capture | None) -> Capture:
-    check_complete(plan)
-    assert plan.precision is not None
-    wanted = DTYPES[plan.precision]
-    return known if known is not None and known.dtype == wanted else capture(source, wanted)
 
 
 def _checked(

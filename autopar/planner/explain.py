@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from autopar.capture.capture import Capture, capture
+from autopar.capture.capture import Capture
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource
 from autopar.cost.blocks import Readings, sharding_signature
@@ -17,11 +17,11 @@ from autopar.cost.step import predict
 from autopar.errors import CaptureError, InfeasibleError, PlanError
 from autopar.hardware.cluster import Cluster
 from autopar.lower.block import lower_block
-from autopar.lower.resolve import ResolvedPlan, check_complete, resolve
+from autopar.lower.resolve import ResolvedPlan, resolve
 from autopar.plan.decisions import Plan
 from autopar.plan.hand_made import decisions, hand_made
 from autopar.plan.hand_made import without as without_line
-from autopar.planner.check import DTYPES, resolved_layout
+from autopar.planner.check import capture_for, resolved_layout
 from autopar.planner.differences import UNSAID, Difference, differences
 from autopar.planner.freed_decision import without
 from autopar.planner.plan_lines import generalised_key
@@ -137,32 +137,20 @@ def cost_plan(
 
     Args:
         memory_limit_bytes: of a device; None: all that it has.
-        captured: the model, if it has been captured in the plan's precision before.
+        captured: the model, if it has been captured before.
         readings: of the same cluster, to read from and add to.
 
     Raises:
         PlanError: the plan is incomplete, or wrong for the model or the cluster.
         CaptureError: the model cannot be captured.
     """
-    captured = captured or capture_for(plan, source)
+    captured = capture_for(plan, source, captured)
     assert plan.micro_batch is not None
     resolved = resolve(plan, captured.at(plan.micro_batch))
     layout = resolved_layout(resolved, cluster, readings or Readings(cluster))
     limit_bytes = memory_limit_bytes or cluster.device.memory_bytes
     prediction = predict(layout, cluster, limit_bytes)
     return Costing(resolved, cluster, limit_bytes, layout, prediction, break_down(layout, cluster))
-
-
-def capture_for(plan: Plan, source: ModelSource) -> Capture:
-    """The model in the precision of a plan.
-
-    Raises:
-        PlanError: the plan is incomplete.
-        CaptureError: the model cannot be captured.
-    """
-    check_complete(plan)
-    assert plan.precision is not None
-    return capture(source, DTYPES[plan.precision])
 
 
 def explain_plan(

@@ -6,7 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from autopar.errors import UsageError, closest_match
-from autopar.plan.decisions import Mesh, PatternLine, Plan
+from autopar.plan.decisions import PATTERN_SECTIONS, Mesh, PatternLine, Plan
+from autopar.plan.merge import ATTRIBUTES
 
 FREEABLE = (
     "batch.micro",
@@ -27,25 +28,12 @@ FREEABLE = (
 )
 """Decisions that can be left to the planner; single lines of sections too, by their pattern."""
 
+# Attributes of a plan: without what is given, the model and the devices.
 _DECISIONS = (
-    "global_batch",
-    "micro_batch",
     "mesh",
-    "precision",
-    "optimizer",
-    "schedule",
-    "virtual",
-    "stages",
-    "tensor",
-    "activations",
-    "operators",
-    "zero",
-    "shard_group",
-    "recompute",
-    "offload",
-    "compile",
+    *PATTERN_SECTIONS,
+    *(name for key, name in ATTRIBUTES.items() if key not in ("model", "cluster")),
 )
-_SECTIONS = ("tensor", "activations", "operators", "recompute")
 
 
 def without(plan: Plan, key: str) -> Plan:
@@ -67,7 +55,7 @@ def without(plan: Plan, key: str) -> Plan:
 def _dropped(key: str, plan: Plan) -> dict[str, Any] | None:
     """What replaces the decision and those that follow from it; None: there is no such decision."""
     section, _, below = key.partition(".")
-    if section in _SECTIONS:
+    if section in PATTERN_SECTIONS:
         return {section: _lines(key, section, below, plan) if below else ()}
     if key == "mesh.order":
         return {"mesh": Mesh(plan.mesh.pipeline, plan.mesh.data, plan.mesh.tensor)}

@@ -15,8 +15,9 @@ from autopar.plan.decisions import Plan
 from autopar.plan.hand_made import decisions, hand_made, without
 from autopar.plan.merge import override
 from autopar.planner.pins import pinned_first_blocks, resolve_pins
-from autopar.planner.planner import Progress, Watch, captured_for, make_plan, settle
+from autopar.planner.planner import Progress, Watch, captured_for, make_plan
 from autopar.planner.request import PlanRequest, PlanResult
+from autopar.planner.settle import settle
 
 # Where several lines may be what is refused, the first of these goes: what depends most on size and cluster.
 _FIRST_TO_GO = (

@@ -62,7 +62,6 @@ class _Setting:
     realisers: dict[int, Realiser] = field(default_factory=dict)
     choices: dict[object, tuple[BlockChoice, ...]] = field(default_factory=dict)
     choice_tables: tuple[ChoiceTable, ...] | None = None
-    floor_s: float | None = None
 
 
 class ModelChoices:
@@ -122,20 +121,9 @@ class ModelChoices:
             for _, placements in self._solver(setting, kind).table.parameters.values()
         )
 
-    def floor_s(self, tensor: int, micro_batch: int, effort: int, tensor_stride: int = 1) -> float:
-        """Least seconds of all blocks.
-
-        Args:
-            effort: 0: what all operators take on one rank, divided by the ranks; 1: the operator ILPs with
-                free boundaries.
-        """
-        if effort == 0:
-            return self._least_sample_s() * micro_batch / tensor
-        setting = self._setting(tensor, micro_batch, tensor_stride)
-        if setting.floor_s is None:
-            floors = [self._kind_floor_s(setting, kind) for kind in range(len(setting.kinds))]
-            setting.floor_s = sum(floors[kind] for kind in setting.kind_of_block)
-        return setting.floor_s
+    def floor_s(self, tensor: int, micro_batch: int) -> float:
+        """Least seconds of all blocks: what all operators take on one rank, divided by the ranks."""
+        return self._least_sample_s() * micro_batch / tensor
 
     def tables(self, tensor: int, micro_batch: int, tensor_stride: int = 1) -> tuple[ChoiceTable, ...]:
         """The choices; one table for every joint placement of the tied parameters."""
@@ -168,11 +156,6 @@ class ModelChoices:
                 seconds = sum(whole[block.class_key] for block in blocks)
                 self._sample_s = max(self._sample_s, seconds / most)
         return self._sample_s
-
-    def _kind_floor_s(self, setting: _Setting, kind: int) -> float:
-        if setting.degree == 1:
-            return whole_seconds(setting.kinds[kind].block, self._cluster.device)
-        return self._solver(setting, kind).floor_s(setting.kinds[kind].pins)
 
     def _setting(self, tensor: int, micro_batch: int, stride: int = 1) -> _Setting:
         # Ranks that lie over the nodes alike send as quickly, however far apart they are.

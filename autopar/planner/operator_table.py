@@ -31,7 +31,6 @@ class OperatorTable:
         inputs: indices of the nodes that stand for activations; their strategies are by input word.
         input_words: words that differ on the block's input, ``replicate`` first.
         output_words: likewise, on its output.
-        copies_s: at most so much of any assignment's time are copies that may turn out not to be needed.
     """
 
     problem: OperatorProblem
@@ -44,7 +43,6 @@ class OperatorTable:
     inputs: tuple[int, ...]
     input_words: tuple[str, ...]
     output_words: tuple[str, ...]
-    copies_s: float
 
     def allowed(
         self,

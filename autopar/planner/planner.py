@@ -12,11 +12,11 @@ from autopar.cost.breakdown import break_down
 from autopar.cost.measured import measured_note
 from autopar.cost.prediction import Prediction
 from autopar.cost.step_timeline import step_timeline
-from autopar.errors import InfeasibleError, UsageError
+from autopar.errors import InfeasibleError
 from autopar.hardware.cluster import Cluster
-from autopar.plan.decisions import MESH_AXES, ClusterReference, Mesh, ModelReference, Plan, Precision
+from autopar.plan.decisions import MESH_AXES, Mesh, Plan
 from autopar.plan.hand_made import codes_of_chosen
-from autopar.planner.check import DEFAULT_OPTIMIZER, DTYPES, predict_plan
+from autopar.planner.check import DTYPES, predict_plan
 from autopar.planner.compose import compose_plan
 from autopar.planner.explain_infeasible import nothing_fits
 from autopar.planner.legal_families import legal_families
@@ -30,14 +30,12 @@ from autopar.planner.request import (
     RunnerUp,
     SearchStatistics,
 )
+from autopar.planner.settle import settle
 from autopar.solve.candidate import Alternative, BaselineFound, Family, Job, SearchResult
 from autopar.solve.candidates import Space
 from autopar.solve.considered import News
 from autopar.solve.diagnosis import diagnose, fits, may_fit
 from autopar.solve.search import search
-
-_SAMPLES_PER_DEVICE = 32
-_MOST_SAMPLES = 1024
 
 Progress = Callable[[str], None]
 Watch = Callable[[News], None]
@@ -199,9 +197,7 @@ class PlanningTask:
                 return None
             if leanest is None:
                 raise
-        floors = (
-            choices.floor_s(f.tensor, f.micro_batch, 0) * f.num_micro_batches / f.pipeline for f in legal
-        )
+        floors = (choices.floor_s(f.tensor, f.micro_batch) * f.num_micro_batches / f.pipeline for f in legal)
         bound_s = min(*floors, leanest.step_s)
         return SearchResult(leanest, bound_s, 1 - bound_s / leanest.step_s, 0, 1)
 
@@ -212,51 +208,6 @@ def _measured(plan: Plan, captured: Capture, cluster: Cluster, tell: Progress) -
     if note:
         tell(note)
     return note
-
-
-def settle(request: PlanRequest) -> tuple[Plan, tuple[str, ...]]:
-    """The constraints with model, cluster, batch, optimiser and precision filled in; and the defaults taken.
-
-    Raises:
-        UsageError: the device cannot compute in the precision asked for.
-    """
-    constraints, device, notes = request.constraints, request.cluster.device, []
-    precision = constraints.precision or request.precision
-    if precision is None:
-        precision = Precision(device.default_precision)
-    elif not device.supports(precision):
-        raise UsageError(
-            f"{device.name} has no units for {precision}; choose one of {', '.join(device.peak_flops_per_s)}"
-        )
-    global_batch = constraints.global_batch or request.global_batch
-    if global_batch is None:
-        global_batch = _default_global_batch(constraints, request.cluster.num_devices)
-        notes.append(f"global batch: {global_batch} samples (choose with --batch)")
-    return (
-        replace(
-            constraints,
-            model=ModelReference(request.source.target, dict(request.source.args)),
-            cluster=ClusterReference(device.name, request.cluster.nodes, request.cluster.devices_per_node),
-            global_batch=global_batch,
-            precision=Precision(precision),
-            optimizer=constraints.optimizer or request.optimizer or DEFAULT_OPTIMIZER,
-        ),
-        tuple(notes),
-    )
-
-
-def _default_global_batch(constraints: Plan, num_devices: int) -> int:
-    """32 samples a device, fewer where that makes more than 1,024; a multiple of what is pinned."""
-    per_device = min(_SAMPLES_PER_DEVICE, max(1, _MOST_SAMPLES // num_devices))
-    unit = (constraints.micro_batch or _least(constraints, "batch.micro")) * (
-        constraints.mesh.data or _least(constraints, "mesh.data")
-    )
-    wanted = per_device * num_devices
-    return wanted if wanted % unit == 0 else max(1, wanted // unit) * unit
-
-
-def _least(constraints: Plan, key: str) -> int:
-    return max(1, constraints.bounds[key].least) if key in constraints.bounds else 1
 
 
 def _checked_prediction(

@@ -13,8 +13,9 @@ from autopar.plan.decisions import Plan
 from autopar.plan.merge import merge
 from autopar.planner.legal_families import legal_families
 from autopar.planner.model_choices import ModelChoices
-from autopar.planner.planner import PlanningTask, Progress, Watch, captured_for, choices_for, settle
+from autopar.planner.planner import PlanningTask, Progress, Watch, captured_for, choices_for
 from autopar.planner.request import PlanRequest, PlanResult
+from autopar.planner.settle import settle
 
 
 class Replanner:

@@ -59,11 +59,6 @@ class TableSolver:
         self._programmes: dict[object, OperatorSolution | None] = {}
         self._recompute_s_per_byte: float | None = None
 
-    def floor_s(self, pins: BlockPins) -> float:
-        """Least seconds of the block over all boundaries, unless pinned."""
-        (solution,) = self._solve((pins.input_word, pins.output_word), pins, (Price(),))
-        return max(0.0, solution.bound_s - self.table.copies_s) if solution is not None else float("inf")
-
     def word_pairs(self, pins: BlockPins) -> tuple[Words, ...]:
         """Input and output words that the pins leave."""
         return tuple(

@@ -10,8 +10,6 @@ import torch
 from torch import fx
 
 from autopar.capture.model_graph import Block, InputKind, ModelGraph, TensorSpec
-from autopar.cost.operator_traffic import COPY_IF_NEEDED
-from autopar.cost.operators import operator_name
 from autopar.hardware.cluster import Cluster
 from autopar.planner.operator_table import OperatorTable
 from autopar.planner.strategy_costs import StrategyCosts
@@ -125,11 +123,6 @@ class _Builder:
             tuple(inputs),
             self._input_words,
             self._output_words,
-            sum(
-                max(s.cost.seconds for s in self._nodes[index].strategies)
-                for node, index in self._index.items()
-                if node.op == "call_function" and operator_name(node.target) in COPY_IF_NEEDED
-            ),
         )
 
     def _words(self, producer: int) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ The mean over all stages and over both ways of reading the maximum is m T / p + 
 from __future__ import annotations
 
 from autopar.plan.decisions import ScheduleName
+from autopar.schedule.actions import SPLIT_BACKWARD
 
 
 def makespan_floor_s(
@@ -39,6 +40,7 @@ def makespan_floor_s(
     messages_s: float = 0.0,
     path_s: float | None = None,
     forward_s: float = 0.0,
+    time_share: float = 1,
 ) -> float:
     """Lower bound of the pipeline part of a step.
 
@@ -49,12 +51,30 @@ def makespan_floor_s(
         path_s: of one micro-batch through all stages and back, without what it need not wait for; default:
             total_s, and no more is known where the backward pass is split.
         forward_s: of one micro-batch through all stages, at least.
+        time_share: ranks that share one processor; where one waits, the others are the quicker.
     """
-    p, m = pipeline, num_micro_batches
+    own_s = _of_ranks_alone(
+        schedule, pipeline, num_micro_batches, total_s, slowest_s, messages_s, path_s, forward_s
+    )
+    if time_share > 1 and pipeline > 1:
+        return max(own_s / time_share, num_micro_batches * total_s / pipeline)
+    return own_s
+
+
+def _of_ranks_alone(
+    schedule: ScheduleName,
+    p: int,
+    m: int,
+    total_s: float,
+    slowest_s: float,
+    messages_s: float,
+    path_s: float | None,
+    forward_s: float,
+) -> float:
+    """The same where every rank has a processor of its own."""
     slowest = max(slowest_s, total_s / p)
     if path_s is None:
-        split = schedule in (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
-        path_s = 0.0 if split and p > 1 else total_s
+        path_s = 0.0 if schedule in SPLIT_BACKWARD and p > 1 else total_s
     floor = max(m * slowest, path_s + messages_s)
     if p == 1:
         return m * total_s if schedule is not ScheduleName.INTERLEAVED else floor

@@ -20,31 +20,6 @@ class Bundle:
     offload: tuple[str, ...]
     members: tuple[Candidate, ...] = field(compare=False)
 
-    @property
-    def pipeline(self) -> int:
-        """Degree."""
-        return self.family.pipeline
-
-    @property
-    def data(self) -> int:
-        """Degree."""
-        return self.family.data
-
-    @property
-    def tensor(self) -> int:
-        """Degree."""
-        return self.family.tensor
-
-    @property
-    def num_micro_batches(self) -> int:
-        """Of a step."""
-        return self.family.num_micro_batches
-
-    @property
-    def micro_batch(self) -> int:
-        """Samples."""
-        return self.family.micro_batch
-
 
 def bundles(family: Family, space: Space) -> tuple[Bundle, ...]:
     """All candidates of a family."""

@@ -53,6 +53,16 @@ class Family:
     num_micro_batches: int
     micro_batch: int
 
+    @property
+    def family(self) -> Family:
+        """Itself, as what is made of it says."""
+        return self
+
+    @property
+    def mesh(self) -> tuple[int, int, int]:
+        """(pipeline, data, tensor)."""
+        return self.pipeline, self.data, self.tensor
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Candidate:
@@ -136,9 +146,14 @@ class Choices(Protocol):
         """The choices; one table for every joint placement of the tied parameters."""
         ...
 
-    def floor_s(self, tensor: int, micro_batch: int, effort: int, tensor_stride: int = 1) -> float:
-        """Least seconds of all blocks for a micro-batch, forward and backward; tighter with more effort."""
+    def floor_s(self, tensor: int, micro_batch: int) -> float:
+        """Least seconds of all blocks for a micro-batch, forward and backward, known without tables."""
         ...
+
+
+def tables_of(choices: Choices, candidate: Candidate) -> tuple[ChoiceTable, ...]:
+    """The tables that a candidate runs."""
+    return choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
 
 
 @dataclass(frozen=True, slots=True)

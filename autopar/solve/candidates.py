@@ -12,7 +12,7 @@ the axes, offload. What could only be as good as another is left out:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 
 from autopar.plan.bounds import Bound, StageSize, stages_can_hold
@@ -158,14 +158,6 @@ def candidates(family: Family, space: Space) -> Iterator[Candidate]:
                     group,
                     offload,
                 )
-
-
-def with_offloads(candidate: Candidate, space: Space) -> Iterator[Candidate]:
-    """The same candidate with some of it in host memory."""
-    for offload in OFFLOADS:
-        allowed = space.allows(candidate.schedule, candidate.virtual, max(candidate.zero), offload)
-        if allowed and _can_offload(offload, candidate.zero):
-            yield replace(candidate, offload=offload)
 
 
 def schedules(family: Family, space: Space) -> Iterator[tuple[ScheduleName, int]]:

@@ -8,10 +8,9 @@ that its times are lower bounds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from itertools import pairwise
 
-from autopar.cost.choice import BlockChoice, ParameterShare
+from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout
 from autopar.cost.offload import on_device, step_update_s
 from autopar.cost.parameter_state import compute_bytes
@@ -20,7 +19,9 @@ from autopar.cost.training import Training, training_of
 from autopar.schedule.actions import in_flight, stage_rank
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
 from autopar.solve.chain_problem import ChainProblem, Option, Overhead, Shared
-from autopar.solve.stage_floor import StageFloors, option_seconds
+from autopar.solve.stage_floor import StageFloors, holding, num_elements, option_seconds
+
+_MANY_ELEMENTS = 1_000_000
 
 
 def layout_of(
@@ -154,7 +155,8 @@ def _option(choice: BlockChoice, zero: int, training: Training, candidate: Candi
     return Option(
         choice.input_word,
         choice.output_word,
-        sum(option_seconds(choice, training)) + update_rate_s(candidate, zero, training) * _trainable(choice),
+        sum(option_seconds(choice, training))
+        + update_rate_s(candidate, zero, training) * num_elements(choice)[0],
         memory.activations_bytes,
         memory.parameters_bytes + memory.gradients_bytes + memory.optimizer_bytes,
         choice.transient_bytes + back_bytes,
@@ -175,13 +177,13 @@ def update_rate_s(candidate: Candidate, zero: int, training: Training) -> float:
     over several ranks only the slowest counts, and nothing is added."""
     if candidate.num_stages > 1:
         return 0.0
-    few = training.group * 1_000_000
-    once_s = step_update_s(2 * few, zero, training) - step_update_s(few, zero, training)
-    return once_s / few / candidate.num_micro_batches
+    return element_update_s(zero, training) / candidate.num_micro_batches
 
 
-def _trainable(choice: BlockChoice) -> int:
-    return sum(share.num_elements for share in choice.parameters if share.trainable)
+def element_update_s(zero: int, training: Training) -> float:
+    """What one trainable element more adds to the update."""
+    few = training.group * _MANY_ELEMENTS
+    return (step_update_s(2 * few, zero, training) - step_update_s(few, zero, training)) / few
 
 
 def _least_overhead(kind: Sequence[BlockChoice], zero: int, training: Training) -> Overhead:
@@ -200,7 +202,7 @@ def _overhead(choice: BlockChoice, zero: int, training: Training) -> Overhead:
     state = on_device(pieces.state, training)
     back_bytes = choice.saved_bytes if "activations" in training.offload else 0
     gathered_bytes = pieces.running - choice.transient_bytes - back_bytes
-    gradient_bytes = min(_trainable(choice) * compute_bytes(training.precision), gathered_bytes)
+    gradient_bytes = min(num_elements(choice)[0] * compute_bytes(training.precision), gathered_bytes)
     return Overhead(
         gathered_bytes - gradient_bytes, pieces.reduced + gradient_bytes, state.total + pieces.updating
     )
@@ -212,16 +214,8 @@ def _shared(table: ChoiceTable, training: Training, zero: int, candidate: Candid
     for parameter in table.shared:
         trainable = parameter.num_elements if parameter.trainable else 0
         one = next(c for k in table.kinds for c in k)
-        alone = _holding(one, trainable, parameter.num_elements - trainable)
+        alone = holding(one, trainable, parameter.num_elements - trainable)
         state = on_device(stage_pieces([alone], training, zero).state, training)
         update_s = update_rate_s(candidate, zero, training) * trainable
         found.append(Shared(parameter.blocks, state.total, update_s, _overhead(alone, zero, training)))
     return tuple(found)
-
-
-def _holding(choice: BlockChoice, trainable: int, frozen: int) -> BlockChoice:
-    shares = (
-        ParameterShare("", "replicate", trainable, True),
-        ParameterShare("", "replicate", frozen, False),
-    )
-    return replace(choice, parameters=shares)

@@ -51,7 +51,7 @@ def considered(state: Search) -> tuple[Considered, ...]:
     limit_bytes = state.job.memory_limit_bytes
     for candidate, shortfall in state.shortfalls.items():
         if candidate not in found:
-            chain_s = state.choices.floor_s(candidate.tensor, candidate.micro_batch, 0)
+            chain_s = state.choices.floor_s(candidate.tensor, candidate.micro_batch)
             guess_s = state.floors.guess_s(candidate, chain_s)
             found[candidate] = Considered(
                 candidate, guess_s, limit_bytes + max(0, shortfall.missing_bytes), False

@@ -13,7 +13,7 @@ from autopar.errors import CaptureError
 from autopar.plan.decisions import ScheduleName
 from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.bundle import Bundle
-from autopar.solve.candidate import Candidate, Choices, Family, Job
+from autopar.solve.candidate import Candidate, Choices, Family, Job, tables_of
 from autopar.solve.candidates import Space, schedules
 from autopar.solve.chain_build import candidate_training
 from autopar.solve.mesh import least_state_bytes
@@ -64,15 +64,13 @@ class Floors:
         """Lower bound of the step over the schedules that a family may run."""
         share = self._job.cluster.device.time_share
         p, m = family.pipeline, family.num_micro_batches
-        named = list(dict.fromkeys(name for name, _ in schedules(family, self._space)))
-        floors = [makespan_floor_s(schedule, p, m, chain_s) for schedule in named]
-        if share > 1 and p > 1:
-            floors = [max(floor / share, m * chain_s / p) for floor in floors]
+        named = dict.fromkeys(name for name, _ in schedules(family, self._space))
+        floors = (makespan_floor_s(schedule, p, m, chain_s, time_share=share) for schedule in named)
         return min(floors, default=float("inf"))
 
     def guess_s(self, item: Family | Bundle | Candidate, chain_s: float) -> float:
         """What a step may take: even stages, and the bubble that the schedule usually leaves."""
-        p, m = item.pipeline, item.num_micro_batches
+        p, m = item.family.pipeline, item.family.num_micro_batches
         if isinstance(item, Family):
             kinds = list(schedules(item, self._space))
         else:
@@ -124,7 +122,7 @@ class Floors:
         """
         one = members[0]
         floor = self.table_floor(one)
-        tables = self._choices.tables(one.tensor, one.micro_batch, one.tensor_stride)
+        tables = tables_of(self._choices, one)
         floors_s = floor.steps_s(one.schedule, one.pipeline, one.num_micro_batches, self._job)
         result = []
         for index, (table, floor_s) in enumerate(zip(tables, floors_s, strict=True)):
@@ -139,7 +137,7 @@ class Floors:
 
     def is_tabulated(self, item: Family | Bundle | Candidate) -> bool:
         """Whether the tables of a tensor degree and micro-batch are made already."""
-        return (item.tensor, item.micro_batch, 1) in self.of_tables
+        return (item.family.tensor, item.family.micro_batch, 1) in self.of_tables
 
     def activations_missing(self, family: Family) -> int:
         """By how much activations miss the memory of a device, judged by the tables of the smallest

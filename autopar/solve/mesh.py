@@ -19,10 +19,17 @@ from autopar.cost.parameter_state import parameter_bytes
 from autopar.cost.prediction import Prediction
 from autopar.cost.step import predict
 from autopar.cost.training import Training
-from autopar.plan.decisions import ScheduleName
-from autopar.schedule.actions import rank_in_flight, rank_stages
+from autopar.schedule.actions import SPLIT_BACKWARD, rank_in_flight, rank_stages
 from autopar.solve.bounds import makespan_floor_s
-from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Job, MeshSolution, Shortfall
+from autopar.solve.candidate import (
+    Candidate,
+    Choices,
+    ChoiceTable,
+    Job,
+    MeshSolution,
+    Shortfall,
+    tables_of,
+)
 from autopar.solve.chain import ChainSolver
 from autopar.solve.chain_build import (
     build_problem,
@@ -40,7 +47,6 @@ from autopar.solve.shortfall import can_fit, least_excess
 from autopar.solve.stage_floor import StageFloor, StageFloors
 
 _RETRIES = 8
-_SPLIT = (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +67,7 @@ def solve_mesh(
     Args:
         floors_s: by table, what no plan goes below, if known; tables of infinite ones are left out.
     """
-    tables = choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
-    return best_of_tables(tables, candidate, job, floors_s)
+    return best_of_tables(tables_of(choices, candidate), candidate, job, floors_s)
 
 
 def best_of_tables(
@@ -106,9 +111,7 @@ def refine(
     """
     best: MeshSolution | None = None
     bound_s, work = float("inf"), 0
-    for index, table in enumerate(
-        choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
-    ):
+    for index, table in enumerate(tables_of(choices, candidate)):
         attempt = TableAttempt(table, candidate, job)
         outcome = attempt.exhaust(most_work - work).run(worth_s)
         work += outcome.work
@@ -123,16 +126,13 @@ def refine(
 
 def free_floor_s(choices: Choices, candidate: Candidate, job: Job) -> float:
     """No plan of a candidate has a shorter step, whatever the memory."""
-    tables = choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
-    return min((TableAttempt(table, candidate, job).free_floor_s() for table in tables), default=float("inf"))
+    attempts = (TableAttempt(table, candidate, job) for table in tables_of(choices, candidate))
+    return min((attempt.free_floor_s() for attempt in attempts), default=float("inf"))
 
 
 def shortfall_of(choices: Choices, candidate: Candidate, job: Job) -> Shortfall:
     """What the leanest way of running the chain misses; negative bytes are to spare."""
-    found = [
-        TableAttempt(table, candidate, job).shortfall()
-        for table in choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
-    ]
+    found = [TableAttempt(table, candidate, job).shortfall() for table in tables_of(choices, candidate)]
     nothing = Shortfall(candidate, 0, job.memory_limit_bytes)
     return min(found, key=lambda shortfall: shortfall.missing_bytes, default=nothing)
 
@@ -290,7 +290,7 @@ class TableAttempt:
         """Lower bound of a step over several stages from the time of the chain and of the slowest rank."""
         candidate, whole = self._candidate, self._whole()
         path_s = None
-        if candidate.schedule in _SPLIT:
+        if candidate.schedule in SPLIT_BACKWARD:
             path_s = whole.forward_s + whole.backward_s - whole.weight_s - whole.extra_s
         p, m = candidate.pipeline, candidate.num_micro_batches
         makespan_s = makespan_floor_s(
@@ -302,10 +302,8 @@ class TableAttempt:
             2 * sum(self._messages_s()),
             path_s,
             sum(self._floors[min(self._floors)].forward_alone_s(b) for b in range(len(self._table.blocks))),
+            self._job.cluster.device.time_share,
         )
-        share = self._job.cluster.device.time_share
-        if share > 1:
-            makespan_s = max(makespan_s / share, m * total_s / p)
         return makespan_s + whole.update_s / p
 
     def _least_load_s(self) -> float:

@@ -8,20 +8,20 @@ for several candidates at once is the least of their coefficients.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autopar.cost.choice import BlockChoice, ParameterShare
-from autopar.cost.offload import step_update_s
+from autopar.cost.choice import BlockChoice
 from autopar.cost.stage_memory import stage_pieces
 from autopar.cost.synchronisation import data_traffic
 from autopar.cost.training import Training
 from autopar.solve.candidate import ChoiceTable
+from autopar.solve.chain_build import element_update_s
+from autopar.solve.stage_floor import holding, num_elements
 
 Row = NDArray[np.float64]
-_MANY_ELEMENTS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +98,10 @@ def parts_of(table: ChoiceTable, training: Training, zero: int) -> Parts:
     down, up = _moved(choices, forward, backward, training)
     overlap = training.cluster.device.overlap
     # What a stage's first block holds, tied parameters included.
-    largest = max(sum(p.num_elements for p in c.parameters if p.trainable) for c in choices)
+    largest = max(num_elements(c)[0] for c in choices)
     first_s = data_traffic(largest, 0, training).scatter_s
-    few = training.group * _MANY_ELEMENTS
-    update_s = (step_update_s(2 * few, zero, training) - step_update_s(few, zero, training)) / few
     pieces = [
-        stage_pieces([_holding(c, *size)], training, zero) for c, size in zip(choices, sizes, strict=True)
+        stage_pieces([holding(c, *size)], training, zero) for c, size in zip(choices, sizes, strict=True)
     ]
     stays = 0.0 if "activations" in training.offload else 1.0
     return Parts(
@@ -116,7 +114,7 @@ def parts_of(table: ChoiceTable, training: Training, zero: int) -> Parts:
         sync_s=_once(
             level, overlap, 0.0 * backward if training.splits_backward else backward, gather, scatter, across
         ),
-        update_s=update_s * np.array([float(trainable) for trainable, _ in sizes]),
+        update_s=element_update_s(zero, training) * np.array([float(trainable) for trainable, _ in sizes]),
         held_bytes=np.array([float(p.state.total) for p in pieces]),
         saved_bytes=stays * np.array([float(c.saved_bytes) for c in choices]),
         running_bytes=np.array([float(p.running + p.reduced) for p in pieces]),
@@ -152,21 +150,10 @@ def _options(table: ChoiceTable) -> tuple[list[BlockChoice], list[tuple[int, int
     choices, sizes = [], []
     for index, kind_choices in enumerate(table.kinds):
         for choice in kind_choices:
-            trainable = sum(p.num_elements for p in choice.parameters if p.trainable)
-            frozen = sum(p.num_elements for p in choice.parameters if not p.trainable)
+            trainable, frozen = num_elements(choice)
             choices.append(choice)
             sizes.append((max(0, trainable - repeated.get(index, 0)), frozen))
     return choices, sizes
-
-
-def _holding(choice: BlockChoice, trainable: int, frozen: int) -> BlockChoice:
-    return replace(
-        choice,
-        parameters=(
-            ParameterShare("", "replicate", trainable, True),
-            ParameterShare("", "replicate", frozen, False),
-        ),
-    )
 
 
 def _moved(

@@ -75,7 +75,7 @@ def _solve_more(state: Search, found: dict[Mesh, MeshSolution], num_wanted: int)
             if len(found) >= num_wanted or state.is_late:
                 return
             example = item.item
-            mesh = example.pipeline, example.data, example.tensor
+            mesh = example.family.mesh
             if mesh in found or tried.get(mesh, 0) >= _MOST_TRIED:
                 continue
             is_known = state.floors.is_tabulated(example)
@@ -94,7 +94,7 @@ def _simple_candidates(state: Search, example: Family | Bundle | Candidate) -> l
     """A candidate itself; of a family, the two that promise most."""
     if isinstance(example, Candidate):
         return [example]
-    family = example if isinstance(example, Family) else example.family
+    family = example.family
     legal = [c for c in candidates(family, state.space) if c.offload == NO_OFFLOAD]
     legal = legal or list(candidates(family, state.space))[:1]
     try:

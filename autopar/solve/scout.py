@@ -147,8 +147,8 @@ class Scout:
             base = _base(self._sizes[candidate.tensor], candidate.micro_batch)
             tables = self._choices.tables(candidate.tensor, base)
             if base != candidate.micro_batch:
-                times = self._choices.floor_s(candidate.tensor, candidate.micro_batch, 0)
-                once = self._choices.floor_s(candidate.tensor, base, 0)
+                times = self._choices.floor_s(candidate.tensor, candidate.micro_batch)
+                once = self._choices.floor_s(candidate.tensor, base)
                 samples = candidate.micro_batch / base
                 tables = tuple(_stretch(t, samples, times / once if once else samples) for t in tables)
             self._recipes[key] = Recipes(tables)

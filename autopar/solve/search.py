@@ -71,13 +71,14 @@ class Waiting:
         item = self.item
         if isinstance(item, Family):
             return self.guess_s, item, 2, ()
+        setting: tuple[object, ...] = item.offload, item.virtual
         if isinstance(item, Bundle):
-            return self.guess_s, item.family, 1, (item.offload, item.virtual, item.schedule)
+            return self.guess_s, item.family, 1, (*setting, item.schedule)
         return (
             self.guess_s,
             item.family,
             0,
-            (item.offload, item.virtual, item.zero, item.schedule, item.order, item.shard_group),
+            (*setting, item.zero, item.schedule, item.order, item.shard_group),
         )
 
 
@@ -130,7 +131,7 @@ class Search:
         """Fills the queue; families whose parameters alone never fit are left out."""
         for family in families:
             self.floors.note(family)
-            chain_s = self.choices.floor_s(family.tensor, family.micro_batch, 0)
+            chain_s = self.choices.floor_s(family.tensor, family.micro_batch)
             floor_s = self.floors.family_s(family, chain_s)
             if floor_s < float("inf"):
                 self._wait(floor_s, family, 0, chain_s)

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from autopar.cost.choice import BlockChoice
 from autopar.plan.decisions import ScheduleName
+from autopar.schedule.actions import SPLIT_BACKWARD
 from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
 from autopar.solve.packing import least_load
 
 _LARGEST_ELEMENT_BYTES = 4
-_SPLIT = (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV)
 
 
 class TableFloor:
@@ -69,22 +69,19 @@ class TableFloor:
 
     def steps_s(self, schedule: ScheduleName, p: int, m: int, job: Job) -> list[float]:
         """By table, of a schedule on ``p`` ranks with ``m`` micro-batches."""
-        share = job.cluster.device.time_share
-        floors = []
-        for index, (loads, path_s) in enumerate(zip(self._loads, self._paths, strict=True)):
-            floor = makespan_floor_s(
+        return [
+            makespan_floor_s(
                 schedule,
                 p,
                 m,
                 sum(loads),
                 self.slowest_s(index, p),
-                path_s=path_s if schedule in _SPLIT else None,
+                path_s=path_s if schedule in SPLIT_BACKWARD else None,
                 forward_s=self._forwards[index],
+                time_share=job.cluster.device.time_share,
             )
-            if share > 1 and p > 1:
-                floor = max(floor / share, m * sum(loads) / p)
-            floors.append(floor)
-        return floors
+            for index, (loads, path_s) in enumerate(zip(self._loads, self._paths, strict=True))
+        ]
 
     def slowest_s(self, table: int, pipeline: int) -> float:
         """No slowest rank takes less for a micro-batch."""

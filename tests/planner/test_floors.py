@@ -31,11 +31,11 @@ def choices(target: str) -> ModelChoices:
 @pytest.mark.parametrize("micro_batch", [2, 8, 32])
 @pytest.mark.parametrize("tensor", [1, 2, 8])
 @pytest.mark.parametrize("target", MODELS)
-def test_no_choice_is_quicker_than_the_floors(target: str, tensor: int, micro_batch: int) -> None:
+def test_no_choice_is_quicker_than_the_floor(target: str, tensor: int, micro_batch: int) -> None:
     made = choices(target)
-    floors = [made.floor_s(tensor, micro_batch, effort) for effort in (0, 1)]
-    assert floors[0] > 0 and floors[1] > 0
+    floor_s = made.floor_s(tensor, micro_batch)
+    assert floor_s > 0
     for table in made.tables(tensor, micro_batch):
         quickest = [min(choice.forward_s + choice.backward_s for choice in kind) for kind in table.kinds]
         chain_s = sum(quickest[kind] for kind in table.blocks)
-        assert max(floors) <= chain_s * (1 + 1e-9)
+        assert floor_s <= chain_s * (1 + 1e-9)

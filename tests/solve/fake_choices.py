@@ -46,10 +46,10 @@ class FakeChoices:
         tied = sum(self.kinds[self.blocks[b]].elements // 2 for b in self.tied[1:])
         return sum(self.kinds[kind].elements for kind in self.blocks) - tied
 
-    def floor_s(self, tensor: int, micro_batch: int, effort: int, tensor_stride: int = 1) -> float:
+    def floor_s(self, tensor: int, micro_batch: int) -> float:
         table = self._table(tensor, micro_batch, 1)
         least = [min(c.forward_s + c.backward_s for c in kind) for kind in table.kinds]
-        return (0.7, 0.97)[effort] * sum(least[kind] for kind in table.blocks)
+        return 0.7 * sum(least[kind] for kind in table.blocks)
 
     def tables(self, tensor: int, micro_batch: int, tensor_stride: int = 1) -> tuple[ChoiceTable, ...]:
         self.asked.append((tensor, micro_batch, tensor_stride))
