@@ -7,15 +7,14 @@ All errors of the file are told at once, and what is legal but odd, with the tim
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from autopar.cli.checked import changed_lines, checked_json, invalid_json
-from autopar.cli.files import writable_path, write_for_editors
+from autopar.cli.checked import changed_lines, checked_json
+from autopar.cli.files import output_path, write_for_editors
 from autopar.cli.flags import add_device_flags, add_output_flags, add_set_flag
 from autopar.cli.given import given_plan
 from autopar.cli.outcome import Outcome, tell
 from autopar.cli.results import Costed, to_summary, to_yaml
-from autopar.errors import InfeasibleError, PlanError, UsageError
+from autopar.errors import InfeasibleError, UsageError
 from autopar.report.predicted import fit_word
 
 SUMMARY = "check an edited plan and cost it again; --set: ask what a change would cost"
@@ -27,22 +26,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_device_flags(parser)
     add_set_flag(parser)
     add_output_flags(parser)
-    parser.add_argument("-o", "--output", metavar="FILE", help="where the plan so changed goes")
+    parser.add_argument("-o", "--output", metavar="FILE", help="where the plan so changed goes; - for stdout")
 
 
 def execute(args: argparse.Namespace) -> Outcome:
     """Checks and costs; a plan that does not fit into memory is infeasible."""
-    path = None if args.output is None else writable_path(args.output, "-o")
-    try:
-        return _checked(args, path)
-    except PlanError as problem:
-        if not args.json:
-            raise
-        told = "\n".join(f"autopar: {each}" for each in problem.problems)
-        return Outcome(invalid_json(problem, args.plan), problem.exit_status, told)
-
-
-def _checked(args: argparse.Namespace, path: Path | None) -> Outcome:
+    path = output_path(args.output)
     given = given_plan(args, args.plan)
 
     from autopar.planner.examine import examine
@@ -68,11 +57,15 @@ def _checked(args: argparse.Namespace, path: Path | None) -> Outcome:
     costed = Costed(given.plan, prediction, fit_word(prediction))
     if path is not None:
         write_for_editors(path, to_yaml(costed), "plan")
+    said = "".join(changed_lines(found, args.sets))
     if args.json:
         result = checked_json(costed, found, args.plan, args.sets)
+    elif args.output == "-":
+        result = to_yaml(costed)
+        if not args.quiet:
+            tell(said + to_summary(costed, to_stderr=True))
     else:
-        result = "".join(changed_lines(found, args.sets)) + to_summary(costed)
-        result += f"plan written to {path}\n" if path is not None else ""
+        result = said + to_summary(costed) + (f"plan written to {path}\n" if path is not None else "")
     if found.result.infeasible is None:
         return Outcome(result)
     return Outcome(result, InfeasibleError.exit_status, f"autopar: {args.plan}: {found.result.infeasible}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from autopar.cli.results import Costed, document_text, plan_document
+from autopar.cli.outcome import document_text
+from autopar.cli.results import Costed, plan_document
 from autopar.cost.prediction import Prediction
-from autopar.errors import PlanError
 from autopar.report.predicted import format_percent, prediction_document
 from autopar.units import format_bytes, format_seconds
 
@@ -58,18 +58,3 @@ def checked_json(costed: Costed, found: Examined, plan_file: str, changes: Seque
             "why_not_before": found.why_not_before or None,
         }
     return document_text(document)
-
-
-def invalid_json(problem: PlanError, plan_file: str) -> str:
-    """The document where the plan is wrong."""
-    errors: list[dict[str, Any]] = [
-        {
-            "path": each.path or None,
-            "line": each.line,
-            "column": each.column,
-            "key": each.key or None,
-            "message": each.message,
-        }
-        for each in problem.problems
-    ]
-    return document_text({"schema": 1, "status": "invalid", "plan_file": plan_file, "errors": errors})

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from rich.table import Table
 
-from autopar.cli.outcome import Outcome
+from autopar.cli.outcome import Outcome, document_text
 from autopar.cli.terminal import rendered
 from autopar.hardware.catalog import device_names, load_device
 from autopar.hardware.device import Device
@@ -26,7 +25,7 @@ def execute(args: argparse.Namespace) -> Outcome:
     devices = [load_device(name) for name in device_names()]
     if args.json:
         document = {"schema": 1, "devices": [_document(device) for device in devices]}
-        return Outcome(json.dumps(document, indent=2) + "\n")
+        return Outcome(document_text(document))
     table = Table(box=None, pad_edge=False, header_style="bold")
     for header, justify in (
         ("device", "left"),

@@ -16,8 +16,7 @@ from autopar.cli.explained import breakdown_document
 from autopar.cli.files import existing_file
 from autopar.cli.flags import add_device_flags, add_output_flags
 from autopar.cli.given import given_plan
-from autopar.cli.outcome import Outcome, tell
-from autopar.cli.results import document_text
+from autopar.cli.outcome import Outcome, document_text, tell
 from autopar.cli.terminal import rendered
 from autopar.errors import CaptureError, PlanError, UsageError
 from autopar.plan.changed_lines import ChangedLine, changed_lines

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from autopar.cli.results import document_text, mesh_document
+from autopar.cli.outcome import document_text
+from autopar.cli.results import mesh_document
 from autopar.cli.terminal import rendered
 from autopar.cost.breakdown import TERMS, Breakdown, StepTerms
 from autopar.plan.document import to_document

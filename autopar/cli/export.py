@@ -6,12 +6,11 @@ What the target cannot say is listed: at the head of the file where it takes com
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 
 from autopar.cli.files import existing_file, output_path, write_whole
 from autopar.cli.flags import add_output_flags, add_set_flag
-from autopar.cli.outcome import Outcome, tell
+from autopar.cli.outcome import Outcome, document_text, tell
 from autopar.cli.source import load_source_of
 from autopar.plan.merge import override
 from autopar.plan.pins import parse_sets
@@ -52,7 +51,7 @@ def execute(args: argparse.Namespace) -> Outcome:
             "text": exported.text,
             "left_out": list(exported.left_out),
         }
-        return Outcome(json.dumps(document, indent=2) + "\n")
+        return Outcome(document_text(document))
     if output is None:
         return Outcome(exported.text)
     write_whole(output, exported.text)

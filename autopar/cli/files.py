@@ -57,7 +57,20 @@ def output_path(path: str | None) -> Path | None:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file in one step, so that a reader never sees half of it."""
+    """Writes a file in one step, so that a reader never sees half of it.
+
+    Raises:
+        UsageError: the disk is full, say.
+    """
+    try:
+        _write(path, text)
+    except BrokenPipeError:
+        raise
+    except OSError as problem:
+        raise UsageError(f"'{path}' cannot be written: {problem.strerror}; name another file") from problem
+
+
+def _write(path: Path, text: str) -> None:
     if path.exists() and not path.is_file():  # a pipe or device such as /dev/stdout
         path.write_text(text, encoding="utf-8")
         return
@@ -84,7 +97,7 @@ def write_for_editors(path: Path, text: str, kind: str) -> None:
     try:
         if not schema.is_file() or schema.read_text(encoding="utf-8") != wanted:
             schema.parent.mkdir(exist_ok=True)
-            write_whole(schema, wanted)
+            _write(schema, wanted)
     except OSError:
         return  # the file is what was asked for; its editor goes without
 

@@ -17,7 +17,8 @@ from contextlib import redirect_stdout
 from typing import NoReturn, Protocol, cast
 
 from autopar import __version__
-from autopar.cli.outcome import Outcome, tell
+from autopar.cli.failure import failure_document
+from autopar.cli.outcome import Outcome, document_text, tell
 from autopar.errors import AutoparError, FileError, UsageError, closest_match
 
 VERBS = ("plan", "check", "explain", "diff", "report", "verify", "profile", "devices", "schema", "export")
@@ -76,34 +77,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     is_verbose = "-v" in argv or "--verbose" in argv
     _set_up_streams(is_verbose)
     try:
-        args = _parse(argv)
-        # A model file may print; stdout is for results only.
-        with redirect_stdout(sys.stderr):
-            outcome = _module(args.verb).execute(args)
+        outcome = _outcome(argv, is_verbose)
         sys.stdout.write(outcome.result)
         sys.stdout.flush()
         if outcome.remark:
             tell(outcome.remark)
         return outcome.exit_status
-    except AutoparError as problem:
-        if is_verbose:
-            traceback.print_exc()
-        for each in problem.problems if isinstance(problem, FileError) else (problem,):
-            tell(f"autopar: {each}")
-        return problem.exit_status
     except KeyboardInterrupt:
         tell("autopar: interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
         # The reader of our output is gone (`autopar plan ... | head`): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_stdout()
         return EXIT_BROKEN_PIPE
+    except OSError as problem:
+        _drop_stdout()
+        tell(f"autopar: the result cannot be written: {problem.strerror}; free some space, or use -o FILE")
+        return UsageError.exit_status
+
+
+def _outcome(argv: list[str], is_verbose: bool) -> Outcome:
+    """What a command line comes to; an error that a person must know of is one, with its exit status."""
+    try:
+        args = _parse(argv)
+        # A model file may print; stdout is for results only.
+        with redirect_stdout(sys.stderr):
+            return _module(args.verb).execute(args)
+    except AutoparError as problem:
+        if is_verbose:
+            traceback.print_exc()
+        told = problem.problems if isinstance(problem, FileError) else (problem,)
+        result = document_text(failure_document(problem)) if "--json" in argv else ""
+        return Outcome(result, problem.exit_status, "\n".join(f"autopar: {each}" for each in told))
+    except BrokenPipeError:
+        raise
     except Exception as problem:
         if is_verbose:
             traceback.print_exc()
         hint = "" if is_verbose else ", with what `-v` adds"
-        tell(f"autopar: bug: {type(problem).__name__}: {problem}\nThis is our fault; please report it{hint}.")
-        return EXIT_BUG
+        said = (
+            f"autopar: bug: {type(problem).__name__}: {problem}\nThis is our fault; please report it{hint}."
+        )
+        return Outcome("", EXIT_BUG, said)
+
+
+def _drop_stdout() -> None:
+    """What is left to write goes nowhere, so that the end of the process does not complain of it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def run() -> NoReturn:
@@ -144,6 +164,8 @@ def _set_up_streams(is_verbose: bool) -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal without UTF-8 gets '?' for what it lacks
+    if hasattr(sys.stdout, "reconfigure") and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")  # plans and JSON are UTF-8, wherever they are sent
     logging.basicConfig(level=logging.INFO if is_verbose else logging.ERROR, format="%(name)s: %(message)s")
     if not is_verbose:
         warnings.simplefilter("ignore")  # of libraries; what a user must know is an error or a remark of ours

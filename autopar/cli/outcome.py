@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,3 +27,8 @@ class Outcome:
 def tell(message: str) -> None:
     """Progress, choices and summaries: to stderr, whatever else happens to stdout."""
     print(message, file=sys.stderr, flush=True)
+
+
+def document_text(document: Mapping[str, Any]) -> str:
+    """A JSON document as it is printed."""
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

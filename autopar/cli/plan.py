@@ -18,17 +18,10 @@ from autopar.cli.flags import (
     add_output_flags,
     add_search_flags,
 )
-from autopar.cli.outcome import Outcome, tell
+from autopar.cli.outcome import Outcome, document_text, tell
 from autopar.cli.planning import make_plan_of
-from autopar.cli.results import (
-    Costed,
-    document_text,
-    infeasible_json,
-    plan_document,
-    to_summary,
-    to_yaml,
-)
-from autopar.errors import InfeasibleError, UsageError
+from autopar.cli.results import Costed, plan_document, to_summary, to_yaml
+from autopar.errors import UsageError
 
 SUMMARY = "find the fastest way to train a model on some devices"
 
@@ -58,12 +51,7 @@ def execute(args: argparse.Namespace) -> Outcome:
             "--like keeps a plan's batch, so --batch auto has nothing to choose; give one of them"
         )
     path = output_path(args.output)
-    try:
-        planned = make_plan_of(args, args.target)
-    except InfeasibleError as problem:
-        if not args.json:
-            raise
-        return Outcome(infeasible_json(problem), problem.exit_status, f"autopar: {problem}")
+    planned = make_plan_of(args, args.target)
     costed = Costed.of_result(planned.result)
     if path is not None:
         write_for_editors(path, to_yaml(costed), "plan")

@@ -9,7 +9,6 @@ minutes, some twenty seconds under --quick, and a machine with nothing else to d
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from autopar.cli.files import output_path, write_for_editors
 from autopar.cli.flags import add_model_flags, add_output_flags, model_arguments, positive, seconds
-from autopar.cli.outcome import Outcome, tell
+from autopar.cli.outcome import Outcome, document_text, tell
 from autopar.errors import UsageError
 from autopar.plan.decisions import Precision, Scalar
 
@@ -93,9 +92,7 @@ def execute(args: argparse.Namespace) -> Outcome:
         write_for_editors(path, text, "cost-model")
     if args.json:
         document = cost_model_document(result, name)
-        return Outcome(
-            json.dumps({"schema": 1, "file": str(path) if path else None, "device": document}) + "\n"
-        )
+        return Outcome(document_text({"schema": 1, "file": str(path) if path else None, "device": document}))
     if path is None:
         return Outcome(text)
     return Outcome(_summary(result, path))

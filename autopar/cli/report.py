@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from autopar.cli.files import writable_path, write_whole
 from autopar.cli.flags import add_device_flags, add_output_flags, add_set_flag, seconds
 from autopar.cli.given import Given, given_plan
-from autopar.cli.outcome import Outcome
+from autopar.cli.outcome import Outcome, document_text
 from autopar.cli.results import Costed, to_yaml
 from autopar.cli.watching import watching
 from autopar.errors import InfeasibleError, UsageError
@@ -59,6 +59,9 @@ def execute(args: argparse.Namespace) -> Outcome:
         raise UsageError(
             "nothing to write: name a page with -o report.html, or a trace with --trace step.json"
         )
+    for flag, path in (("-o", args.output), ("--trace", args.trace)):
+        if path == "-":
+            raise UsageError(f"{flag} -: neither a page nor a trace goes to stdout; name a file")
     if args.output is not None and find_spec("bokeh") is None:
         raise UsageError("drawing needs Bokeh; install it with `pip install 'autopar[report]'`")
     page = None if args.output is None else writable_path(args.output, "-o")
@@ -77,7 +80,7 @@ def execute(args: argparse.Namespace) -> Outcome:
         _write_page(args, page, given, costing, free)
     files = {"page": args.output, "trace": args.trace}
     if args.json:
-        return Outcome(json.dumps({"schema": 1, **files}) + "\n")
+        return Outcome(document_text({"schema": 1, **files}))
     return Outcome("".join(f"{what} written to {path}\n" for what, path in files.items() if path))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,7 +12,6 @@ from rich.text import Text
 from autopar.cli.terminal import rendered, width_of
 from autopar.cost.prediction import Prediction
 from autopar.cost.step_timeline import StepTimeline
-from autopar.errors import InfeasibleError
 from autopar.plan.decisions import MESH_AXES, Mesh, Plan
 from autopar.plan.document import to_document
 from autopar.plan.write import write_plan
@@ -101,13 +99,8 @@ def to_summary(costed: Costed, *, to_stderr: bool = False) -> str:
     return rendered(parts, stream)
 
 
-def to_json(costed: Costed, plan_file: str | None) -> str:
-    """The document of ``--json``, schema 1."""
-    return document_text(plan_document(costed, plan_file))
-
-
 def plan_document(costed: Costed, plan_file: str | None) -> dict[str, Any]:
-    """The same as plain data."""
+    """The document of ``--json``, schema 1."""
     document: dict[str, Any] = {
         "schema": 1,
         "status": costed.status,
@@ -122,23 +115,6 @@ def plan_document(costed: Costed, plan_file: str | None) -> dict[str, Any]:
         document["batches"] = [asdict(tried) for tried in costed.batches]
     document["alternatives"] = [_alternative(other) for other in costed.alternatives]
     return document
-
-
-def infeasible_json(problem: InfeasibleError) -> str:
-    """The document where no plan fits."""
-    return document_text(
-        {
-            "schema": 1,
-            "status": "infeasible",
-            "plan_file": None,
-            "plan": None,
-            "predicted": None,
-            "binding": problem.binding,
-            "shortfall_bytes": problem.shortfall_bytes,
-            "remedies": problem.remedies,
-            "message": str(problem),
-        }
-    )
 
 
 def _alternative(other: NotChosen) -> dict[str, Any]:
@@ -172,8 +148,3 @@ def _baseline(other: Baseline) -> dict[str, Any]:
 def mesh_document(mesh: Mesh) -> dict[str, int | None]:
     """The degrees by axis."""
     return {axis: getattr(mesh, axis) for axis in MESH_AXES}
-
-
-def document_text(document: dict[str, Any]) -> str:
-    """A JSON document as it is printed."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

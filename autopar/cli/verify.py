@@ -6,7 +6,6 @@ TARGET is a plan file, or a model, which is then planned first under the flags o
 from __future__ import annotations
 
 import argparse
-import json
 
 from autopar.cli.files import existing_file
 from autopar.cli.flags import (
@@ -19,7 +18,7 @@ from autopar.cli.flags import (
     seconds,
     tolerance,
 )
-from autopar.cli.outcome import Outcome, tell
+from autopar.cli.outcome import Outcome, document_text, tell
 from autopar.cli.planning import make_plan_of
 from autopar.cli.source import load_source_of
 from autopar.errors import DifferenceError, UsageError
@@ -116,7 +115,7 @@ def execute(args: argparse.Namespace) -> Outcome:
         remark = f"autopar: {problem}"
     status = 0 if report.ok else DifferenceError.exit_status
     if args.json:
-        return Outcome(json.dumps(report.to_json(), indent=2) + "\n", status, remark)
+        return Outcome(document_text(report.to_json()), status, remark)
     verdict = "equal to one process" if report.ok else "DIFFERENT from one process"
     result = (
         f"{verdict}: {report.num_steps} steps, worst error of the loss {report.worst_loss_error:.1e},"

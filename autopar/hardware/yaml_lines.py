@@ -98,11 +98,12 @@ def parse_yaml(
         document = reader.document(yaml.parse(text, Loader=_PARSER))
     except yaml.MarkedYAMLError as problem:
         mark = problem.problem_mark or problem.context_mark
-        message = f"not valid YAML: {problem.problem or problem.context}"
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
-        refused = error(
-            f"{message}; check indentation, quotes and brackets here", path=name, line=line, column=column
-        )
+        remedy = "check indentation, quotes and brackets here"
+        if mark and _is_at_a_tab(text, mark.line):
+            remedy = "the line is indented with a tab; write spaces"
+        message = f"not valid YAML: {problem.problem or problem.context}; {remedy}"
+        refused = error(message, path=name, line=line, column=column)
         raise error.of([*reader.problems, refused]) from problem
     except yaml.YAMLError as problem:
         raise error(f"not valid YAML: {problem}; save the file as plain text", path=name) from problem
@@ -111,6 +112,11 @@ def parse_yaml(
     elif reader.problems:
         raise error.of(reader.problems)
     return document, reader.places
+
+
+def _is_at_a_tab(text: str, line: int) -> bool:
+    lines = text.split("\n", line + 1)
+    return line < len(lines) and "\t" in lines[line][: len(lines[line]) - len(lines[line].lstrip())]
 
 
 def _decode(data: bytes, name: str, error: type[_Error]) -> str:

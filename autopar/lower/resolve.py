@@ -93,10 +93,11 @@ def check_complete(plan: Plan) -> None:
     """
     missing = missing_decisions(plan)
     if missing:
+        model = plan.model.source if plan.model else "MODEL"
         raise plan.error(
             missing[0],
             f"the plan leaves {', '.join(missing)} to the solver; complete it with "
-            f"`autopar plan MODEL --with {plan.path or 'FILE'} -o FILE`",
+            f"`autopar plan {model} --with {plan.path or 'PLAN'} -o FILE`",
         )
 
 

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import re
 import subprocess
@@ -203,7 +204,54 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 def test_a_terminal_without_utf8_gets_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    assert written_to(stream, monkeypatch) == b"50 ?s ?\n"
+
+
+def test_a_pipe_gets_utf8_whatever_the_locale(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    assert written_to(stream, monkeypatch) == "50 µs █\n".encode()
+
+
+def written_to(stream: io.TextIOWrapper, monkeypatch: pytest.MonkeyPatch) -> bytes:
     monkeypatch.setattr(sys, "stdout", stream)
     monkeypatch.setattr("autopar.cli.devices.execute", lambda _: cli.Outcome("50 µs █\n"))
     assert main(["devices"]) == 0
-    assert stream.buffer.getvalue() == b"50 ?s ?\n"  # type: ignore[attr-defined]
+    return stream.buffer.getvalue()  # type: ignore[attr-defined, no-any-return]
+
+
+def test_a_full_disk_behind_stdout_is_told() -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "autopar.cli", "schema"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert done.returncode == 2
+    assert re.fullmatch(r"autopar: the result cannot be written: No space left on device; .*\n", done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("argv", "status"),
+    [
+        ("plan none.py --device cpu --json", "usage"),
+        ("pln --json", "usage"),
+        ("check one.yaml --json", "invalid"),
+        ("explain one.yaml --json", "invalid"),
+        ("diff one.yaml none.yaml --json", "invalid"),
+        ("export one.yaml --to megatron --json", "invalid"),
+    ],
+)
+def test_errors_are_json_too_where_json_is_asked_for(
+    argv: str,
+    status: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "one.yaml").write_text("zero: 7\nmesh: 3\n")
+    exit_status = main(argv.split())
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert (document["status"], document["exit_status"]) == (status, exit_status)
+    assert err.splitlines()[-1].removeprefix("autopar: ") in document["message"]
+    if status == "invalid":
+        assert [(e["line"], e["key"]) for e in document["errors"]] == [(1, "zero"), (2, "mesh")]

@@ -143,7 +143,7 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
     "line deleted": (
         {"\nrecompute:": "\n# recompute:"},
         "",
-        r"the plan leaves recompute to the solver; complete it with `autopar plan MODEL --with .*gpt.yaml",
+        r"the plan leaves recompute to the solver; complete it with `autopar plan .*gpt.py --with .*gpt.yaml",
     ),
     "anchor": (
         {"zero: ": "zero: &level "},

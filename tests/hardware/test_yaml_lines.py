@@ -53,7 +53,7 @@ def test_empty_file_is_none() -> None:
         ("a: 1\n<<: {b: 2}\n", 2, "merge keys"),
         ("a: 1\n---\nb: 2\n", 2, "a second document starts"),
         ("a: 1\nb: [1, 2\nc: 3\n", 3, "not valid YAML"),
-        ("a: 1\n\tb: 2\n", 2, "not valid YAML"),
+        ("a: 1\n\tb: 2\n", 2, "not valid YAML: .*; the line is indented with a tab; write spaces"),
         ("a: 1\n? [x]\n: 2\n", 2, "a key is a list"),
         (b"a: 1\nb: \xff\n", 2, "not UTF-8"),
         (b"a: 1\nb: \x07\n", 2, "not valid YAML"),
