@@ -1,1 +1,13 @@
+"""A plan at work: each rank builds its part of the model, and trains.
 
+* ``parallel`` is the way in, ``parallel_model`` what a training script holds. A run begins with ``launch``,
+  ``meeting``, ``agreement`` and ``mesh``; ``assemble`` builds the rank's part.
+* Starting weights: ``initialise``, ``recording``, ``seeds``, ``state_source``, ``fill``.
+* A step: ``script`` and ``messages`` say what waits for what, ``executor`` plays it, on the ``stage`` (its
+  ``block_module``, ``routes``) in its surroundings (``held_stage``, ``links``, ``crossings``).
+* Gradients and updates: ``replicas``, ``overlap``, ``buckets``, ``gradients``, ``loss_scale``, ``masters``.
+* Driven like a module: ``driving``, ``outputs``, ``output_passes``.
+* State as a whole: ``checkpoint``, ``checkpoint_folders``, ``whole_state``, ``gather``, ``export``; how it lies in
+  memory: ``holdings``, ``storage``, ``trained``.
+* When something fails: ``watchdog``, ``reports``, ``same_outcome``.
+"""
