@@ -3,9 +3,10 @@
 Start at ``capture``; what comes out is a ``model_graph``.
 
 * The user's model: ``target``, ``hugging_face``, ``fake_model``, ``wrapper``, ``module_output``.
-* One export of it: ``export``, ``capture_errors`` and ``user_code`` (whose line was it), ``clean``, ``causal_masks``.
+* One export of it: ``export``, ``capture_errors`` and ``user_code`` (whose line was it), ``clean``,
+  ``causal_masks``.
 * Layers that are equal are traced once: ``sharing`` proves it, with ``structure``, ``observation``,
   ``descriptions``, ``traced_call``, ``repeat_operators`` and ``expand``.
-* Where it is cut: ``pieces``, ``segments``, ``dataflow``, ``recipe``, ``blocks``, ``specialize``; what blocks have
-  in common: ``class_key``, ``fingerprint``.
+* Where it is cut: ``pieces``, ``segments``, ``dataflow``, ``recipe``, ``blocks``, ``specialize``; what
+  blocks have in common: ``class_key``, ``fingerprint``.
 """

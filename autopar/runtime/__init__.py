@@ -7,7 +7,7 @@
   ``block_module``, ``routes``) in its surroundings (``held_stage``, ``links``, ``crossings``).
 * Gradients and updates: ``replicas``, ``overlap``, ``buckets``, ``gradients``, ``loss_scale``, ``masters``.
 * Driven like a module: ``driving``, ``outputs``, ``output_passes``.
-* State as a whole: ``checkpoint``, ``checkpoint_folders``, ``whole_state``, ``gather``, ``export``; how it lies in
-  memory: ``holdings``, ``storage``, ``trained``.
+* State as a whole: ``checkpoint``, ``checkpoint_folders``, ``whole_state``, ``gather``, ``export``; how it
+  lies in memory: ``holdings``, ``storage``, ``trained``.
 * When something fails: ``watchdog``, ``reports``, ``same_outcome``.
 """
