@@ -79,6 +79,9 @@ def model_arguments(run: Run) -> dict[str, int | bool | float]:
     megatron = run.framework.startswith("Megatron")
     llama = run.family == "llama"
     compiled = "torch.compile" in run.framework
+    # The tables of December 2024 (torchtitan 9dec370, 2024-12-26) compiled the layers and not the loss, which
+    # pull request 755 had switched off days before (pytorch issue 143774); later ones compiled both.
+    compiled_loss = compiled and not run.source_ref.startswith("Table")
     return {
         "layers": run.layers,
         "hidden": run.hidden,
@@ -95,7 +98,7 @@ def model_arguments(run: Run) -> dict[str, int | bool | float]:
         "tied": not llama,
         "dropout": 0.1 if megatron else 0.0,
         "fused": megatron or compiled,
-        "compiled_loss": compiled,
+        "compiled_loss": compiled_loss,
     }
 
 

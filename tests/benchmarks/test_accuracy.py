@@ -62,6 +62,13 @@ def test_every_run_is_expressed_or_has_a_reason() -> None:
     assert reason_not_expressed(context) == "context parallelism: the mesh has no such axis"
 
 
+def test_the_loss_is_compiled_where_the_source_did_so() -> None:
+    compiled = {
+        name: express(RUNS[name]).arguments["compiled_loss"] for name in ("tt_02_8B_g8", "tt_25_8B_g64")
+    }
+    assert compiled == {"tt_02_8B_g8": False, "tt_25_8B_g64": True}
+
+
 def test_networks_are_those_that_the_sources_state() -> None:
     stated = express(RUNS["vtrain_single_0000"]).cluster.network.bytes_per_s
     assert stated == 100e9 / 8
