@@ -15,20 +15,18 @@ _BESIDE = (SpanKind.SYNCHRONISE, SpanKind.TIED)
 
 def trace_document(timeline: StepTimeline, memory: Sequence[Curve] = ()) -> dict[str, Any]:
     """Spans of every rank, and its memory as a counter; times in microseconds, as the format wants."""
-    events = [_named("process_name", 0, "predicted step")]
+    events = [_told("process_name", 0, name="predicted step")]
     for rank, lane in enumerate(timeline.lanes):
-        events += [
-            _named("thread_name", 2 * rank, f"rank {rank}"),
-            _named("thread_name", 2 * rank + 1, f"rank {rank}, communication beside"),
-        ]
+        for row, name in enumerate((f"rank {rank}", f"rank {rank}, communication beside"), start=2 * rank):
+            events += [_told("thread_name", row, name=name), _told("thread_sort_index", row, sort_index=row)]
         events += [_event(rank, span) for span in lane]
     for rank, curve in enumerate(memory):
         events += _counter(rank, curve)
     return {"traceEvents": events, "displayTimeUnit": "ms"}
 
 
-def _named(what: str, row: int, name: str) -> dict[str, Any]:
-    return {"name": what, "ph": "M", "pid": 0, "tid": row, "args": {"name": name}}
+def _told(what: str, row: int, **said: str | int) -> dict[str, Any]:
+    return {"name": what, "ph": "M", "pid": 0, "tid": row, "args": said}
 
 
 def _event(rank: int, span: Span) -> dict[str, Any]:

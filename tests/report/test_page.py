@@ -56,6 +56,24 @@ def test_the_trace_is_the_simulators(picture: Picture) -> None:
     assert max(held) == picture.prediction.peak_memory_bytes
 
 
+def test_the_trace_is_what_the_format_wants(picture: Picture) -> None:
+    events = trace_document(picture.timeline, picture.memory)["traceEvents"]
+    rows = {event["tid"] for event in events if event["ph"] == "X"}
+    for what in ("thread_name", "thread_sort_index"):
+        assert rows <= {event["tid"] for event in events if event["name"] == what}
+    assert {event["ph"] for event in events} == {"M", "X", "C"}
+    for row in rows:
+        spans = sorted((e["ts"], -e["dur"]) for e in events if e["ph"] == "X" and e["tid"] == row)
+        assert all(ts >= 0 and dur <= 0 for ts, dur in spans)
+        open_until = [float("inf")]
+        for ts, dur in spans:  # spans of a row lie beside each other, or one inside the other
+            while open_until[-1] <= ts + 1e-6:
+                open_until.pop()
+            assert ts - dur <= open_until[-1] + 1e-6
+            open_until.append(ts - dur)
+    assert all(e["cat"] and e["name"].startswith(e["cat"]) for e in events if e["ph"] == "X")
+
+
 class _Links(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
