@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from autopar.capture.capture import Capture
 from autopar.capture.model_graph import Block, ModelGraph
 from autopar.cost.blocks import Readings, model_flops
 from autopar.cost.choice import BlockChoice
 from autopar.hardware.cluster import Cluster
-from autopar.hardware.topology import Spread
 from autopar.plan.decisions import Plan, Precision, Recompute
 from autopar.planner.block_choices import (
     Workbench,
@@ -25,6 +24,7 @@ from autopar.planner.block_choices import (
     whole_choices,
     whole_seconds,
 )
+from autopar.planner.block_store import BlockKey, BlockStore, SettingKey, placements_key
 from autopar.planner.pins import Pins, resolve_pins
 from autopar.planner.realise import Realiser
 from autopar.planner.several_blocks import carried_bytes, shared_parameters, tied_parameters
@@ -53,31 +53,52 @@ class _Kind:
 class _Setting:
     """What is known for one tensor degree, micro-batch and distance of the ranks on the tensor axis."""
 
+    key: SettingKey
     graph: ModelGraph
-    degree: int
     stride: int
     kinds: list[_Kind]
     kind_of_block: tuple[int, ...]
-    solvers: dict[int, TableSolver] = field(default_factory=dict)
-    realisers: dict[int, Realiser] = field(default_factory=dict)
-    choices: dict[object, tuple[BlockChoice, ...]] = field(default_factory=dict)
     choice_tables: tuple[ChoiceTable, ...] | None = None
+
+    @property
+    def degree(self) -> int:
+        return self.key[0]
+
+    def block_key(self, kind: int) -> BlockKey:
+        """What the table of a kind depends on."""
+        one = self.kinds[kind]
+        return self.key, one.block.index, placements_key(one.pins.placements)
 
 
 class ModelChoices:
-    """Implements ``solve.candidate.Choices`` on a captured model."""
+    """Implements ``solve.candidate.Choices`` on a captured model.
 
-    def __init__(self, capture: Capture, cluster: Cluster, precision: Precision, constraints: Plan) -> None:
+    Args:
+        store: of the same capture and cluster, to take from and add to.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        cluster: Cluster,
+        precision: Precision,
+        constraints: Plan,
+        store: BlockStore | None = None,
+    ) -> None:
         self._capture = capture
         self._cluster = cluster
         self._precision = precision
         self._constraints = constraints
-        self._settings: dict[tuple[int, int, Spread], _Setting] = {}
+        self._settings: dict[SettingKey, _Setting] = {}
         self._uses: Mapping[str, tuple[Use, ...]] | None = None
         self._pins: dict[int, Pins] = {}
         self._probe: ModelGraph | None = None
-        self.readings = Readings(cluster)
-        self._sample_s: float | None = None
+        self._store = store or BlockStore(Readings(cluster))
+
+    @property
+    def readings(self) -> Readings:
+        """What lowered blocks cost."""
+        return self._store.readings
 
     @property
     def graph(self) -> ModelGraph:
@@ -139,23 +160,27 @@ class ModelChoices:
         No operator is quicker a sample on fewer samples, or on a piece than on its share of the whole; unless
         rates or blocks were measured.
         """
-        if self._sample_s is None:
-            device, graph = self._cluster.device, self.graph
-            # One product of the backward pass is sure: inputs of the model want no gradient.
-            by_class = {block.class_key: block for block in reversed(graph.blocks)}
-            flops_of = {key: model_flops(block) for key, block in by_class.items()}
-            flops = 2 * sum(flops_of[block.class_key] for block in graph.blocks)
-            self._sample_s = flops / graph.micro_batch / device.peak(self._precision)
-            most = self._constraints.global_batch
-            if self._capture.dynamic and most and not device.blocks and device.memory_rates is None:
-                whole: dict[str, float] = {}
-                blocks = self._capture.at(most).blocks
-                for block in blocks:
-                    if block.class_key not in whole:
-                        whole[block.class_key] = whole_seconds(block, device)
-                seconds = sum(whole[block.class_key] for block in blocks)
-                self._sample_s = max(self._sample_s, seconds / most)
-        return self._sample_s
+        most, known = self._constraints.global_batch, self._store.sample_s
+        key = (self.graph.micro_batch, most)
+        if key not in known:
+            known[key] = self._sample_floor_s(most)
+        return known[key]
+
+    def _sample_floor_s(self, most: int | None) -> float:
+        device, graph = self._cluster.device, self.graph
+        # One product of the backward pass is sure: inputs of the model want no gradient.
+        by_class = {block.class_key: block for block in reversed(graph.blocks)}
+        flops_of = {key: model_flops(block) for key, block in by_class.items()}
+        flops = 2 * sum(flops_of[block.class_key] for block in graph.blocks)
+        sample_s = flops / graph.micro_batch / device.peak(self._precision)
+        if self._capture.dynamic and most and not device.blocks and device.memory_rates is None:
+            whole: dict[str, float] = {}
+            blocks = self._capture.at(most).blocks
+            for block in blocks:
+                if block.class_key not in whole:
+                    whole[block.class_key] = whole_seconds(block, device)
+            sample_s = max(sample_s, sum(whole[block.class_key] for block in blocks) / most)
+        return sample_s
 
     def _setting(self, tensor: int, micro_batch: int, stride: int = 1) -> _Setting:
         # Ranks that lie over the nodes alike send as quickly, however far apart they are.
@@ -165,7 +190,7 @@ class ModelChoices:
             if tensor not in self._pins:
                 self._pins[tensor] = resolve_pins(self._constraints, self.graph, tensor)
             kinds, kind_of_block = self._kinds(graph, self._pins[tensor], tensor)
-            self._settings[key] = _Setting(graph, tensor, stride, kinds, kind_of_block)
+            self._settings[key] = _Setting(key, graph, stride, kinds, kind_of_block)
         return self._settings[key]
 
     def _kinds(self, graph: ModelGraph, pins: Pins, tensor: int) -> tuple[list[_Kind], tuple[int, ...]]:
@@ -192,7 +217,8 @@ class ModelChoices:
         return kinds, tuple(kind_of_block)
 
     def _solver(self, setting: _Setting, kind: int) -> TableSolver:
-        if kind not in setting.solvers:
+        key = setting.block_key(kind)
+        if key not in self._store.solvers:
             facts = self.readings.facts_of(setting.kinds[kind].block).block
             table = operator_table(
                 setting.graph,
@@ -204,15 +230,16 @@ class ModelChoices:
                 setting.stride,
                 facts,
             )
-            setting.solvers[kind] = TableSolver(table, self._cluster)
-        return setting.solvers[kind]
+            self._store.solvers[key] = TableSolver(table, self._cluster)
+        return self._store.solvers[key]
 
     def _realiser(self, setting: _Setting, kind: int) -> Realiser:
-        if kind not in setting.realisers:
+        key = setting.block_key(kind)
+        if key not in self._store.realisers:
             block, table = setting.kinds[kind].block, self._solver(setting, kind).table
             facts = self.readings.facts_of(block).block
-            setting.realisers[kind] = Realiser(setting.graph, block, setting.degree, table, facts)
-        return setting.realisers[kind]
+            self._store.realisers[key] = Realiser(setting.graph, block, setting.degree, table, facts)
+        return self._store.realisers[key]
 
     def _choice_table(self, setting: _Setting, tied: Mapping[str, Placement]) -> ChoiceTable:
         return ChoiceTable(
@@ -233,18 +260,18 @@ class ModelChoices:
         pairs: tuple[tuple[str, str], ...],
     ) -> tuple[BlockChoice, ...]:
         block, pins = setting.kinds[kind].block, self._kind_pins(setting, kind, tied)
-        key = (kind, tuple(sorted((n, str(p)) for n, p in pins.placements.items())), pairs)
-        if key not in setting.choices:
+        fixed = placements_key(pins.placements), pins.recompute, tuple(pins.overrides.items())
+        key = (setting.block_key(kind), *fixed, pairs)
+        choices = self._store.choices
+        if key not in choices:
             frozen = frozenset(n for n, p in setting.graph.parameters.items() if not p.requires_grad)
             bench = Workbench(self._cluster, self.readings, frozen, setting.stride)
             if setting.degree == 1:
-                setting.choices[key] = whole_choices(setting.graph, block, pins.recompute, bench)
+                choices[key] = whole_choices(setting.graph, block, pins.recompute, bench)
             else:
                 solver, realiser = self._solver(setting, kind), self._realiser(setting, kind)
-                setting.choices[key] = sharded_choices(
-                    setting.graph, block, solver, realiser, pairs, pins, bench
-                )
-        return setting.choices[key]
+                choices[key] = sharded_choices(setting.graph, block, solver, realiser, pairs, pins, bench)
+        return choices[key]
 
     def _kind_pins(self, setting: _Setting, kind: int, tied: Mapping[str, Placement]) -> BlockPins:
         """The pins of a kind with the placements of the tied parameters that it reads."""

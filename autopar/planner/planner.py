@@ -16,6 +16,7 @@ from autopar.errors import InfeasibleError
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import MESH_AXES, Mesh, Plan
 from autopar.plan.hand_made import codes_of_chosen
+from autopar.planner.block_store import BlockStore
 from autopar.planner.check import DTYPES, predict_plan
 from autopar.planner.compose import compose_plan
 from autopar.planner.explain_infeasible import nothing_fits
@@ -91,10 +92,16 @@ def captured_for(request: PlanRequest, settled: Plan, captured: Capture | None) 
     return captured
 
 
-def choices_for(request: PlanRequest, settled: Plan, captured: Capture) -> ModelChoices:
-    """The tables of a captured model; they hold for the global batch and for smaller ones."""
+def choices_for(
+    request: PlanRequest, settled: Plan, captured: Capture, store: BlockStore | None = None
+) -> ModelChoices:
+    """The tables of a captured model; they hold for the global batch and for smaller ones.
+
+    Args:
+        store: what is known of the model's blocks from other searches.
+    """
     assert settled.precision is not None
-    return ModelChoices(captured, request.cluster, settled.precision, settled)
+    return ModelChoices(captured, request.cluster, settled.precision, settled, store)
 
 
 class PlanningTask:

@@ -1,5 +1,5 @@
-"""The same model planned again and again under other constraints: one capture, and one set of tables wherever
-the constraints leave the tables alone."""
+"""The same model planned again and again under other constraints: one capture, one set of tables wherever the
+constraints leave the tables alone, and one store of what is worked out of blocks."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import replace
 
 from autopar.capture.capture import Capture
 from autopar.capture.target import ModelSource
+from autopar.cost.blocks import Readings
 from autopar.errors import InfeasibleError
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Plan
 from autopar.plan.merge import merge
+from autopar.planner.block_store import BlockStore
 from autopar.planner.legal_families import legal_families
 from autopar.planner.model_choices import ModelChoices
 from autopar.planner.planner import PlanningTask, Progress, Watch, captured_for, choices_for
@@ -54,6 +56,7 @@ class Replanner:
             with_baselines=False,
         )
         self._choices: ModelChoices | None = None
+        self._store = BlockStore(Readings(cluster))
 
     def plan(self, pins: Plan, *, top: int = 1, memory_limit_bytes: int | None = None) -> PlanResult:
         """What ``plan`` answers under these constraints.
@@ -80,7 +83,7 @@ class Replanner:
     def _tables_for(self, request: PlanRequest, settled: Plan, captured: Capture) -> ModelChoices:
         """Tables under the constraints; one set serves all that fix nothing inside blocks."""
         if settled.tensor or settled.activations or settled.operators or settled.recompute:
-            return choices_for(request, settled, captured)
+            return choices_for(request, settled, captured, self._store)
         if self._choices is None:
-            self._choices = choices_for(request, settled, captured)
+            self._choices = choices_for(request, settled, captured, self._store)
         return self._choices
