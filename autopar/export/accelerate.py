@@ -23,7 +23,8 @@ def to_accelerate(subject: Subject) -> Exported:
             f"mesh.pipeline: {pipeline}: accelerate trains without one; {data * tensor} processes are written"
         )
     level = one_zero_level(subject, left_out)
-    nodes = plan.cluster.nodes if plan.cluster else 1
+    per_node = plan.cluster.devices_per_node if plan.cluster else data * tensor
+    nodes = -(-data * tensor // per_node)
     document: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": "FSDP" if level or tensor > 1 else "MULTI_GPU" if data > 1 else "NO",

@@ -34,6 +34,8 @@ def to_hf_tp_plan(subject: Subject) -> Exported:
         left_out.append(f"tensor: {pattern}: its layers differ; one pattern stands for all of them")
     left_out += _others(subject)
     chosen = {pattern: style for pattern, style in styles.items() if style and pattern not in clashes}
+    if subject.degrees[2] > 1 and not chosen:
+        left_out.append(f"mesh.tensor: {subject.degrees[2]}: no module gets a style: every rank holds all")
     return Exported(json.dumps(chosen, indent=2) + "\n", tuple(left_out))
 
 
@@ -59,6 +61,8 @@ def _others(subject: Subject) -> list[str]:
     plan = subject.plan
     pipeline, data, tensor = subject.degrees
     found = []
+    if not subject.is_hugging_face:
+        found.append("model: it is none of transformers', which are what styles are applied to")
     if tensor == 1:
         found.append("mesh.tensor: 1: there is nothing to split")
     if pipeline > 1:

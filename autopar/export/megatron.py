@@ -37,39 +37,34 @@ def to_megatron(subject: Subject) -> Exported:
     if plan.compile:
         left_out.append("compile: true: Megatron-LM has fused kernels of its own")
     text = commented(
-        [*header(subject, "Megatron-LM", left_out), "Add the model's own flags (--num-layers and the like)."]
+        [
+            *header(subject, "Megatron-LM", left_out),
+            "Megatron-LM trains models of its own: add the flags of the one that is like this",
+            "(--num-layers and so on).",
+        ]
     )
     return Exported(text + "".join(f"{flag}\n" for flag in flags), tuple(left_out))
 
 
 def _schedule(subject: Subject, left_out: list[str]) -> list[str]:
-    plan = subject.plan
-    pipeline = subject.degrees[0]
-    virtual = plan.virtual or 1
-    flags = []
-    if plan.schedule is ScheduleName.INTERLEAVED:
-        if subject.num_stages > pipeline:
-            flags.append(f"--num-virtual-stages-per-pipeline-rank {virtual}")
-    elif plan.schedule is not ScheduleName.ONE_F_ONE_B and pipeline > 1:
+    plan, pipeline = subject.plan, subject.degrees[0]
+    counts, flags = subject.layers_of_stages, []
+    if plan.schedule is ScheduleName.INTERLEAVED and subject.num_stages > pipeline:
+        flags.append(f"--num-virtual-stages-per-pipeline-rank {plan.virtual or 1}")
+    elif plan.schedule not in (ScheduleName.ONE_F_ONE_B, ScheduleName.INTERLEAVED) and pipeline > 1:
         left_out.append(f"pipeline.schedule: {plan.schedule}: Megatron-LM runs 1f1b, or interleaved")
-        if virtual > 1:
+        if subject.num_stages > pipeline:
             left_out.append(
-                f"pipeline.stages: {subject.num_stages} of them on {pipeline} ranks need the schedule"
+                f"pipeline.stages: {subject.num_stages} of them on {pipeline} ranks need the schedule;"
+                f" {pipeline} are written, as even as layers allow"
             )
-            return flags
-    counts = subject.layers_of_stages
-    if subject.num_stages > 1 and len(set(counts)) > 1:
+            counts = _evenly(sum(counts), pipeline)
+    if len(set(counts)) > 1:
         # E the embeddings, t a layer, L head and loss; | between stages (Megatron-LM, pipeline layouts).
         stages = ["t" * count for count in counts]
         stages[0], stages[-1] = "E" + stages[0], stages[-1] + "L"
-        flags.append(f"--pipeline-model-parallel-layout {'|'.join(stages)}")
-        flags = [flag for flag in flags if not flag.startswith("--num-virtual")]
-    outside = _away_from_the_ends(subject)
-    if outside:
-        left_out.append(
-            f"pipeline.stages: {', '.join(outside)}: Megatron-LM keeps embeddings in the first stage, and the"
-            " final norm, head and loss in the last"
-        )
+        flags = [f"--pipeline-model-parallel-layout {'|'.join(stages)}"]
+    _say_of_the_ends(subject, left_out)
     if plan.mesh.order == ("data", "pipeline", "tensor"):
         flags.append("--use-tp-pp-dp-mapping")
     elif plan.mesh.order not in (None, MESH_AXES):
@@ -77,11 +72,23 @@ def _schedule(subject: Subject, left_out: list[str]) -> list[str]:
     return flags
 
 
+def _evenly(num_layers: int, num_stages: int) -> tuple[int, ...]:
+    return tuple((num_layers + stage) // num_stages for stage in range(num_stages))
+
+
+def _say_of_the_ends(subject: Subject, left_out: list[str]) -> None:
+    if not subject.layers:
+        left_out.append("model: it has no repeated layers; Megatron-LM's models are made of them")
+    elif outside := _away_from_the_ends(subject):
+        left_out.append(
+            f"pipeline.stages: {', '.join(outside)}: Megatron-LM keeps embeddings in the first stage, and the"
+            " final norm, head and loss in the last"
+        )
+
+
 def _away_from_the_ends(subject: Subject) -> list[str]:
     """Blocks that are not layers, and not where Megatron-LM has them."""
     layers = [i for i, block in enumerate(subject.blocks) if block.is_layer]
-    if not layers:
-        return [] if subject.num_stages == 1 else ["a model without repeated layers"]
     found = []
     for index, block in enumerate(subject.blocks):
         wanted = 0 if index < layers[0] else subject.num_stages - 1 if index > layers[-1] else block.stage

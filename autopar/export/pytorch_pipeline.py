@@ -30,6 +30,11 @@ def schedule_of(subject: Subject, left_out: list[str]) -> ScheduleName | None:
             f"mesh.pipeline: {subject.degrees[0]}: {what}; cut the model by hand. Every rank holds it whole"
         )
         return None
+    if subject.shared_by_stages:
+        left_out.append(
+            f"model: {', '.join(subject.shared_by_stages)}: several stages read it, and pipelining gives each"
+            " a copy of its own: sum the gradients of the copies by hand, or untie them"
+        )
     if wanted not in SCHEDULES:
         left_out.append(f"pipeline.schedule: {wanted}: not of one stage a rank in PyTorch; 1F1B is written")
         return ScheduleName.ONE_F_ONE_B

@@ -43,6 +43,7 @@ class ExportedParameter:
         module_class: of that module, e.g. ``Linear``.
         num_dims: of the whole tensor.
         fused_dims: dim -> number of equal parts that are fused along it.
+        stages: that read it, ascending.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ExportedParameter:
     num_dims: int
     placement: Placement
     fused_dims: Mapping[int, int]
+    stages: tuple[int, ...]
 
     @property
     def is_sharded(self) -> bool:
@@ -110,6 +112,11 @@ class Subject:
         return self.plan.shard_group or self.degrees[1]
 
     @property
+    def shared_by_stages(self) -> tuple[str, ...]:
+        """Parameters that several stages read, e.g. an embedding that is the head too."""
+        return tuple(one.name for one in self.parameters if len(one.stages) > 1)
+
+    @property
     def has_sequence(self) -> bool:
         """Whether what flows between layers is divided by sequence."""
         return any(block.output_word == "sequence" for block in self.layers)
@@ -155,6 +162,10 @@ def _blocks(
 
 def _parameters(resolved: ResolvedPlan, classes: Mapping[str, str]) -> tuple[ExportedParameter, ...]:
     found = []
+    readers: dict[str, set[int]] = {}
+    for decision in resolved.blocks:
+        for item in decision.block.inputs:
+            readers.setdefault(item.source, set()).add(decision.stage)
     for name, spec in resolved.graph.parameters.items():
         module = name.rpartition(".")[0]
         found.append(
@@ -165,6 +176,7 @@ def _parameters(resolved: ResolvedPlan, classes: Mapping[str, str]) -> tuple[Exp
                 num_dims=len(spec.spec.shape),
                 placement=resolved.parameter_placements.get(name, REPLICATE),
                 fused_dims=dict(spec.fused_dims or {}),
+                stages=tuple(sorted(readers.get(name, ()))),
             )
         )
     return tuple(found)

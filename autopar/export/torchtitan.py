@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 from autopar.export.exported import Exported, commented, header, one_zero_level, recompute_word
@@ -16,6 +17,10 @@ _SCHEDULES = {
     ScheduleName.ZERO_BUBBLE: "InterleavedZeroBubble",
     ScheduleName.ZBV: "ZBVZeroBubble",
 }
+
+
+_LLAMA = {"model.embed_tokens": "tok_embeddings", "model.norm": "norm", "lm_head": "output"}
+_LAYER = re.compile(r"model\.layers\.\d+")
 
 
 def to_torchtitan(subject: Subject) -> Exported:
@@ -82,6 +87,16 @@ def _parallelism(subject: Subject, left_out: list[str]) -> dict[str, Any]:
         left_out.append("zero: 1: FSDP2 shards gradients as well, which is level 2")
     if pipeline > 1:
         entries["pipeline_parallel_schedule"] = _SCHEDULES[plan.schedule or ScheduleName.ONE_F_ONE_B]
+        if plan.schedule is ScheduleName.ZERO_BUBBLE:
+            left_out.append(
+                "pipeline.schedule: zero-bubble: of one stage a rank; torchtitan means InterleavedZeroBubble"
+                " for several"
+            )
+        if subject.shared_by_stages:
+            left_out.append(
+                f"model: {', '.join(subject.shared_by_stages)}: several stages read it; torchtitan's stages"
+                " share nothing: untie it"
+            )
         entries["pipeline_parallel_microbatch_size"] = plan.micro_batch
         entries["module_fqns_per_model_part"] = _parts(subject, left_out)
     if plan.mesh.order not in (None, MESH_AXES):
@@ -100,10 +115,25 @@ def _parts(subject: Subject, left_out: list[str]) -> list[list[str]]:
     gone = [block.name for block in subject.blocks if not block.module_class and block.name != "loss"]
     if gone:
         left_out.append(f"pipeline.stages: {', '.join(gone)}: no modules of the model")
-    return [
+    parts = [
         [b.name for b in subject.blocks if b.stage == stage and b.module_class]
         for stage in range(subject.num_stages)
     ]
+    own = [[_own_name(name) for name in part] for part in parts]
+    if all(all(part) for part in own):
+        return own
+    left_out.append(
+        "pipeline.stages: modules have this model's names; those of torchtitan's models are tok_embeddings,"
+        " layers.0, norm, output"
+    )
+    return parts
+
+
+def _own_name(name: str) -> str:
+    """What torchtitan calls a module of a Llama as transformers names it; empty where it is none."""
+    if _LAYER.fullmatch(name):
+        return name.removeprefix("model.")
+    return _LLAMA.get(name, "")
 
 
 def _mode(subject: Subject, left_out: list[str]) -> str:

@@ -15,10 +15,15 @@ from autopar.export.accelerate import to_accelerate
 from autopar.export.hf_tp_plan import to_hf_tp_plan
 from autopar.export.megatron import to_megatron
 from autopar.export.pytorch_script import to_pytorch
+from autopar.export.subject import Subject
 from autopar.export.targets import TARGETS
 from autopar.export.torchtitan import to_torchtitan
 from tests.export.subjects import GPT_PLAN, LLAMA_PLAN, subject
 
+ZBV = (
+    "pipeline.schedule=zbv; pipeline.virtual=2; "
+    "pipeline.stages=[[wte, wpe], [blocks.0], [blocks.1], [blocks.2, blocks.3, ln_f, lm_head, loss]]"
+)
 UNEVEN = "pipeline.stages=[[wte, wpe, blocks.0], [blocks.1-3, ln_f, lm_head, loss]]"
 
 
@@ -78,6 +83,8 @@ def test_megatron_flag_of_a_decision(change: str, flag: str) -> None:
     [
         ("pipeline.schedule=zero-bubble", "pipeline.schedule: zero-bubble: Megatron-LM runs 1f1b"),
         ("mesh.order=[tensor, pipeline, data]", "mesh.order"),
+        (f"{ZBV}; mesh.order=[tensor, pipeline, data]", "mesh.order: ['tensor', 'pipeline', 'data']"),
+        (ZBV, "4 of them on 2 ranks need the schedule; 2 are written, as even as layers allow"),
         ("recompute={blocks.1: full, '*': none}", "recompute: it differs between layers"),
         ("zero=[1, 3]", "zero: [1, 3]: one level for all stages; 3 is written"),
         ("offload=activations", "offload: activations"),
@@ -87,7 +94,22 @@ def test_megatron_flag_of_a_decision(change: str, flag: str) -> None:
     ],
 )
 def test_megatron_says_what_it_leaves_out(change: str, said: str) -> None:
-    assert said in left_out("megatron", change)
+    assert said in left_out("megatron", *change.split("; "))
+
+
+def test_megatron_gets_an_even_cut_where_the_schedule_is_lost() -> None:
+    assert not any("layout" in flag for flag in flags(*ZBV.split("; ")))
+    assert to_megatron(three_layers()).text.endswith(
+        "--pipeline-model-parallel-layout Et|ttL\n--use-distributed-optimizer\n--overlap-grad-reduce\n"
+        "--overlap-param-gather\n"
+    )
+
+
+def three_layers() -> Subject:
+    """Without the sequence axis, in four stages."""
+    text = GPT_PLAN.replace("n_layer: 4", "n_layer: 3").replace("blocks.2-3", "blocks.2")
+    changes = (*ZBV.split("; ")[:2], "activations=replicate", "mesh.tensor=1", "mesh.data=4")
+    return subject(*changes, ZBV.split("; ")[2].replace(", blocks.3", ""), text=text)
 
 
 def test_torchtitan_sections() -> None:
@@ -114,6 +136,26 @@ def test_torchtitan_sections() -> None:
     assert document["activation_checkpoint"] == {"mode": "selective", "selective_ac_option": "op"}
     assert "tensor, activations, operators" in left_out("torchtitan")
     assert "precision: fp16" in left_out("torchtitan", "precision=fp16")
+    assert "modules have this model's names" in left_out("torchtitan")
+    assert "means InterleavedZeroBubble for several" in left_out(
+        "torchtitan", "pipeline.schedule=zero-bubble"
+    )
+
+
+def test_torchtitan_gets_its_own_names_of_a_llama() -> None:
+    stages = "[model.embed_tokens, model.layers.0], [model.layers.1, model.norm, lm_head, loss]"
+    made = subject("mesh.pipeline=2", f"pipeline.stages=[{stages}]", text=LLAMA_PLAN)
+    parts = tomllib.loads(to_torchtitan(made).text)["parallelism"]["module_fqns_per_model_part"]
+    assert parts == [["tok_embeddings", "layers.0"], ["layers.1", "norm", "output"]]
+    assert "names" not in "".join(to_torchtitan(made).left_out)
+
+
+def test_parameters_that_stages_share_are_told() -> None:
+    tied = GPT_PLAN.replace("tied: false", "tied: true").replace("lm_head: column", "# ")
+    tied = tied.replace("lm_head: shard(2), ", "").replace("wte: vocab", "wte: replicate")
+    assert "model: wte.weight: several stages read it" in left_out("pytorch", text=tied)
+    assert "model: wte.weight: several stages read it" in left_out("torchtitan", text=tied)
+    assert "several stages" not in left_out("pytorch")
 
 
 def test_torchtitan_reads_the_sections() -> None:
@@ -150,6 +192,9 @@ def test_hf_tp_plan_says_what_it_leaves_out() -> None:
     assert "mesh.pipeline: 2" in said and "mesh.data: 2" in said and "activations: sequence" in said
     assert json.loads(to_hf_tp_plan(subject()).text)["blocks.*.attn.qkv"] == "packed_colwise"
     assert "its layers differ" in left_out("hf-tp-plan", "tensor.blocks.0.mlp.fc=replicate")
+    assert "model: it is none of transformers'" in said
+    whole = ["tensor={'*': replicate}", "activations=replicate"]
+    assert "mesh.tensor: 2: no module gets a style" in left_out("hf-tp-plan", *whole)
 
 
 def test_accelerate_reads_its_file(tmp_path: Path) -> None:
@@ -173,6 +218,12 @@ def test_accelerate_without_sharding_is_plain_data_parallelism() -> None:
     assert document["distributed_type"] == "MULTI_GPU" and document["num_processes"] == 8
     assert "fsdp_config" not in document
     assert "mesh.pipeline: 2" in left_out("accelerate")
+
+
+def test_accelerate_has_no_machines_without_processes() -> None:
+    two_nodes = GPT_PLAN.replace("nodes: 1, devices_per_node: 8", "nodes: 2, devices_per_node: 4")
+    document = yaml.safe_load(to_accelerate(subject(text=two_nodes)).text)
+    assert (document["num_processes"], document["num_machines"]) == (4, 1)
 
 
 def test_pytorch_script_is_python_and_says_what_it_leaves_out() -> None:
