@@ -10,7 +10,6 @@ KB, MB, GB, TB = 10**3, 10**6, 10**9, 10**12
 KiB, MiB, GiB, TiB = 2**10, 2**20, 2**30, 2**40
 
 _UNITS = {
-    "": 1,
     "B": 1,
     "KB": KB,
     "MB": MB,
@@ -23,13 +22,13 @@ _UNITS = {
 }
 
 
-def parse_bytes(text: str | int) -> int:
-    """Reads a size such as ``80GiB``, ``512MiB``, ``16GB`` or a plain number of bytes.
+def parse_bytes(text: str) -> int:
+    """Reads a size such as ``80GiB``, ``512MiB`` or ``16GB``; a number without a unit is none.
 
     Raises:
         UsageError: the text is not a positive size.
     """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", str(text))
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]+)\s*", text)
     if match is None or match[2].upper() not in _UNITS or float(match[1]) <= 0:
         raise UsageError(f"'{text}' is not a size; write a number with a unit, e.g. 80GiB, 512MiB or 16GB")
     return int(float(match[1]) * _UNITS[match[2].upper()])

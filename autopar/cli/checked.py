@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from autopar.cli.failure import failure_document
 from autopar.cli.outcome import document_text
 from autopar.cli.results import Costed, plan_document
 from autopar.cost.prediction import Prediction
@@ -50,6 +51,8 @@ def checked_json(costed: Costed, found: Examined, plan_file: str, changes: Seque
             for o in found.oddities
         ),
     ]
+    if (shortage := found.result.infeasible) is not None:
+        document |= {key: value for key, value in failure_document(shortage).items() if key not in document}
     if changes:
         before = found.before
         document["what_if"] = {

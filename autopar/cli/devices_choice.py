@@ -81,6 +81,18 @@ def reference_to(cluster: Cluster, memory_limit_bytes: int | None = None) -> Clu
     )
 
 
+def on_cluster(
+    args: argparse.Namespace, plan: Plan, cluster: Cluster, memory_limit_bytes: int | None
+) -> Plan:
+    """The plan on the cluster that was chosen for it; errors name what chose it."""
+    given = [f for f in ("cluster", "gpus", "device", "gpus_per_node") if getattr(args, f) is not None]
+    chosen = "the default devices" if plan.cluster is None else ""
+    if given:
+        chosen = f"--{given[0].replace('_', '-')} {getattr(args, given[0])}"
+    sources = {**plan.sources, "cluster": chosen} if chosen else plan.sources
+    return replace(plan, cluster=reference_to(cluster, memory_limit_bytes), sources=sources)
+
+
 def is_replanned(cluster: Cluster, planned: ClusterReference) -> bool:
     """Whether the devices are others than those that a plan was made for."""
     try:

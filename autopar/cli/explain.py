@@ -52,6 +52,8 @@ def execute(args: argparse.Namespace) -> Outcome:
     """Explains; a plan that does not fit is explained all the same."""
     if args.quick and args.free:
         raise UsageError("--free asks for a search and --quick forbids it; give one of the two")
+    if args.node is not None and args.free:
+        raise UsageError("--free is about the plan and --node about one module; give one of the two")
     given = given_plan(args, args.plan)
     for key in args.free:
         without(given.plan, key)  # a misspelt one is found before any work starts

@@ -90,6 +90,7 @@ def to_json(explanation: Explanation) -> str:
     costing, free = explanation.costing, explanation.free
     document: dict[str, Any] = {
         "schema": 1,
+        "status": fit_word(costing.prediction),
         "plan": to_document(costing.resolved.plan),
         "predicted": prediction_document(costing.prediction),
         "step": breakdown_document(costing.breakdown),
@@ -142,18 +143,11 @@ def module_summary(use: ModuleUse) -> str:
     """Tables about one module."""
     where = ", ".join(f"{block} (stage {stage})" for block, stage in use.blocks[:4])
     more = f" and {len(use.blocks) - 4} more" if len(use.blocks) > 4 else ""
-    forward_s, backward_s = sum(o.forward_s for o in use.operators), sum(o.backward_s for o in use.operators)
-    sent = [one for operator in use.operators for one in operator.collectives]
     parts: list[RenderableType] = [
-        Text(f"{use.name}: in {where}{more}; one rank, one micro-batch", style="bold"),
-        Text(
-            f"in: {use.input_word}, out: {use.output_word}, recompute: "
-            f"{'/'.join(dict.fromkeys(use.recompute)) or 'none'}; "
-            f"operators {format_seconds(forward_s)} forward, {format_seconds(backward_s)} backward; "
-            f"{len(sent)} collectives, {format_bytes(sum(c.num_bytes for c in sent))}, "
-            f"{format_seconds(sum(c.seconds for c in sent))}"
-        ),
+        Text(f"{use.name}: in {where}{more}; one rank, one micro-batch", style="bold")
     ]
+    if use.operators:
+        parts.append(_flow_and_times(use))
     if use.whole:
         forward_s, backward_s = sum(c.forward_s for c in use.whole), sum(c.backward_s for c in use.whole)
         parts.append(
@@ -166,8 +160,21 @@ def module_summary(use: ModuleUse) -> str:
         )
     if use.parameters:
         parts += [Text(), parameters_table(use.parameters)]
-    parts += [Text(), operators_table(use.operators)]
+    if use.operators:
+        parts += [Text(), operators_table(use.operators)]
     return rendered(parts)
+
+
+def _flow_and_times(use: ModuleUse) -> Text:
+    forward_s, backward_s = sum(o.forward_s for o in use.operators), sum(o.backward_s for o in use.operators)
+    sent = [one for operator in use.operators for one in operator.collectives]
+    return Text(
+        f"in: {use.input_word}, out: {use.output_word}, recompute: "
+        f"{'/'.join(dict.fromkeys(use.recompute)) or 'none'}; "
+        f"operators {format_seconds(forward_s)} forward, {format_seconds(backward_s)} backward; "
+        f"{len(sent)} collectives, {format_bytes(sum(c.num_bytes for c in sent))}, "
+        f"{format_seconds(sum(c.seconds for c in sent))}"
+    )
 
 
 def module_to_json(use: ModuleUse) -> str:

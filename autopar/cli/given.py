@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from autopar.cli.devices_choice import choose_cluster, is_replanned, memory_limit_bytes, reference_to
+from autopar.cli.devices_choice import choose_cluster, is_replanned, memory_limit_bytes, on_cluster
 from autopar.cli.files import existing_file
 from autopar.cli.outcome import tell
 from autopar.cli.source import load_source_of
@@ -54,6 +54,6 @@ def given_plan(args: argparse.Namespace, path: str, what: str = "PLAN") -> Given
             f"warning: the plan was made for {plan.cluster.num_devices} x {plan.cluster.device}; "
             f"costed for {cluster.num_devices} x {cluster.device.name}"
         )
-    here = replace(plan, cluster=reference_to(cluster, limit_bytes))
+    here = on_cluster(args, plan, cluster, limit_bytes)
     plan = override(here, pins)
     return Given(plan, here if args.sets else None, cluster, limit_bytes, load_source_of(plan))

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from autopar.cli.devices_choice import choose_cluster, memory_limit_bytes, reference_to
+from autopar.cli.devices_choice import choose_cluster, memory_limit_bytes, on_cluster, reference_to
 from autopar.cli.files import existing_file
 from autopar.cli.flags import AUTO, flag_constraints, model_arguments
 from autopar.cli.outcome import tell
@@ -60,7 +60,7 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
         tell(choice)
     origin = constraints.model
     limit_bytes = memory_limit_bytes(args, constraints)
-    constraints = merge(replace(constraints, cluster=reference_to(cluster, limit_bytes), model=None))
+    constraints = merge(replace(on_cluster(args, constraints, cluster, limit_bytes), model=None))
     arguments = model_arguments(args.arg)
     if origin is not None and _is_same_target(origin.source, target):
         arguments = {**origin.args, **arguments}  # a plan that is completed stays about its own model

@@ -62,6 +62,8 @@ def execute(args: argparse.Namespace) -> Outcome:
     for flag, path in (("-o", args.output), ("--trace", args.trace)):
         if path == "-":
             raise UsageError(f"{flag} -: neither a page nor a trace goes to stdout; name a file")
+    if args.output is not None and args.output == args.trace:
+        raise UsageError(f"'{args.output}' cannot be both the page and the trace; name two files")
     if args.output is not None and find_spec("bokeh") is None:
         raise UsageError("drawing needs Bokeh; install it with `pip install 'autopar[report]'`")
     page = None if args.output is None else writable_path(args.output, "-o")

@@ -97,11 +97,8 @@ def parse_yaml(
     try:
         document = reader.document(yaml.parse(text, Loader=_PARSER))
     except yaml.MarkedYAMLError as problem:
-        mark = problem.problem_mark or problem.context_mark
+        mark, remedy = _place_and_remedy(problem, text)
         line, column = (mark.line + 1, mark.column + 1) if mark else (None, None)
-        remedy = "check indentation, quotes and brackets here"
-        if mark and _is_at_a_tab(text, mark.line):
-            remedy = "the line is indented with a tab; write spaces"
         message = f"not valid YAML: {problem.problem or problem.context}; {remedy}"
         refused = error(message, path=name, line=line, column=column)
         raise error.of([*reader.problems, refused]) from problem
@@ -114,9 +111,22 @@ def parse_yaml(
     return document, reader.places
 
 
-def _is_at_a_tab(text: str, line: int) -> bool:
-    lines = text.split("\n", line + 1)
-    return line < len(lines) and "\t" in lines[line][: len(lines[line]) - len(lines[line].lstrip())]
+def _place_and_remedy(problem: yaml.MarkedYAMLError, text: str) -> tuple[yaml.Mark | None, str]:
+    """Where a person has to look, and what for."""
+    if problem.problem == "could not find expected ':'" and problem.context_mark:
+        return problem.context_mark, "write 'key: value', with a blank after the colon"
+    mark = problem.problem_mark or problem.context_mark
+    line = _line(text, mark.line) if mark else ""
+    if "\t" in line[: len(line) - len(line.lstrip())]:
+        return mark, "the line is indented with a tab; write spaces"
+    if line.lstrip().startswith("*"):
+        return mark, 'a name that begins with * stands in quotes: "*"'
+    return mark, "check indentation, quotes and brackets here"
+
+
+def _line(text: str, number: int) -> str:
+    lines = text.split("\n", number + 1)
+    return lines[number] if number < len(lines) else ""
 
 
 def _decode(data: bytes, name: str, error: type[_Error]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from autopar.capture.model_graph import ModelGraph, ParameterSpec
 from autopar.errors import closest_match
 from autopar.plan.decisions import PatternLine, Plan
-from autopar.plan.patterns import matches
+from autopar.plan.patterns import generalised, matches
 from autopar.sharding.heads import num_heads
 from autopar.sharding.placement import REPLICATE, Placement, Shard
 from autopar.sharding.roles import Role, Use, parameter_uses
@@ -104,9 +104,10 @@ def _check_patterns(plan: Plan, graph: ModelGraph) -> None:
     for line in plan.tensor:
         if not any(matches(line.pattern, name) for name in names):
             parts = [name.split(".") for name in names]
-            modules = {".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)}
+            modules = sorted({".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)})
+            known = dict.fromkeys(map(generalised, modules)) if "*" in line.pattern else modules
             raise plan.error(
                 f"tensor.{line.pattern}",
                 f"'tensor' names '{line.pattern}', which is no parameter and no module with parameters"
-                + (closest_match(line.pattern, sorted(modules)) or "; delete the line or correct the name"),
+                + (closest_match(line.pattern, known) or "; delete the line or correct the name"),
             )

@@ -6,6 +6,7 @@ from autopar.capture.model_graph import ModelGraph
 from autopar.errors import closest_match
 from autopar.plan.decisions import PatternLine, Plan, Recompute
 from autopar.plan.patterns import first_match, matches
+from autopar.plan.ranges import compact
 from autopar.sharding.boundary import WORDS as BOUNDARY_WORDS
 from autopar.sharding.placement import Shard, parse_placement
 
@@ -27,11 +28,11 @@ def resolve_stages(plan: Plan, graph: ModelGraph) -> tuple[tuple[int, ...], ...]
             raise plan.error(key, f"stage {number} holds no block; give it one, or delete it and its device")
         for name in names:
             if name not in index:
-                raise plan.error(
-                    key,
-                    f"stage {number} names '{name}', which is not a block of the model"
-                    + (closest_match(name, index) or f"; its blocks are {_some(list(index))}"),
-                )
+                unknown = [each for each in names if each not in index]
+                what, known = "are no blocks of the model", f"; its blocks are {_some(list(index))}"
+                if len(unknown) == 1:
+                    what, known = "is not a block of the model", closest_match(name, index) or known
+                raise plan.error(key, f"stage {number} names '{_some(unknown)}', which {what}{known}")
             if name in placed:
                 raise plan.error(
                     key,
@@ -136,5 +137,6 @@ def _check_blocks(plan: Plan, section: str, lines: tuple[PatternLine, ...], grap
 
 
 def _some(names: list[str]) -> str:
-    """All names if they are few, else the first and the last ones."""
-    return ", ".join(names if len(names) <= 8 else [*names[:4], "...", *names[-3:]])
+    """All names, numbered ones as ranges, if they are few; else the first and the last ones."""
+    entries = list(compact(names))
+    return ", ".join(entries if len(entries) <= 8 else [*entries[:4], "...", *entries[-3:]])

@@ -54,8 +54,13 @@ def _mesh(plan: Plan) -> Iterator[PlanError]:
     degrees = {axis: getattr(plan.mesh, axis) for axis in MESH_AXES}
     given = {axis: degree for axis, degree in degrees.items() if degree is not None}
     keys = [f"mesh.{axis}" for axis in given]
-    if plan.cluster is None:
+    bounds = {
+        key: str(plan.bounds[key]) for key in (f"mesh.{axis}" for axis in MESH_AXES) if key in plan.bounds
+    }
+    if plan.cluster is None or not (keys or bounds):
         return
+    # Of a file and the devices that a flag chose, it is the file that has a line to look at.
+    at = _last_line(plan, [*keys, *bounds]) if "cluster" in plan.sources else ""
     product, num_devices = prod(given.values()), plan.cluster.num_devices
     text = " x ".join(f"{axis} {degree}" for axis, degree in given.items())
     if len(given) == len(MESH_AXES) and product != num_devices:
@@ -64,6 +69,7 @@ def _mesh(plan: Plan) -> Iterator[PlanError]:
             [*keys, "cluster"],
             f"the mesh {text} is {product} devices, but the cluster has {num_devices}; "
             "change a degree so that the product is the number of devices, or delete one for the solver",
+            at,
         )
     elif num_devices % product:
         yield _clash(
@@ -71,17 +77,16 @@ def _mesh(plan: Plan) -> Iterator[PlanError]:
             [*keys, "cluster"],
             f"the mesh {text} does not divide the {num_devices} devices of the cluster; "
             f"use degrees whose product divides {num_devices}",
+            at,
         )
-    elif any(f"mesh.{axis}" in plan.bounds for axis in MESH_AXES) and not _fills(plan, num_devices):
-        bounds = {
-            key: str(plan.bounds[key]) for key in (f"mesh.{axis}" for axis in MESH_AXES) if key in plan.bounds
-        }
+    elif bounds and not _fills(plan, num_devices):
         told = [*(f"{axis} {degree}" for axis, degree in given.items()), *map(" ".join, bounds.items())]
         yield _clash(
             plan,
             [*keys, *bounds, "cluster"],
             f"no mesh of {num_devices} devices has {', '.join(told)}: the degrees multiply to {num_devices}; "
             "widen a bound, or delete one",
+            at,
         )
 
 

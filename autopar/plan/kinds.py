@@ -148,6 +148,10 @@ class Size:
 
     def read(self, entry: Entry) -> int:
         """Bytes."""
+        if not isinstance(entry.value, str):
+            entry.fail(
+                f"'{entry.key}' is {describe(entry.value)}; write a size with its unit, e.g. 70GiB or 75GB"
+            )
         try:
             return parse_bytes(entry.text("70GiB"))
         except UsageError as problem:

@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from autopar.plan.decisions import PatternLine
 
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _RANGE = re.compile(r"^(?P<head>.*?)(?P<first>\d+)-(?P<last>\d+)$")
 
 
@@ -31,6 +32,11 @@ def matches(pattern: str, name: str) -> bool:
     return len(wanted) <= len(given) and all(
         _component_matches(w, g) for w, g in zip(wanted, given, strict=False)
     )
+
+
+def generalised(name: str) -> str:
+    """A module's or parameter's name with ``*`` for every number: ``blocks.*.attn``."""
+    return _NUMBER.sub("*", name)
 
 
 def first_match(lines: Iterable[PatternLine], name: str) -> PatternLine | None:

@@ -13,9 +13,8 @@ from autopar.capture.model_graph import ModelGraph
 from autopar.lower.placements import resolve_placements
 from autopar.lower.stages import output_words, recompute_words
 from autopar.plan.decisions import MESH_AXES, Mesh, PatternLine, Plan
-from autopar.plan.patterns import matches
+from autopar.plan.patterns import generalised, matches
 from autopar.plan.ranges import compact
-from autopar.planner.plan_lines import generalised
 from autopar.sharding.roles import parameter_uses
 from autopar.sharding.words import role_for, word_of
 

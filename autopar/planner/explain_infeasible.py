@@ -12,14 +12,20 @@ from autopar.units import format_bytes
 def nothing_fits(least: Shortfall, remedies: Remedies, job: Job, settled: Plan) -> InfeasibleError:
     """Names the stage that misses least memory on the best mesh, at its leanest, and what would do."""
     candidate, device = least.candidate, job.cluster.device
-    usable = job.memory_limit_bytes - device.framework_reserved_bytes
+    limit_bytes, reserved_bytes = job.memory_limit_bytes, device.framework_reserved_bytes
+    usable = f"the {format_bytes(limit_bytes - reserved_bytes)} usable of a {device.name}"
+    if limit_bytes <= reserved_bytes:
+        usable = (
+            f"there is: of {format_bytes(limit_bytes)}, the {format_bytes(reserved_bytes)} that the "
+            "framework takes leave nothing"
+        )
     if not settled.recompute and not settled.tensor and settled.zero is None:
         lean = "everything recomputed where that helps"
     else:
         lean = "as lean as the constraints allow"
     return InfeasibleError(
         f"no plan fits: memory of stage {least.stage} needs {format_bytes(max(least.missing_bytes, 0))} more "
-        f"than the {format_bytes(usable)} usable of a {device.name}, at best (mesh {candidate.pipeline} x "
+        f"than {usable}, at best (mesh {candidate.pipeline} x "
         f"{candidate.data} x {candidate.tensor}, micro-batch {candidate.micro_batch}, "
         f"ZeRO {max(candidate.zero)}, {lean}); it would fit {_alternatives(remedies)}",
         binding=f"memory of stage {least.stage}",

@@ -20,64 +20,10 @@ from autopar.lower.block import Transfer
 from autopar.lower.resolve import BlockDecision
 from autopar.plan.patterns import matches
 from autopar.planner.explain import Costing
+from autopar.report.module import CollectiveCall, OperatorUse, ParameterUse
 from autopar.sharding.placement import Placement
 from autopar.sharding.redistribution import Collective
 from autopar.sharding.rule import Rule
-
-
-@dataclass(frozen=True, slots=True)
-class CollectiveCall:
-    """A collective on the tensor axis.
-
-    Attributes:
-        num_bytes: as the cost model counts them: of the whole tensor; for all-to-all of one rank's piece.
-        seconds: on the wire.
-        is_backward: whether it runs in the backward pass.
-    """
-
-    kind: str
-    num_bytes: int
-    seconds: float
-    is_backward: bool
-
-
-@dataclass(frozen=True, slots=True)
-class OperatorUse:
-    """An operator of a module as one rank runs it.
-
-    Attributes:
-        key: as ``operators`` lines name it.
-        rule: placements in and out, e.g. ``replicate, shard(0) -> shard(2)``.
-        output_bytes: of the local result.
-        forward_s, backward_s: on the device.
-        collectives: inside it, of what it reads, and of its result for readers outside of the module; forward
-            and backward.
-    """
-
-    key: str
-    operator: str
-    rule: str
-    output_bytes: int
-    forward_s: float
-    backward_s: float
-    collectives: tuple[CollectiveCall, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ParameterUse:
-    """A parameter of a module.
-
-    Attributes:
-        shape: whole.
-        num_elements: of one rank's piece on the tensor axis.
-        state_bytes: of one rank: masters, compute copy, gradient and optimiser state, under the ZeRO level.
-    """
-
-    name: str
-    placement: str
-    shape: tuple[int, ...]
-    num_elements: int
-    state_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +65,7 @@ def explain_module(costing: Costing, name: str) -> ModuleUse:
     parameters = tuple(_parameters(costing, name, [decision for decision, _, _ in found]))
     if not found and not parameters:
         raise _unknown(costing, name)
-    decisions = [decision for decision, _, _ in found]
+    decisions = [decision for decision, _, _ in found] or _readers(costing, parameters)
     return ModuleUse(
         name=name,
         blocks=tuple((d.block.name, d.stage) for d in decisions),
@@ -130,6 +76,16 @@ def explain_module(costing: Costing, name: str) -> ModuleUse:
         operators=tuple(use for d, _, nodes in found for use in _operators(costing, d, nodes)),
         whole=tuple(c for d, c, nodes in found if len(nodes) == sum(1 for _ in _calls(d))),
     )
+
+
+def _readers(costing: Costing, parameters: Sequence[ParameterUse]) -> list[BlockDecision]:
+    """The blocks that read some parameters."""
+    names = {parameter.name for parameter in parameters}
+    return [
+        decision
+        for decision in costing.resolved.blocks
+        if any(item.source in names for item in decision.block.inputs)
+    ]
 
 
 def _calls(decision: BlockDecision) -> Iterator[fx.Node]:

@@ -19,6 +19,7 @@ from autopar.hardware.cluster import Cluster
 from autopar.lower.resolve import resolve
 from autopar.plan.decisions import MESH_AXES, PatternLine, Plan
 from autopar.plan.patterns import matches
+from autopar.plan.ranges import expand
 from autopar.planner.check import predict_plan, resolved_layout
 from autopar.units import format_bytes, format_seconds
 
@@ -65,6 +66,7 @@ def find_oddities(
         _bubble(prediction),
         _small_micro_batch(plan, captured, cluster, prediction),
         _dead_lines(plan),
+        _beyond_the_model(plan, captured),
     )
     return tuple(replace(oddity, where=plan.where(oddity.key)) for oddity in found)
 
@@ -166,6 +168,30 @@ def _dead_lines(plan: Plan) -> Iterator[Oddity]:
                     f"'{line.pattern}: {line.word}' in {section} never applies: '{wider.pattern}: "
                     f"{wider.word}' stands before it and the first match wins; move it up, or delete it",
                 )
+
+
+def _beyond_the_model(plan: Plan, captured: Capture) -> Iterator[Oddity]:
+    """Ranges of numbers that end where the model has nothing any more."""
+    assert plan.micro_batch is not None
+    graph = captured.at(plan.micro_batch)
+    blocks = [block.name for block in graph.blocks]
+    for section in ("tensor", "activations", "recompute"):
+        lines: tuple[PatternLine, ...] = getattr(plan, section)[:_MOST_LINES]
+        names = list(graph.parameters) if section == "tensor" else blocks
+        for line in lines:
+            last = _last_of_range(line.pattern)
+            if last != line.pattern and not any(matches(last, name) for name in names):
+                yield Oddity(
+                    f"{section}.{line.pattern}",
+                    f"'{line.pattern}' in {section} reaches beyond the model: it has no {last}",
+                )
+
+
+def _last_of_range(pattern: str) -> str:
+    try:
+        return expand(pattern)[-1]
+    except ValueError:
+        return pattern  # two ranges, or none that a model could fill
 
 
 def _step_s(plan: Plan, captured: Capture, cluster: Cluster, prediction: Prediction) -> float:

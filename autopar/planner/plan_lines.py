@@ -5,19 +5,17 @@ Lines of the constraints come first, as they were given; the first match wins, s
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 
 from autopar.capture.model_graph import Block, ModelGraph
 from autopar.lower.resolve import names_operator
 from autopar.plan.decisions import PatternLine
-from autopar.plan.patterns import first_match, matches
+from autopar.plan.patterns import first_match, generalised, matches
 from autopar.plan.ranges import compact, pattern_lines
 from autopar.sharding.placement import Placement
 from autopar.sharding.roles import Use
 from autopar.sharding.words import WordError, placement_of_word, role_for, word_of
 
-_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)")
 _REST = PatternLine("*", "replicate")
 
 
@@ -112,7 +110,7 @@ class _TensorLines:
     def module_lines(self, names: Sequence[str]) -> tuple[PatternLine, ...]:
         groups: dict[str, list[str]] = {}
         for name in names:
-            groups.setdefault(_NUMBER.sub("*", name.rpartition(".")[0]), []).append(name)
+            groups.setdefault(generalised(name.rpartition(".")[0]), []).append(name)
         lines: list[PatternLine] = []
         for pattern, members in groups.items():
             lines.extend(self._group_lines(pattern, members))
@@ -129,7 +127,7 @@ class _TensorLines:
                 return [PatternLine(pattern, word)]
         by_parameter: dict[str, list[str]] = {}
         for name in members:
-            by_parameter.setdefault(_NUMBER.sub("*", name), []).append(name)
+            by_parameter.setdefault(generalised(name), []).append(name)
         lines: list[PatternLine] = []
         for parameter, same in by_parameter.items():
             words = {name: self.word(name) for name in same}
@@ -173,11 +171,6 @@ def generalised_key(key: str) -> str:
     """An operator key with ``*`` for every number in its module: ``blocks.*.attn:linear#0``."""
     module, _, operator = key.rpartition(":")
     return f"{generalised(module)}:{operator}"
-
-
-def generalised(name: str) -> str:
-    """A module's or parameter's name with ``*`` for every number: ``blocks.*.attn``."""
-    return _NUMBER.sub("*", name)
 
 
 def renamed_overrides(

@@ -7,6 +7,7 @@ and it is tried again, until nothing is refused.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 
 from autopar.capture.model_graph import ModelGraph
@@ -29,6 +30,7 @@ def check_against_model(plan: Plan, graph: ModelGraph) -> None:
     """Raises a ``PlanError`` that tells of everything that is wrong with a plan for its model."""
     found: list[PlanError] = []
     trial: Plan | None = plan
+    known = {block.name for block in graph.blocks}
     is_cut = False  # whether names were taken out of the stages, so that blocks are missing
     while trial is not None and len(found) < _MOST:
         try:
@@ -40,24 +42,25 @@ def check_against_model(plan: Plan, graph: ModelGraph) -> None:
                 continue
             # A line that is put right wrongly is refused again, as before: once it is told.
             found += [each for each in problem.problems if str(each) not in map(str, found)]
-            shorter = _without_name(trial, problem)
+            shorter = _without_names(trial, problem, known)
             is_cut = is_cut or shorter is not None
             trial = shorter or _put_right(trial, problem.key, graph)
     if found:
         raise PlanError.of(found)
 
 
-def _without_name(plan: Plan, problem: PlanError) -> Plan | None:
-    """The plan without the block that a stage names wrongly, if that is what is wrong."""
+def _without_names(plan: Plan, problem: PlanError, known: Collection[str]) -> Plan | None:
+    """The plan without the blocks that a stage names wrongly, if that is what is wrong."""
     named = _NAMED.match(problem.message)
     if named is None or plan.stages is None or not problem.key.startswith("pipeline.stages."):
         return None
     number, name = int(named["stage"]), named["name"]
     stages = [list(stage) for stage in plan.stages]
-    if name not in stages[number] or len(stages[number]) == 1:
-        return None
-    stages[number].remove(name)
-    return replace(plan, stages=tuple(tuple(stage) for stage in stages))
+    if name in stages[number] and name in known:
+        stages[number].remove(name)
+    else:
+        stages[number] = [each for each in stages[number] if each in known]
+    return replace(plan, stages=tuple(tuple(stage) for stage in stages)) if stages[number] else None
 
 
 def _put_right(plan: Plan, key: str, graph: ModelGraph) -> Plan | None:

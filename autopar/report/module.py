@@ -1,94 +1,86 @@
-"""Tables of ``explain --node``: one module's parameters, operators and collectives."""
+"""What ``explain --node`` shows of one module: its parameters, operators and collectives, and their tables.
+
+Rows that differ in numbers of layers only are one row, which says how many they are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from rich.table import Table
 
+from autopar.plan.patterns import generalised
 from autopar.report.text import plain_table
 from autopar.units import format_bytes, format_seconds
 
-
-class ParameterRow(Protocol):
-    """A parameter of a module."""
-
-    @property
-    def name(self) -> str:
-        """Canonical."""
-
-    @property
-    def placement(self) -> str:
-        """On the tensor axis."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Whole."""
-
-    @property
-    def num_elements(self) -> int:
-        """Of one rank."""
-
-    @property
-    def state_bytes(self) -> int:
-        """Of one rank."""
+_Row = TypeVar("_Row", "ParameterUse", "OperatorUse")
 
 
-class CollectiveRow(Protocol):
-    """A collective."""
+@dataclass(frozen=True, slots=True)
+class CollectiveCall:
+    """A collective on the tensor axis.
 
-    @property
-    def kind(self) -> str:
-        """Its name."""
+    Attributes:
+        num_bytes: as the cost model counts them: of the whole tensor; for all-to-all of one rank's piece.
+        seconds: on the wire.
+        is_backward: whether it runs in the backward pass.
+    """
 
-    @property
-    def num_bytes(self) -> int:
-        """Its payload."""
-
-    @property
-    def seconds(self) -> float:
-        """On the wire."""
-
-    @property
-    def is_backward(self) -> bool:
-        """In which pass it runs."""
+    kind: str
+    num_bytes: int
+    seconds: float
+    is_backward: bool
 
 
-class OperatorRow(Protocol):
-    """An operator of a module."""
+@dataclass(frozen=True, slots=True)
+class OperatorUse:
+    """An operator of a module as one rank runs it.
 
-    @property
-    def key(self) -> str:
-        """As ``operators`` lines name it."""
+    Attributes:
+        key: as ``operators`` lines name it.
+        rule: placements in and out, e.g. ``replicate, shard(0) -> shard(2)``.
+        output_bytes: of the local result.
+        forward_s, backward_s: on the device.
+        collectives: inside it, of what it reads, and of its result for readers outside of the module; forward
+            and backward.
+    """
 
-    @property
-    def rule(self) -> str:
-        """Placements in and out."""
-
-    @property
-    def output_bytes(self) -> int:
-        """Of the local result."""
-
-    @property
-    def forward_s(self) -> float:
-        """On the device."""
-
-    @property
-    def backward_s(self) -> float:
-        """On the device."""
-
-    @property
-    def collectives(self) -> Sequence[CollectiveRow]:
-        """On its account."""
+    key: str
+    operator: str
+    rule: str
+    output_bytes: int
+    forward_s: float
+    backward_s: float
+    collectives: tuple[CollectiveCall, ...]
 
 
-def parameters_table(parameters: Iterable[ParameterRow]) -> Table:
+@dataclass(frozen=True, slots=True)
+class ParameterUse:
+    """A parameter of a module.
+
+    Attributes:
+        shape: whole.
+        num_elements: of one rank's piece on the tensor axis.
+        state_bytes: of one rank: masters, compute copy, gradient and optimiser state, under the ZeRO level.
+    """
+
+    name: str
+    placement: str
+    shape: tuple[int, ...]
+    num_elements: int
+    state_bytes: int
+
+
+def parameters_table(parameters: Iterable[ParameterUse]) -> Table:
     """One row a parameter."""
     table = plain_table("parameter", "shape", "placement", ">elements a rank", ">state a rank")
-    for parameter in parameters:
+    table.columns[0].no_wrap = True
+    general = ((one, replace(one, name=generalised(one.name))) for one in parameters)
+    for parameter, name in _alike((one, alike, one.name, alike.name) for one, alike in general):
         table.add_row(
-            parameter.name,
+            name,
             " x ".join(map(str, parameter.shape)),
             parameter.placement,
             f"{parameter.num_elements:,}",
@@ -97,17 +89,19 @@ def parameters_table(parameters: Iterable[ParameterRow]) -> Table:
     return table
 
 
-def operators_table(operators: Iterable[OperatorRow]) -> Table:
+def operators_table(operators: Iterable[OperatorUse]) -> Table:
     """One row an operator, with the collectives on its account below each other."""
     table = plain_table("operator", "placements", ">result", ">forward", ">backward", "collectives")
-    for operator in operators:
+    table.columns[0].no_wrap = True
+    general = ((one, replace(one, key=_general_key(one.key))) for one in operators)
+    for operator, key in _alike((one, alike, one.key, alike.key) for one, alike in general):
         sent = "\n".join(
             f"{one.kind} {format_bytes(one.num_bytes)}, {format_seconds(one.seconds)}"
             + (" (backward)" if one.is_backward else "")
             for one in operator.collectives
         )
         table.add_row(
-            operator.key,
+            key,
             operator.rule,
             format_bytes(operator.output_bytes),
             format_seconds(operator.forward_s),
@@ -115,3 +109,18 @@ def operators_table(operators: Iterable[OperatorRow]) -> Table:
             sent,
         )
     return table
+
+
+def _alike(rows: Iterable[tuple[_Row, _Row, str, str]]) -> Iterator[tuple[_Row, str]]:
+    """The first of the rows that are the same but for the numbers in their names, with a name for all."""
+    groups: dict[_Row, list[tuple[_Row, str, str]]] = {}
+    for row, general, name, general_name in rows:
+        groups.setdefault(general, []).append((row, name, general_name))
+    for members in groups.values():
+        row, name, general_name = members[0]
+        yield row, name if len(members) == 1 else f"{general_name} ({len(members)} x)"
+
+
+def _general_key(key: str) -> str:
+    module, _, operator = key.rpartition(":")
+    return f"{generalised(module)}:{operator}"

@@ -174,9 +174,10 @@ def _stages_of(plan: Plan, rank: int) -> list[tuple[str, ...]]:
 
 
 def memory_table(stages: Sequence[StagePrediction]) -> Table:
-    """One row a stage: memory by purpose, all in the unit that suits the largest."""
-    unit = max((stage.memory.total_bytes for stage in stages), default=0)
-    name, size = ("GiB", GiB) if unit >= GiB else ("MiB", MiB)
+    """One row a stage: memory by purpose, all in the unit that suits the model."""
+    # What the framework takes says nothing of the model.
+    largest = max((stage.memory.total_bytes - stage.memory.reserved_bytes for stage in stages), default=0)
+    name, size = ("GiB", GiB) if largest >= GiB // 8 else ("MiB", MiB)
     is_offloaded = any(stage.memory.host_bytes for stage in stages)
     host = [">on the host"] if is_offloaded else []
     table = plain_table("stage", *(f">{purpose}" for purpose in MEMORY_PURPOSES), f">total {name}", *host)

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from autopar.cli.main import main
-from autopar.plan.read import read_plan
+from autopar.plan.read import parse_plan, read_plan
+from tests.cli.conftest import GPT, SMALL
 
 SEVERAL = {
     "ln_f, lm_head": "ln_g, lm_head",
@@ -59,6 +60,31 @@ def test_every_error_of_reading_is_told(plan_file: Path, capsys: pytest.CaptureF
     assert "did you mean 'precision'?" in err and "the text 'four'" in err and "'zero' is 9" in err
 
 
+def test_a_clash_names_the_flag_that_chose_the_devices(
+    plan_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(plan_file), "--gpus", "8", "-q"]) == 4
+    assert "and cluster at --gpus 8)" in capsys.readouterr().err
+    assert main(["plan", GPT, *SMALL, "--gpus", "4", "--device", "cpu", "--set", "mesh.tensor=3", "-q"]) == 4
+    assert "(it clashes with cluster at --gpus 4)" in capsys.readouterr().err
+
+
+def test_what_does_not_fit_is_told_in_json(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(plan_file), "--memory-limit", "100MiB", "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert document["status"] == "infeasible" and document["shortfall_bytes"] > 0
+    assert document["binding"].startswith("memory of stage") and document["plan"]
+
+
+def test_the_changed_plan_goes_to_stdout_where_it_is_asked_for(
+    plan_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(plan_file), "--set", "recompute=full", "-o", "-"]) == 0
+    out, err = capsys.readouterr()
+    assert {line.word for line in parse_plan(out).recompute} == {"full"}
+    assert "what if recompute=full" in err and "step time" in err
+
+
 def test_what_if_says_before_and_after_and_leaves_the_file(
     plan_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -87,6 +113,7 @@ def test_what_is_odd_is_told_with_its_cost(plan_file: Path, capsys: pytest.Captu
             "blocks.0-1]\n    - [blocks.2-3": "blocks.0]\n    - [blocks.1-3",
             "tensor: 2}": "tensor: 2, order: [tensor, data, pipeline]}",
             "tensor:  ": 'tensor:\n  "blocks.*": column\n  # ',
+            "blocks.0-1: full": "blocks.0-7: full",
         },
     )
     assert main(["check", str(plan_file), "--json"]) == 0
@@ -98,4 +125,6 @@ def test_what_is_odd_is_told_with_its_cost(plan_file: Path, capsys: pytest.Captu
     assert by_key["pipeline.stages"]["where"].startswith(f"{plan_file}:")
     dead = by_key["tensor.blocks.*.attn.qkv"]["message"] if "tensor.blocks.*.attn.qkv" in by_key else ""
     assert "never applies" in dead or "tensor.blocks.*.attn.proj" in by_key
+    beyond = by_key["recompute.blocks.0-7"]
+    assert beyond["message"].endswith("reaches beyond the model: it has no blocks.7") and not beyond["cost_s"]
     assert err.count("warning: ") == len(document["warnings"]) >= 2

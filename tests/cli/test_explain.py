@@ -29,12 +29,16 @@ def test_one_module_is_told_with_its_collectives(plan_file: Path, capsys: pytest
     assert main(["explain", str(plan_file), "--node", "blocks.0.attn"]) == 0
     text = capsys.readouterr().out
     assert "blocks.0.attn: in blocks.0 (stage 0)" in text and "all_reduce" in text and "shard(0, 3)" in text
+    assert main(["explain", str(plan_file), "--node", "blocks.3.attn.qkv.weight"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("blocks.3.attn.qkv.weight: in blocks.3 (stage 1)") and "operator" not in text
 
 
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
         (["--quick", "--free", "zero"], "--free asks for a search and --quick forbids it"),
+        (["--node", "blocks.0", "--free", "zero"], "--free is about the plan and --node about one module"),
         (["--free", "zeros"], "no decision of a plan; did you mean 'zero'"),
     ],
 )

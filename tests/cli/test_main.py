@@ -101,6 +101,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
             "plan x.py --memory-limit 80Gb/s",
             r"--memory-limit: '80Gb/s' is not a size; write a number with a unit",
         ),
+        ("plan x.py --memory-limit 80", r"--memory-limit: '80' is not a size; write a number with a unit"),
         ("plan x.py --device h300", r"^autopar: unknown device 'h300'"),
         (
             "plan x.py --device a100",

@@ -24,5 +24,9 @@ def test_writes_a_page_and_a_trace(
 def test_wants_to_know_what_to_write(plan_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(plan_file)]) == 2
     assert "name a page with -o report.html" in capsys.readouterr().err
+    assert main(["report", str(plan_file), "-o", "one.html", "--trace", "one.html"]) == 2
+    assert "'one.html' cannot be both the page and the trace" in capsys.readouterr().err
+    assert main(["report", str(plan_file), "--trace", "-"]) == 2
+    assert "name a file" in capsys.readouterr().err
     assert main(["report", str(plan_file), "-o", "/no/such/folder/report.html"]) == 2
     assert "there is no folder" in capsys.readouterr().err

@@ -25,6 +25,11 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
         "wpe, wte",
         r"stage 0 names 'wte' after 'wpe', but the model runs it before; keep the order",
     ),
+    "range beyond the model": (
+        {"blocks.2-3": "blocks.2-9"},
+        "blocks.2-9",
+        r"stage 1 names 'blocks.4-9', which are no blocks of the model; its blocks are wte, wpe, blocks.0-3",
+    ),
     "range backwards": (
         {"blocks.2-3": "blocks.3-2"},
         "blocks.3-2",
@@ -53,7 +58,22 @@ WRONG: dict[str, tuple[dict[str, str], str, str]] = {
     "module misspelt": (
         {"attn.qkv: column": "attn.qvk: column"},
         "qvk",
-        r"'tensor' names 'blocks.\*.attn.qvk', which is no parameter.*did you mean 'blocks.\d.attn.qkv'",
+        r"'tensor' names 'blocks.\*.attn.qvk', which is no parameter.*did you mean 'blocks.\*.attn.qkv'",
+    ),
+    "size without a unit": (
+        {"devices_per_node: 4}": "devices_per_node: 4, memory_limit: 2}"},
+        "memory_limit",
+        r"'cluster.memory_limit' is 2; write a size with its unit, e.g. 70GiB or 75GB",
+    ),
+    "colon forgotten": (
+        {"precision: fp32": "precision fp32"},
+        "precision fp32",
+        r"not valid YAML: could not find expected ':'; write 'key: value', with a blank after the colon",
+    ),
+    "star without quotes": (
+        {'  "*": replicate': "  *: replicate"},
+        "*: replicate",
+        r'not valid YAML: .*; a name that begins with \* stands in quotes: "\*"',
     ),
     "degrees do not multiply": (
         {"tensor: 2}": "tensor: 4}"},

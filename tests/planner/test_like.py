@@ -87,7 +87,7 @@ def test_like_keeps_what_the_new_model_and_cluster_allow_and_says_why_not_the_re
     assert plan.tensor[0].pattern == "blocks.*.attn.qkv" and plan.recompute[0].pattern == "blocks.0-1"
     refused = {key: line.why_not for key, line in lines.items() if line.why_not}
     assert set(refused) == {"pipeline.stages", "tensor.blocks.*.mlp.gate", "zero"}
-    assert "no stage holds blocks.4, blocks.5" in refused["pipeline.stages"]
+    assert "no stage holds blocks.4-5;" in refused["pipeline.stages"]
     assert "is no parameter" in refused["tensor.blocks.*.mlp.gate"]
     assert refused["zero"] == "it is given anew"
     assert str(lines["tensor.blocks.*.mlp.gate"]).startswith(
