@@ -42,7 +42,7 @@ class ComputeResult:
         short_product: of a product with a short reduction, its FLOPs and reduction length; and
         long_product: the same FLOPs with a long one.
         streams: of memory-bound operators, by bytes moved.
-        update: of AdamW on one parameter, and its elements.
+        update: of AdamW on parameters of so many elements.
         operator: of one small operator with a view, forward.
         operator_backward: of its backward.
         attention: fused and causal, forward; with its FLOPs (both triangles).
@@ -88,7 +88,7 @@ def measure_compute(stopwatch: Stopwatch, quick: bool) -> ComputeResult:
         *shaped.values(),
         *(task for group in streams.values() for task in group),
         Task("attention", attention),
-        Task("update", update, is_cold=True),
+        Task("update", update),
         Task("operators", forward),
         Task("operators and their backward", backward),
     ]
@@ -148,12 +148,15 @@ def _attention(
 
 
 def _update(kind: str, device: torch.device) -> tuple[Callable[[], object], int]:
-    """AdamW on parameters as large as those of a layer, so that their state is not in a cache."""
-    num_elements = 2**21 if kind == "cpu" else 2**26
-    parameter = torch.zeros(num_elements, device=device, requires_grad=True)
-    parameter.grad = torch.ones_like(parameter)
-    optimizer = torch.optim.AdamW([parameter])
-    return optimizer.step, num_elements
+    """AdamW on so many parameters as large as those of a layer that their state is in no cache: that of a
+    whole model is not.
+    """
+    num_parameters, num_elements = (8, 2**20) if kind == "cpu" else (1, 2**26)
+    parameters = [torch.zeros(num_elements, device=device, requires_grad=True) for _ in range(num_parameters)]
+    for parameter in parameters:
+        parameter.grad = torch.ones_like(parameter)
+    optimizer = torch.optim.AdamW(parameters)
+    return optimizer.step, num_parameters * num_elements
 
 
 def _chain(device: torch.device) -> tuple[Callable[[], object], Callable[[], object]]:

@@ -8,27 +8,24 @@ that take turns on a core: a call shorter than a turn runs undisturbed more ofte
 turns of the others now and then; and what other programs take of the cores is not counted.
 
 In a step, what a piece of work reads was last used long ago, and other work has filled the caches since. Work
-that is to be timed as it is then runs after other memory has been written to, or after the work that comes
-before it in a step; each call is timed by itself.
+that is to be timed as it is then runs after the work that comes before it in a step; each call is timed by
+itself.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
 from autopar.profile.spread import Spread, spread_of
-from autopar.units import MiB
 
 _LEAST_REPETITIONS = 3
 # Repetitions of tasks that run once in each, for each repetition of others.
 _SINGLE = 3
-# More than the caches of a core hold.
-_OTHER_BYTES = 32 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +36,11 @@ class Task:
         name: unique among the tasks of a run.
         computes: nothing is waited for: the ranks do not communicate.
         work: called again and again; on a GPU it may return before the device has finished.
-        is_cold: what it reads is to be out of the caches when it starts; on a CPU.
     """
 
     name: str
     work: Callable[[], object]
     computes: bool = True
-    is_cold: bool = False
 
 
 @dataclass(slots=True)
@@ -68,7 +63,6 @@ class Stopwatch:
     tell: Callable[[str], None]
     share: float | None = None
     deadline_s: float = float("inf")
-    _other: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
     def run(self, label: str, tasks: Sequence[Task]) -> dict[str, Spread]:
         """Seconds of one call of each task, of the slowest rank; the same on every rank."""
@@ -84,7 +78,7 @@ class Stopwatch:
             found.append([])
             for task in tasks:
                 self.tell(f"{label}: {task.name}, repetition {repetition + 1}")
-                found[-1].append(self._elapsed_s(task, counts[task.name]) / counts[task.name])
+                found[-1].append(self._run(task, counts[task.name])[1] / counts[task.name])
         slowest = torch.tensor(found, dtype=torch.float64)
         self._agree(slowest)
         return {task.name: spread_of(row) for task, row in zip(tasks, slowest.t().tolist(), strict=True)}
@@ -119,21 +113,11 @@ class Stopwatch:
         self._barrier()
         return [self._timed_s(task, 1) for task in tasks]
 
-    def _elapsed_s(self, task: Task, calls: int) -> float:
-        """Seconds of so many calls."""
-        return self._run(task, calls)[1]
-
     def _run(self, task: Task, calls: int) -> tuple[float, float]:
-        """Seconds of so many calls: with all that is done for them, and of the calls alone."""
+        """Seconds of so many calls: as they passed, and as they count."""
         self._barrier()
         began_s = time.perf_counter()
-        if not task.is_cold or self.device.type != "cpu":
-            counted_s = self._timed_s(task, calls)
-        else:
-            counted_s = 0.0
-            for _ in range(calls):
-                self._fill_caches()
-                counted_s += self._timed_s(task, 1)
+        counted_s = self._timed_s(task, calls)
         return time.perf_counter() - began_s, counted_s
 
     def _timed_s(self, task: Task, calls: int) -> float:
@@ -143,11 +127,6 @@ class Stopwatch:
         self._finish()
         elapsed_s, processor_s = time.perf_counter() - began_s, time.process_time() - began_processor_s
         return elapsed_s if self.share is None or not task.computes else processor_s * self.share
-
-    def _fill_caches(self) -> None:
-        if not self._other.numel():
-            self._other = torch.zeros(_OTHER_BYTES // 4)
-        self._other.add_(1.0)
 
     def _barrier(self) -> None:
         self._finish()
