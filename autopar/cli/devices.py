@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 
-from rich.table import Table
-
 from autopar.cli.outcome import Outcome, document_text
 from autopar.cli.terminal import rendered
 from autopar.hardware.catalog import device_names, load_device
 from autopar.hardware.device import Device
+from autopar.report.text import plain_table
 from autopar.units import format_bytes, format_flops_per_s
 
 SUMMARY = "list the devices that --device takes"
@@ -26,15 +25,8 @@ def execute(args: argparse.Namespace) -> Outcome:
     if args.json:
         document = {"schema": 1, "devices": [_document(device) for device in devices]}
         return Outcome(document_text(document))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for header, justify in (
-        ("device", "left"),
-        ("memory", "right"),
-        ("peak", "right"),
-        ("per node", "right"),
-    ):
-        table.add_column(header, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("description")
+    table = plain_table("device", ">memory", ">peak", ">per node", "description")
+    table.columns[0].no_wrap = True
     for device in devices:
         precision = device.default_precision
         peak = f"{format_flops_per_s(device.peak(precision))} {precision}"

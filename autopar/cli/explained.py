@@ -10,7 +10,7 @@ from rich.text import Text
 
 from autopar.cli.outcome import document_text
 from autopar.cli.results import mesh_document
-from autopar.cli.terminal import rendered
+from autopar.cli.terminal import rendered, width_of
 from autopar.cost.breakdown import TERMS, Breakdown, StepTerms
 from autopar.plan.document import to_document
 from autopar.report.explained import lines_table, signed_seconds, terms_table, what_loses
@@ -31,7 +31,7 @@ def to_summary(explanation: Explanation) -> str:
     parts: list[RenderableType] = [
         *headline(plan, prediction, fit_word(prediction), None, None),
         Text(),
-        terms_table(costing.breakdown),
+        terms_table(costing.breakdown, width_of()),
         Text(),
         stage_table(plan, prediction),
         Text(),

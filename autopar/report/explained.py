@@ -13,7 +13,8 @@ from autopar.report.some_ranks import some_ranks
 from autopar.report.text import plain_table
 from autopar.units import format_bytes, format_seconds
 
-_MOST_RANKS = 6
+_MOST_RANKS = 5
+_WIDTH_OF_THE_SLOWEST, _WIDTH_OF_A_RANK = 68, 10
 
 TERM_NAMES = {
     "forward": "compute: forward",
@@ -75,10 +76,15 @@ class Contender(Protocol):
         """Likewise."""
 
 
-def terms_table(breakdown: Breakdown) -> Table:
-    """One row a term: of the slowest rank with its share, what is hidden beside compute, of other ranks."""
+def terms_table(breakdown: Breakdown, width: int = 120) -> Table:
+    """One row a term: of the slowest rank with its share, what is hidden beside compute, of other ranks.
+
+    Args:
+        width: in characters, which says how many other ranks there is room for.
+    """
     slowest = breakdown.slowest
-    others = [rank for rank in some_ranks(len(breakdown.ranks), _MOST_RANKS) if rank != slowest]
+    room = max(1, min(_MOST_RANKS, (width - _WIDTH_OF_THE_SLOWEST) // _WIDTH_OF_A_RANK))
+    others = [rank for rank in some_ranks(len(breakdown.ranks), room + 1) if rank != slowest][:room]
     table = plain_table(
         "where the step goes",
         f">rank {slowest}" + (" (slowest)" if others else ""),
@@ -116,13 +122,13 @@ def _seconds(seconds: float) -> str:
 
 def lines_table(lines: Iterable[Line]) -> Table:
     """One row a decision that differs from the free optimum, with what fixing it alone costs."""
-    table = plain_table("line", "here", "free optimum", ">fixed alone", ">costs")
+    table = plain_table("line", "here", "free optimum", ">fixed alone", ">costs", "")
     for line in lines:
         if line.step_time_s is None or line.extra_s is None:
-            table.add_row(line.key, line.here, line.free, "", line.remark)
+            table.add_row(line.key, line.here, line.free, "", "", line.remark)
         else:
-            costs = signed_seconds(line.extra_s) + (f" ({line.remark})" if line.remark else "")
-            table.add_row(line.key, line.here, line.free, format_seconds(line.step_time_s), costs)
+            costs = format_seconds(line.step_time_s), signed_seconds(line.extra_s)
+            table.add_row(line.key, line.here, line.free, *costs, line.remark)
     return table
 
 

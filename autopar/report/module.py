@@ -92,7 +92,7 @@ def parameters_table(parameters: Iterable[ParameterUse]) -> Table:
 def operators_table(operators: Iterable[OperatorUse]) -> Table:
     """One row an operator, with the collectives on its account below each other."""
     table = plain_table("operator", "placements", ">result", ">forward", ">backward", "collectives")
-    table.columns[0].no_wrap = True
+    table.columns[0].min_width = 24
     general = ((one, replace(one, key=_general_key(one.key))) for one in operators)
     for operator, key in _alike((one, alike, one.key, alike.key) for one, alike in general):
         sent = "\n".join(

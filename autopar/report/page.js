@@ -9,4 +9,11 @@ for (const item of JSON.parse(document.getElementById("figures").textContent)) {
           if (tool.type === "BoxZoomTool") tool.active = false
   })
 }
-addEventListener("beforeprint", () => { for (const each of document.querySelectorAll("details")) each.open = true })
+const showTools = (shown) => {
+  for (const each of Bokeh.documents) for (const plot of each.roots()) plot.toolbar.visible = shown
+}
+addEventListener("beforeprint", () => {
+  showTools(false)
+  for (const each of document.querySelectorAll("details")) each.open = true
+})
+addEventListener("afterprint", () => showTools(true))

@@ -21,7 +21,7 @@ from autopar.report import page_tables
 from autopar.report.candidates_figure import candidates_figure
 from autopar.report.chain_figure import chain_figure
 from autopar.report.legend import chain_legend, curves_legend, looks_legend, marks_legend, sensitivity_legend
-from autopar.report.look import MEMORY_LOOKS
+from autopar.report.look import MEMORY_LOOKS, STAGE_COLOURS
 from autopar.report.memory_figures import curves_shown, memory_figure, memory_over_time_figure
 from autopar.report.picture import Picture
 from autopar.report.predicted import format_percent
@@ -112,8 +112,7 @@ def _sections(picture: Picture) -> Iterable[_Section]:
     yield _Section(
         "chain",
         "The model as a chain of blocks",
-        f"{len(picture.blocks)} blocks in {len(picture.plan.stages or ((),))} stages, to be read like text; "
-        "the number in a cell is its stage.",
+        _chain_sentence(picture),
         lambda: chain_figure(picture.blocks),
         chain_legend(picture.blocks),
         page_tables.chain_table(picture.blocks),
@@ -137,6 +136,15 @@ def _timeline_sentence(picture: Picture) -> str:
     return (
         f"One step takes {format_seconds(timeline.step_time_s)}; rank {breakdown.slowest} waits for other "
         f"stages {waiting} of it. Communication within an action is drawn at its end. {shown}"
+    )
+
+
+def _chain_sentence(picture: Picture) -> str:
+    num_stages = len(picture.plan.stages or ((),))
+    again = "; colours come again" if num_stages > len(STAGE_COLOURS) else ""
+    return (
+        f"{len(picture.blocks)} blocks in {num_stages} stages, to be read like text; the number in a cell is "
+        f"its stage{again}."
     )
 
 

@@ -17,6 +17,7 @@ from autopar.report.predicted import MEMORY_PURPOSES, format_percent, memory_of
 from autopar.units import format_bytes, format_seconds
 
 _MOST_ROWS = 60
+_SHORT = 12
 _ACTIONS = {
     "forward": (SpanKind.FORWARD,),
     "backward": (SpanKind.BACKWARD, SpanKind.INPUT_BACKWARD),
@@ -38,7 +39,13 @@ def html_table(headers: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _row(cells: Sequence[str]) -> str:
     first, *rest = cells
-    return f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(c)}</td>" for c in rest)}</tr>'
+    return f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{_cell(c)}</td>" for c in rest)}</tr>'
+
+
+def _cell(text: str) -> str:
+    """A number and its unit stay on one line."""
+    is_number = text[:1].isdigit() and len(text) <= _SHORT
+    return escape(text.replace(" ", "\u00a0") if is_number else text)
 
 
 def timeline_table(timeline: StepTimeline) -> str:

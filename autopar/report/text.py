@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -18,7 +19,11 @@ from autopar.report.predicted import MEMORY_PURPOSES, format_percent, memory_of,
 from autopar.schedule.actions import rank_stages
 from autopar.units import GiB, MiB, format_bytes, format_seconds
 
-_BAR_CELLS = 20
+_BAR_CELLS = 16
+_NARROWEST = 9
+"""A column of text is folded, but to no less."""
+_BETWEEN = 2
+_SHORTER = {"parameters": "params", "gradients": "grads"}
 _BLOCKS_WIDTH = 40
 
 
@@ -99,14 +104,33 @@ class Baseline(Protocol):
 
 
 def render(parts: Iterable[RenderableType], *, is_terminal: bool, width: int) -> str:
-    """The text of some tables and lines; with colours for a terminal."""
-    file = io.StringIO()
+    """The text of some tables and lines; with colours for a terminal.
+
+    Args:
+        width: in characters; a table whose numbers do not fit takes what it needs.
+    """
+    listed, file = list(parts), io.StringIO()
+    needed = [_least_width(part) if isinstance(part, Table) else 0 for part in listed]
     console = Console(
-        file=file, force_terminal=is_terminal, no_color=not is_terminal, width=width, highlight=False
+        file=file,
+        force_terminal=is_terminal,
+        no_color=not is_terminal,
+        width=max([width, *needed]),
+        highlight=False,
     )
-    for part in parts:
-        console.print(part)
+    for part, least in zip(listed, needed, strict=True):
+        console.print(part, width=max(width, least))
     return "\n".join(line.rstrip() for line in file.getvalue().splitlines()) + "\n"
+
+
+def _least_width(table: Table) -> int:
+    """Characters that a table takes when its columns of text are folded to the least, and no number is."""
+    widths = []
+    for column in table.columns:
+        cells = (column.header, *column.cells)
+        longest = max(cell.cell_len if isinstance(cell, Text) else cell_len(str(cell)) for cell in cells)
+        widths.append(longest if column.no_wrap else column.min_width or _NARROWEST)
+    return sum(widths) + _BETWEEN * (len(widths) - 1)
 
 
 def headline(
@@ -153,7 +177,8 @@ def _unusual(plan: Plan) -> str:
 def stage_table(plan: Plan, prediction: Prediction) -> Table:
     """One row a rank of the pipeline: the blocks of its stages, where a step's time goes, and its memory
     against the limit."""
-    table = plain_table("stage", "blocks", ">compute", ">comm", ">idle", ">memory", "of the limit")
+    table = plain_table(">stage", "blocks", ">compute", ">comm", ">idle", ">memory", "of the limit")
+    table.columns[-1].no_wrap = True
     for index, stage in enumerate(prediction.stages):
         table.add_row(
             str(index),
@@ -180,7 +205,8 @@ def memory_table(stages: Sequence[StagePrediction]) -> Table:
     name, size = ("GiB", GiB) if largest >= GiB // 8 else ("MiB", MiB)
     is_offloaded = any(stage.memory.host_bytes for stage in stages)
     host = [">on the host"] if is_offloaded else []
-    table = plain_table("stage", *(f">{purpose}" for purpose in MEMORY_PURPOSES), f">total {name}", *host)
+    purposes = (f">{_SHORTER.get(purpose, purpose)}" for purpose in MEMORY_PURPOSES)
+    table = plain_table(">stage", *purposes, f">total {name}", *host)
     for index, stage in enumerate(stages):
         sizes = [memory_of(stage.memory, purpose) for purpose in MEMORY_PURPOSES]
         sizes.append(stage.memory.total_bytes)
@@ -248,11 +274,15 @@ def memory_bar(stage: StagePrediction, limit_bytes: int) -> Text:
 
 
 def plain_table(*headers: str) -> Table:
-    """A table without a frame; a header that begins with ``>`` puts its column to the right."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    """A table without a frame; of a header that begins with ``>``, the column is one of numbers."""
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold"
+    )
     for header in headers:
-        right = header.startswith(">")
-        table.add_column(header.removeprefix(">"), justify="right" if right else "left", overflow="fold")
+        if header.startswith(">"):
+            table.add_column(header.removeprefix(">"), justify="right", no_wrap=True)
+        else:
+            table.add_column(header, overflow="fold", min_width=_NARROWEST)
     return table
 
 

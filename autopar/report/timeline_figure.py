@@ -16,6 +16,8 @@ from autopar.report.some_ranks import some_ranks
 from autopar.units import format_seconds
 
 MOST_SPANS = 20_000
+_MOST_OUTLINED = 100
+"""Spans of a lane; beyond, edges would hide what lies between them."""
 _STRIP = (SpanKind.SYNCHRONISE, SpanKind.TIED)
 _LANE = (-0.4, 0.4)
 _BELOW = (0.25, 0.4)
@@ -44,6 +46,7 @@ def timeline_figure(timeline: StepTimeline) -> figure:
     plot.ygrid.grid_line_color = None
     background = ColumnDataSource({"y": [float(row) for row in range(len(ranks))]})
     plot.hbar(y="y", left=0, right=timeline.step_time_s, height=0.8, color=IDLE.colour, source=background)
+    edge = 0.5 if max(map(len, timeline.lanes)) <= _MOST_OUTLINED else 0.0
     drawn = []
     for kind, look in SPAN_LOOKS.items():
         spans = [
@@ -53,7 +56,7 @@ def timeline_figure(timeline: StepTimeline) -> figure:
             if span.kind is kind
         ]
         if spans:
-            drawn.append(_quads(plot, spans_source(spans), look, str(kind.value)))
+            drawn.append(_quads(plot, spans_source(spans), look, str(kind.value), edge))
     exposed = [
         (row, rank, _communication(span))
         for row, rank in enumerate(ranks)
@@ -61,7 +64,7 @@ def timeline_figure(timeline: StepTimeline) -> figure:
         if span.comm_s > 0 and span.kind not in _STRIP
     ]
     if exposed:
-        _quads(plot, spans_source(exposed), COMMUNICATION, "communication")
+        _quads(plot, spans_source(exposed), COMMUNICATION, "communication", edge)
     add_hover(plot, drawn, _TOOLTIPS)
     return plot
 
@@ -111,7 +114,7 @@ def _whose(span: Span) -> str:
     return ", ".join("-" if part is None else str(part) for part in parts)
 
 
-def _quads(plot: figure, source: ColumnDataSource, look: Look, name: str) -> Any:
+def _quads(plot: figure, source: ColumnDataSource, look: Look, name: str, edge: float) -> Any:
     return plot.quad(
         left="left",
         right="right",
@@ -119,6 +122,6 @@ def _quads(plot: figure, source: ColumnDataSource, look: Look, name: str) -> Any
         bottom="bottom",
         source=source,
         name=name,
-        line_width=0.5,
+        line_width=edge,
         **surface(look),
     )

@@ -1,3 +1,4 @@
+import re
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -56,7 +57,7 @@ def test_stage_table_shows_blocks_times_and_memory() -> None:
     assert lines[0].split()[:3] == ["stage", "blocks", "compute"]
     assert "wte, blocks.0-5" in lines[2] and "80.0 ms" in lines[2] and "10.00 GiB" in lines[2]
     assert "blocks.6-11, ln_f, lm_head, loss" in lines[3] and "19.00 GiB" in lines[3]
-    assert lines[2].count("█") == 10 and " 50%" in lines[2]
+    assert lines[2].count("█") == 8 and " 50%" in lines[2]
 
 
 def test_render_is_plain_unless_for_a_terminal() -> None:
@@ -70,7 +71,7 @@ def test_render_is_plain_unless_for_a_terminal() -> None:
 def test_memory_bar_warns_by_colour(gib: float, colour: str, share: int) -> None:
     bar = memory_bar(stage(gib), 20 * GiB)
     assert bar.style == colour and bar.plain.endswith(f"{share}%")
-    assert len(bar.plain.split()[0]) == 20
+    assert len(bar.plain.split()[0]) == 16
 
 
 def test_memory_table_adds_up() -> None:
@@ -158,3 +159,22 @@ def test_host_memory_is_shown_where_something_is_offloaded() -> None:
     section = predicted_section(prediction, "feasible", None, None)
     assert section["host_memory"] == "3.00 GiB of 128.00 GiB a device"
     assert prediction_document(prediction)["stages"][0]["memory"]["host_bytes"] == 3 * GiB
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_no_number_is_cut_or_folded_however_narrow_the_terminal(width: int) -> None:
+    tables = [
+        stage_table(PLAN, PREDICTION),
+        memory_table(PREDICTION.stages),
+        alternatives_table([Lost(why_not="2.5x slower: communication 40% of the step against 2%")]),
+    ]
+    text = render(tables, is_terminal=True, width=width)
+    for number in ("80.0 ms", "10.00 GiB", "19.00", "250.0 ms"):
+        assert number in text
+    assert all(f"{share}%" in text for share in (50, 95))
+    if width >= 80:
+        assert max(map(len, plain(text).splitlines())) <= width
+
+
+def plain(text: str) -> str:
+    return re.sub("\x1b\\[[0-9;]*m", "", text)
