@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,10 +44,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--quick",
         action="store_true",
-        help="no search: the plan alone, without what was considered beside it",
+        help="no search: the plan alone, without what was considered and what memory is worth",
     )
     parser.add_argument(
-        "--time-limit", type=seconds, metavar="S", help="seconds for the search (default: none)"
+        "--time-limit", type=seconds, metavar="S", help="seconds for each search (default: none)"
     )
     add_device_flags(parser)
     add_set_flag(parser)
@@ -78,8 +79,8 @@ def execute(args: argparse.Namespace) -> Outcome:
     if trace is not None:
         _write_trace(trace, costing)
     if page is not None:
-        free = None if args.quick else _searched(args, given, costing, captured)
-        _write_page(args, page, given, costing, free)
+        free, planned_s = (None, {}) if args.quick else _searched(args, given, costing, captured)
+        _write_page(args, page, given, costing, free, planned_s)
     files = {"page": args.output, "trace": args.trace}
     if args.json:
         return Outcome(document_text({"schema": 1, **files}))
@@ -88,8 +89,10 @@ def execute(args: argparse.Namespace) -> Outcome:
 
 def _searched(
     args: argparse.Namespace, given: Given, costing: Costing, captured: Capture
-) -> PlanResult | None:
+) -> tuple[PlanResult | None, dict[float, float]]:
+    """The free optimum, and the steps of the best plans with less memory; none where nothing fits."""
     from autopar.planner.replan import Replanner
+    from autopar.planner.sensitivity import planned_with_less
 
     with watching(args) as watcher:
         planner = Replanner(
@@ -103,9 +106,9 @@ def _searched(
             watcher.news,
         )
         try:
-            return planner.plan(Plan())
+            return planner.plan(Plan()), planned_with_less(planner, costing)
         except InfeasibleError:
-            return None  # the plan is drawn all the same
+            return None, {}  # the plan is drawn all the same
 
 
 def _write_trace(path: Path, costing: Costing) -> None:
@@ -118,7 +121,12 @@ def _write_trace(path: Path, costing: Costing) -> None:
 
 
 def _write_page(
-    args: argparse.Namespace, path: Path, given: Given, costing: Costing, free: PlanResult | None
+    args: argparse.Namespace,
+    path: Path,
+    given: Given,
+    costing: Costing,
+    free: PlanResult | None,
+    planned_s: Mapping[float, float],
 ) -> None:
     from autopar.planner.picture import picture_of
     from autopar.report.page import report_page
@@ -129,5 +137,5 @@ def _write_page(
     title = f"{plan.model.source} on {cluster.num_devices} x {cluster.device.name}"
     said = [line.plain for line in headline(plan, prediction, status, None, None)[1:]]
     yaml = to_yaml(Costed(plan, prediction, status))
-    picture = picture_of(costing, free, f"{title}: {Path(args.plan).name}", said, yaml)
+    picture = picture_of(costing, free, f"{title}: {Path(args.plan).name}", said, yaml, planned_s)
     write_whole(path, report_page(picture))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from autopar.cost.memory_over_time import memory_over_time
 from autopar.cost.step_timeline import step_timeline
@@ -16,13 +16,19 @@ from autopar.solve.candidate import Candidate
 
 
 def picture_of(
-    costing: Costing, free: PlanResult | None, title: str, summary: Sequence[str], yaml: str
+    costing: Costing,
+    free: PlanResult | None,
+    title: str,
+    summary: Sequence[str],
+    yaml: str,
+    planned_s: Mapping[float, float] | None = None,
 ) -> Picture:
     """Everything that a report of a plan shows.
 
     Args:
         free: the free optimum with what its search met; None where nothing was searched.
         yaml: the plan file as it is shown.
+        planned_s: of the best plans for parts of the memory (``planned_with_less``).
     """
     layout, cluster = costing.layout, costing.cluster
     timeline = step_timeline(layout, cluster)
@@ -37,7 +43,7 @@ def picture_of(
         memory=memory_over_time(layout, cluster, timeline),
         blocks=tuple(_cells(costing)),
         candidates=tuple(_points(costing, free)),
-        sensitivities=sensitivities(costing, free.considered if free else ()),
+        sensitivities=sensitivities(costing, free.considered if free else (), planned_s),
     )
 
 

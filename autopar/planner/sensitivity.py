@@ -2,25 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from autopar.cost.blocks import Readings
 from autopar.cost.layout import Layout
 from autopar.cost.step import predict
+from autopar.errors import InfeasibleError
 from autopar.hardware.cluster import Cluster
 from autopar.hardware.faster_links import with_faster_links
+from autopar.plan.decisions import Plan
 from autopar.planner.check import resolved_layout
 from autopar.planner.explain import Costing
+from autopar.planner.replan import Replanner
 from autopar.report.picture import Sensitivity
 from autopar.solve.candidate import Considered
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+PLANNED_FACTORS = (0.25, 0.5, 0.75)
+"""Of the memory of a device, for which it is planned again."""
 _MEMORY_STEPS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 
-def sensitivities(costing: Costing, considered: Sequence[Considered]) -> tuple[Sensitivity, ...]:
-    """Of links and batch with the plan kept as it is; of memory with the best of what a search found."""
+def planned_with_less(planner: Replanner, costing: Costing) -> dict[float, float]:
+    """Seconds of the step of the best plan for parts of the memory; without those for which nothing fits."""
+    found = {}
+    for factor in PLANNED_FACTORS:
+        limit_bytes = int(factor * costing.memory_limit_bytes)
+        with suppress(InfeasibleError):
+            planned = planner.plan(Plan(), memory_limit_bytes=limit_bytes)
+            found[factor] = planned.prediction.step_time_s
+    return found
+
+
+def sensitivities(
+    costing: Costing, considered: Sequence[Considered], planned_s: Mapping[float, float] | None = None
+) -> tuple[Sensitivity, ...]:
+    """Of links and batch with the plan kept as it is; of memory with the best that is known.
+
+    Args:
+        considered: what a search met.
+        planned_s: of ``planned_with_less``.
+    """
     found = [
         Sensitivity(
             "link bandwidth",
@@ -31,12 +55,10 @@ def sensitivities(costing: Costing, considered: Sequence[Considered]) -> tuple[S
             "global batch", tuple(_with_batch(costing)), "the plan as it is, with more or fewer micro-batches"
         ),
     ]
-    by_memory = tuple(_with_memory(costing, considered))
+    by_memory = tuple(_with_memory(costing, considered, planned_s or {}))
     if by_memory:
         found.append(
-            Sensitivity(
-                "memory of a device", by_memory, "the best plan that the search met and that needs no more"
-            )
+            Sensitivity("memory of a device", by_memory, "the best plan that is known to need no more")
         )
     return tuple(found)
 
@@ -55,13 +77,17 @@ def _with_batch(costing: Costing) -> Iterator[tuple[float, float]]:
         yield count / layout.num_micro_batches, _sample_s(other, costing.cluster) / known_s
 
 
-def _with_memory(costing: Costing, considered: Iterable[Considered]) -> Iterator[tuple[float, float]]:
-    fitting = [one for one in considered if one.fits and one.is_solved]
-    limit_bytes, step_s = costing.memory_limit_bytes, costing.prediction.step_time_s
+def _with_memory(
+    costing: Costing, considered: Sequence[Considered], planned_s: Mapping[float, float]
+) -> Iterator[tuple[float, float]]:
+    known = [
+        (x.peak_bytes / costing.memory_limit_bytes, x.step_s) for x in considered if x.fits and x.is_solved
+    ]
+    known += planned_s.items()
     for factor in _MEMORY_STEPS:
-        best_s = min((x.step_s for x in fitting if x.peak_bytes <= factor * limit_bytes), default=None)
+        best_s = min((step_s for needed, step_s in known if needed <= factor), default=None)
         if best_s is not None:
-            yield factor, best_s / step_s
+            yield factor, best_s / costing.prediction.step_time_s
 
 
 def _sample_s(layout: Layout, cluster: Cluster) -> float:

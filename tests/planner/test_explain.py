@@ -16,6 +16,8 @@ from autopar.planner.explain import Costing, Explanation, cost_plan, explain_pla
 from autopar.planner.explain_module import explain_module
 from autopar.planner.freed_decision import without
 from autopar.planner.picture import picture_of
+from autopar.planner.replan import Replanner
+from autopar.planner.sensitivity import planned_with_less
 from tests.planner.subject import CLUSTER, Subject, captured, planned
 
 GPT = {"n_layer": 2, "n_embd": 64, "n_head": 4, "seq": 32, "vocab": 256}
@@ -161,6 +163,19 @@ def test_a_picture_holds_every_block_and_passes_through_the_plan_itself() -> Non
         ordered = [share for _, share in sorted(one.points)]
         assert ordered == sorted(ordered, reverse=True)  # more of it never makes a sample slower
     assert dict(links.points)[0.25] > 1.0
+
+
+def test_what_less_memory_costs_is_planned_for() -> None:
+    source, plan = captured(SUBJECT), costing().resolved.plan
+    planner = Replanner(plan, source.source, CLUSTER, source, None, None)
+    tight = replace(costing(), memory_limit_bytes=CLUSTER.device.framework_reserved_bytes * 3)
+    found = planned_with_less(planner, tight)
+    assert set(found) == {0.5, 0.75}  # a quarter of it does not even hold the framework
+    assert found[0.5] >= found[0.75] == planner.plan(Plan()).prediction.step_time_s
+    drawn = picture_of(tight, None, "title", (), "yaml", {**found, 0.5: 2 * found[0.75]}).sensitivities[2]
+    shares = dict(drawn.points)
+    assert (drawn.name, min(shares)) == ("memory of a device", 0.5)
+    assert shares[0.5] == shares[0.625] == 2 * shares[0.75] == 2 * shares[1.0]
 
 
 @cache
