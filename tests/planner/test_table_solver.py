@@ -39,7 +39,7 @@ def tables(target: str, degree: int) -> list[tuple[OperatorTable, TableSolver]]:
 @pytest.mark.parametrize("target", MODELS)
 def test_elimination_and_linear_programming_agree_on_every_block(target: str, degree: int) -> None:
     for table, solver in tables(target, degree):
-        programme, best_s = OperatorSolver(table.problem), float("inf")
+        programme = OperatorSolver(table.problem)
         for words in solver.word_pairs(FREE):
             found = dict(solver.solutions(words, FREE))
             for price in solver.prices(FREE):
@@ -51,5 +51,3 @@ def test_elimination_and_linear_programming_agree_on_every_block(target: str, de
                 cost = assignment_cost(table.problem, found[price].strategies)
                 assert cost is not None
                 assert cost.priced_s(price) == pytest.approx(found[price].objective_s, rel=1e-12)
-                best_s = min(best_s, cost.seconds)
-        assert 0 <= solver.floor_s(FREE) <= best_s * (1 + 1e-9)
