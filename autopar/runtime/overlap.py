@@ -2,8 +2,9 @@
 
 As in DistributedDataParallel (Li et al. 2020, arXiv 2006.15704, section 3.2): buckets in the reverse order of
 the parameters, each sent as soon as all of its gradients are there, and in order, so that the ranks agree.
-The first is small, so that sending begins early. Averages stay in the memory in which they travelled, of
-which the gradients become views: nothing is copied back, and no gradient is held twice.
+The first is small, so that sending begins early. None is more than a quarter of all: little is left for the
+end, and little memory is taken by what is sent. Averages stay in the memory in which they travelled, of which
+the gradients become views: nothing is copied back, and no gradient is held twice.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from autopar.units import MiB
 # DistributedDataParallel's defaults.
 _FIRST_BUCKET_BYTES = 1 * MiB
 _BUCKET_BYTES = 25 * MiB
+_LARGEST_SHARE = 4
 
 
 class OverlappedAverage:
@@ -61,16 +63,19 @@ class OverlappedAverage:
         self._is_begun, self._num_sent, self._sent = False, 0, []
 
     def _send(self) -> None:
-        pairs = [(p, local_tensor(p.grad)) for p in self._buckets[self._num_sent] if p.grad is not None]
+        held = [p for p in self._buckets[self._num_sent] if p.grad is not None]
         self._num_sent += 1
-        if not pairs:
+        if not held:
             return
-        flat = pairs[0][1].new_empty(sum(gradient.numel() for _, gradient in pairs))
+        local = local_tensor(held[0].detach())
+        flat = local.new_empty(sum(local_tensor(p.detach()).numel() for p in held))
         factor, offset = 1 / dist.get_world_size(self._group), 0
-        for parameter, gradient in pairs:
+        for parameter in held:
+            assert parameter.grad is not None
+            gradient = local_tensor(parameter.grad)
             piece = flat.narrow(0, offset, gradient.numel()).view(gradient.shape)
             torch.mul(gradient, factor, out=piece)
-            parameter.grad = rewrap(parameter, piece)
+            parameter.grad = rewrap(parameter, piece)  # lets the other one go
             offset += gradient.numel()
         work = dist.all_reduce(flat, group=self._group, async_op=True)
         assert work is not None
@@ -78,13 +83,12 @@ class OverlappedAverage:
 
 
 def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[nn.Parameter]]:
+    trained = [(p, local_tensor(p.detach()).nbytes) for p in reversed(parameters) if p.requires_grad]
+    usual_bytes = min(_BUCKET_BYTES, sum(num_bytes for _, num_bytes in trained) / _LARGEST_SHARE)
     buckets: list[list[nn.Parameter]] = []
     filled_bytes = 0
-    for parameter in reversed(parameters):
-        if not parameter.requires_grad:
-            continue
-        num_bytes = local_tensor(parameter.detach()).nbytes
-        most_bytes = _FIRST_BUCKET_BYTES if len(buckets) == 1 else _BUCKET_BYTES
+    for parameter, num_bytes in trained:
+        most_bytes = min(_FIRST_BUCKET_BYTES, usual_bytes) if len(buckets) == 1 else usual_bytes
         if not buckets or filled_bytes + num_bytes > most_bytes or buckets[-1][0].dtype != parameter.dtype:
             buckets.append([])
             filled_bytes = 0
