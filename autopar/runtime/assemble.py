@@ -157,7 +157,7 @@ class _Builder:
         )
         compute_dtype = self.options.compute_dtype(resolved.plan)
         offloads_parameters = "parameters" in resolved.plan.offloaded
-        replicas = Replicas(module, mesh, self.zero(index), compute_dtype, offloads_parameters)
+        replicas = Replicas(module, mesh, self.zero(index), compute_dtype, is_last, offloads_parameters)
         if replicas.is_sharded:
             module.to_empty(device=torch.device("cpu") if offloads_parameters else mesh.device)
         if "activations" in resolved.plan.offloaded:

@@ -15,14 +15,12 @@ from torch import Tensor, fx, nn
 from torch.utils.checkpoint import checkpoint
 
 from autopar.capture.model_graph import BlockInput, InputKind
-from autopar.capture.operator_facts import is_random
 from autopar.lower.axis import TensorAxis
 from autopar.lower.compiled import Compiler
 from autopar.lower.evaluation import check_evaluation, evaluation_program
 from autopar.lower.keeping import KeepingAxis, keep_results
 from autopar.lower.weight_gradients import WeightGradients
 from autopar.plan.decisions import Recompute
-from autopar.runtime.block_reads import batch_reads
 from autopar.runtime.routes import BlockProgram
 from autopar.runtime.saved_tensors import OffloadedActivations
 from autopar.runtime.storage import StoredParameter, local_tensor
@@ -66,7 +64,6 @@ class _Forms:
     def __init__(self, program: BlockProgram, compiler: Compiler | None) -> None:
         self.program = program
         self.is_selective = program.recompute is Recompute.SELECTIVE
-        self.is_random = any(is_random(node) for node in program.block.graph.nodes)
         training = keep_results(program.module) if self.is_selective else program.module
         self.training = compiler.program(training) if compiler is not None else training
         self._evaluation: fx.GraphModule | None = None
@@ -172,7 +169,7 @@ class BlockModule(nn.Module):
 
         names = list(values)
         # Randomness is seeded inside: the generator's state need not be saved.
-        with self._saving([values[key] for key in batch_reads(program.block)]):
+        with self._saving([values[key] for key in program.batch_reads]):
             result: tuple[Tensor, ...] = checkpoint(
                 run, *values.values(), use_reentrant=False, preserve_rng_state=False
             )
@@ -187,7 +184,7 @@ class BlockModule(nn.Module):
         keeping: KeepingAxis | None = None,
     ) -> tuple[Tensor, ...]:
         program = form.program
-        if form.is_random:
+        if program.is_random:
             torch.manual_seed(seed)  # not for nothing: where torch has no GPU, it writes down the call stack
         arguments = self._arguments(program, given)
         kept: Iterable[Tensor] | None = None

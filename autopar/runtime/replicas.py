@@ -31,6 +31,7 @@ class Replicas:
         stage: whose parameters are replicated or sharded; sharded in place when ``zero`` is at least 1.
         zero: ZeRO level.
         compute_dtype: of the programs; parameters and gradients keep their own.
+        turns_round: the backward pass of a micro-batch follows its forward pass at once.
         offload_parameters: whether this rank's pieces, and the gradients of them, live in host memory.
     """
 
@@ -40,6 +41,7 @@ class Replicas:
         mesh: RankMesh,
         zero: int,
         compute_dtype: torch.dtype,
+        turns_round: bool,
         offload_parameters: bool = False,
     ) -> None:
         self._stage = stage
@@ -48,9 +50,10 @@ class Replicas:
         self._offload_parameters = offload_parameters
         self._average: OverlappedAverage | None = None
         self._early: frozenset[str] = frozenset()
+        self._sharded: list[FSDPModule] = []
         self.is_sharded = mesh.divides(zero) and any(True for _ in stage.parameters())
         if self.is_sharded:
-            self._shard(compute_dtype)
+            self._shard(compute_dtype, turns_round)
 
     def before_backward(self, is_last: bool, is_whole: bool = True) -> None:
         """Called before the backward pass of each micro-batch.
@@ -100,10 +103,9 @@ class Replicas:
 
     def after_evaluation(self) -> None:
         """Called after forward passes that no backward pass follows: frees what FSDP gathered for it."""
-        for module in self._stage.modules():
-            if isinstance(module, FSDPModule):
-                # What stays gathered would be read again after the optimiser has changed the shards.
-                module.reshard()
+        for module in self._sharded:
+            # What stays gathered would be read again after the optimiser has changed the shards.
+            module.reshard()
 
     def average_gradients(self) -> None:
         """Averages the gradients of replicated parameters over the data ranks; a collective of them."""
@@ -135,7 +137,7 @@ class Replicas:
             else:
                 parameter.register_post_accumulate_grad_hook(average.note)  # type: ignore[no-untyped-call]
 
-    def _shard(self, compute_dtype: torch.dtype) -> None:
+    def _shard(self, compute_dtype: torch.dtype, turns_round: bool) -> None:
         dtypes = {p.dtype for p in self._stage.parameters() if p.is_floating_point()}
         policy = MixedPrecisionPolicy()
         if dtypes and dtypes != {compute_dtype}:
@@ -151,13 +153,15 @@ class Replicas:
 
         is_pinned = self._mesh.device.type != "cpu"
         offload = CPUOffloadPolicy(pin_memory=is_pinned) if self._offload_parameters else OffloadPolicy()
-        blocks = self._stage.block_modules_with_parameters()
         self._stage.return_no_views()
-        for module in (*blocks, self._stage):
+        groups = self._stage.group()
+        # What the forward pass has used last is what the backward pass asks for first.
+        kept = {id(module) for module in (self._stage, *groups[-1:]) if turns_round}
+        for module in (*groups, self._stage):
             fully_shard(
                 module,
                 mesh=self._mesh.data_mesh,
-                reshard_after_forward=self._zero == 3,
+                reshard_after_forward=self._zero == 3 and id(module) not in kept,
                 mp_policy=policy,
                 offload_policy=offload,
                 shard_placement_fn=placement,
@@ -165,6 +169,7 @@ class Replicas:
                 ignored_params=set(self._stage.idle.parameters()),
             )
         register_fsdp_forward_method(self._stage, "touch")
+        self._sharded = [module for module in self._stage.modules() if isinstance(module, FSDPModule)]
 
 
 def _data_shard(stored: StoredParameter, degree: int) -> Shard | None:

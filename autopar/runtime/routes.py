@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from autopar.capture.model_graph import Block, InputKind
+from autopar.capture.operator_facts import is_random
 from autopar.lower.block import lower_block
 from autopar.lower.device import to_device
 from autopar.lower.late_gradients import without_sums
@@ -27,13 +28,19 @@ class BlockProgram:
         module: the lowered graph: placeholders ``axis``, then the block's inputs; returns a tuple.
         has_split_backward: ``weight_gradients`` is another placeholder, after ``axis``.
         recompute: what of the forward pass runs again in the backward pass instead of being kept.
+        reads: global names of the activations that it reads.
+        batch_reads: entries of the batch that it reads.
         mutated_buffers: names of the buffers that the program changes in place.
+        is_random: it draws random numbers.
     """
 
     block: Block
     module: fx.GraphModule
     recompute: Recompute
+    reads: tuple[str, ...]
+    batch_reads: tuple[str, ...]
     mutated_buffers: frozenset[str]
+    is_random: bool
     has_split_backward: bool = False
 
 
@@ -54,21 +61,18 @@ class Route:
     @property
     def reads(self) -> frozenset[str]:
         """Global names of the activations that blocks read, of this stage's own among them."""
-        return frozenset(name for program in self.programs if program for name in reads(program.block))
+        return frozenset(name for program in self.programs if program for name in program.reads)
 
     @property
     def batch_keys(self) -> frozenset[str]:
         """Entries of the batch that blocks read."""
-        return frozenset(key for program in self.programs if program for key in batch_reads(program.block))
+        return frozenset(key for program in self.programs if program for key in program.batch_reads)
 
 
 def make_route(programs: Sequence[BlockProgram | None], outputs: tuple[str, ...]) -> Route:
     """A route over ``programs`` that returns ``outputs``."""
     last_reader = {
-        name: index
-        for index, program in enumerate(programs)
-        if program is not None
-        for name in reads(program.block)
+        name: index for index, program in enumerate(programs) if program is not None for name in program.reads
     }
     dropped: list[list[str]] = [[] for _ in programs]
     for name, index in last_reader.items():
@@ -99,7 +103,10 @@ def block_program(
         block=block,
         module=graph,
         recompute=recompute,
+        reads=reads(block),
+        batch_reads=batch_reads(block),
         mutated_buffers=mutated_buffers(block),
+        is_random=any(is_random(node) for node in block.graph.nodes),
         has_split_backward=is_split,
     )
 

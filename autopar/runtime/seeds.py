@@ -14,7 +14,7 @@ Seeds = Mapping[int, Sequence[tuple[int, ...]]]
 def block_seeds(
     stages: RankStages, seed: int, step: int, data_rank: int, num_micro_batches: int, indices: range
 ) -> Seeds:
-    """Seeds of the micro-batches ``indices`` of a data rank in a step.
+    """Seeds of the micro-batches ``indices`` of a data rank in a step; 0 where nothing is random.
 
     Args:
         seed: of the run.
@@ -29,7 +29,8 @@ def block_seeds(
 
     return {
         stage: [
-            tuple(of_block(index, program.block.index) for program in module.programs) for index in indices
+            tuple(of_block(index, x.block.index) if x.is_random else 0 for x in module.programs)
+            for index in indices
         ]
         for stage, module in stages.items()
     }

@@ -7,6 +7,7 @@ the stage use is registered once, on the stage, and passed in.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 from autopar.lower.axis import TensorAxis
 from autopar.lower.compiled import Compiler
 from autopar.lower.weight_gradients import WeightGradients
+from autopar.runtime.block_group import BlockGroup, BlockRun, GroupWork, gathered_together
 from autopar.runtime.block_module import BlockModule, Holder, read_parameter, register
-from autopar.runtime.block_reads import batch_reads, parameter_reads, reads
+from autopar.runtime.block_reads import parameter_reads
 from autopar.runtime.routes import BlockProgram, Route, make_route
 from autopar.runtime.saved_tensors import OffloadedActivations
-from autopar.runtime.storage import StoredParameter
+from autopar.runtime.storage import StoredParameter, local_tensor
 
 
 class StageModule(nn.Module):
@@ -51,10 +53,11 @@ class StageModule(nn.Module):
         self._offloaded: OffloadedActivations | None = None
         self.weights = Holder()
         self.idle = Holder()  # parameters that no block reads: they belong to the model and its checkpoints
-        self.blocks = nn.ModuleList(
+        blocks = [
             BlockModule(program, axis, self._stored, constants, compute_copies, compiler)
             for program in self.programs
-        )
+        ]
+        self.groups = nn.ModuleList([BlockGroup(blocks)])
         self._owners = self._place(parameters)
         self._shared = tuple(name for name, owner in self._owners.items() if owner is self.weights)
 
@@ -84,17 +87,21 @@ class StageModule(nn.Module):
     def offload_activations(self, device: torch.device) -> None:
         """From now on, what blocks save for their backward passes waits in host memory."""
         self._offloaded = OffloadedActivations(device)
-        for block in self._block_modules():
+        for block in self.blocks:
             block.offloaded = self._offloaded
 
     def return_no_views(self) -> None:
         """From now on, blocks return copies of outputs that are views; the last ones are the stage's own."""
-        for block in self._block_modules():
+        for block in self.blocks:
             block.clones_views = True
 
-    def block_modules_with_parameters(self) -> list[BlockModule]:
-        """Blocks that own parameters: what data parallelism wraps."""
-        return [block for block in self._block_modules() if any(True for _ in block.parameters())]
+    def group(self) -> list[BlockGroup]:
+        """From now on, blocks run in groups that are worth gathering; returns those with parameters."""
+        blocks = self.blocks
+        sizes_bytes = [sum(local_tensor(p.detach()).nbytes for p in block.parameters()) for block in blocks]
+        groups = [BlockGroup([blocks[i] for i in part]) for part in gathered_together(sizes_bytes)]
+        self.groups = nn.ModuleList(groups)
+        return [group for group in groups if any(True for _ in group.parameters())]
 
     def forward(
         self,
@@ -124,29 +131,32 @@ class StageModule(nn.Module):
         known = dict(values)
         if self._offloaded is not None:
             self._offloaded.begin()
-        for block, program, seed, dropped in zip(
-            self._block_modules(), route.programs, seeds, route.dropped_after, strict=True
-        ):
-            if program is None:
-                continue
-            given = {name: known[name] for name in reads(program.block)}
-            given.update({key: batch[key] for key in batch_reads(program.block)})
-            results = block(given, shared, self._buffer_values, seed, weight_gradients, program)
-            known.update(zip(program.block.outputs, results, strict=True))
-            for name in dropped:
-                del known[name]
+        runs = map(BlockRun._make, zip(route.programs, seeds, route.dropped_after, strict=True))
+        for group in self._block_groups():
+            own = tuple(islice(runs, len(group.blocks)))
+            read = {name for run in own if run.program for name in run.program.reads}
+            given = {name: value for name, value in known.items() if name in read}
+            work = GroupWork(batch, shared, self._buffer_values, own, weight_gradients)
+            known.update(group(given, work))
+            for name in (name for run in own for name in run.dropped):
+                known.pop(name, None)
         return tuple(known[name] for name in route.outputs)
 
     def touch(self, value: Tensor) -> Tensor:
         """Computes nothing: a pass through here lets FSDP's hooks see gradients that were added since."""
         return value * 1
 
-    def _block_modules(self) -> list[BlockModule]:
-        return [block for block in self.blocks if isinstance(block, BlockModule)]
+    @property
+    def blocks(self) -> tuple[BlockModule, ...]:
+        """In order."""
+        return tuple(block for group in self._block_groups() for block in group.members())
+
+    def _block_groups(self) -> list[BlockGroup]:
+        return [group for group in self.groups if isinstance(group, BlockGroup)]
 
     def _place(self, parameters: Mapping[str, tuple[StoredParameter, nn.Parameter]]) -> dict[str, nn.Module]:
         users: dict[str, list[BlockModule]] = {name: [] for name in parameters}
-        for block, program in zip(self._block_modules(), self.programs, strict=True):
+        for block, program in zip(self.blocks, self.programs, strict=True):
             for name in parameter_reads(program.block):
                 users[name].append(block)
         owners: dict[str, nn.Module] = {}
