@@ -41,6 +41,7 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer | None,
     step: int,
     layout: StateLayout,
+    group: dist.ProcessGroup,
     loss_scale: Tensor | None = None,
 ) -> None:
     """Writes a checkpoint, which takes the place of one at ``path`` when it is complete; a collective of all
@@ -51,6 +52,7 @@ def save_checkpoint(
         buffers: that this rank is to write, by original name.
         step: optimiser steps done.
         layout: of the plain model's state dict.
+        group: of all ranks; its time-out is that of every wait.
         loss_scale: state of the loss scale, if the run has one.
 
     Raises:
@@ -64,13 +66,13 @@ def save_checkpoint(
     if loss_scale is not None:
         state[_LOSS_SCALE] = loss_scale
     names: dict[nn.Parameter, str] = {}
-    with same_outcome(f"prepare the checkpoint '{path}'"):
+    with same_outcome(f"prepare the checkpoint '{path}'", group):
         if optimizer is not None:
             names = names_of_parameters(parameters, optimizer)
         if is_first:
             checkpoint_folders.begin(path)
     partial = checkpoint_folders.partial_folder(path)
-    with same_outcome(f"prepare the checkpoint '{path}'"):
+    with same_outcome(f"prepare the checkpoint '{path}'", group):
         if not partial.is_dir():
             raise UsageError(
                 f"rank {dist.get_rank()} does not see the folder '{partial}' that rank 0 has made; save to a"
@@ -83,8 +85,8 @@ def save_checkpoint(
         state[_GROUPS] = _group_options(optimizer)
     try:
         with _named_failures(f"write the checkpoint '{path}'", "free space or save elsewhere", path.parent):
-            save(state, checkpoint_id=partial)
-        with same_outcome(f"complete the checkpoint '{path}'"):
+            save(state, checkpoint_id=partial, process_group=group)
+        with same_outcome(f"complete the checkpoint '{path}'", group):
             if is_first:
                 checkpoint_folders.commit(path, step)
     except AutoparError:
@@ -98,11 +100,13 @@ def load_checkpoint(
     parameters: Mapping[str, nn.Parameter],
     buffers: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer | None,
+    group: dist.ProcessGroup,
     loss_scale: Tensor | None = None,
 ) -> int:
     """Reads a checkpoint into parameters, buffers and optimiser state, in place; a collective of all ranks.
 
     Args:
+        group: of all ranks; its time-out is that of every wait.
         loss_scale: is filled if the checkpoint has one; that of a run in another precision has none.
 
     Returns:
@@ -115,7 +119,7 @@ def load_checkpoint(
     optimizer_state: dict[nn.Parameter, dict[str, Any]] = {}
     names: dict[nn.Parameter, str] = {}
     place = checkpoint_folders.find_checkpoint(path)
-    with same_outcome(f"read the checkpoint '{path}'"):
+    with same_outcome(f"read the checkpoint '{path}'", group):
         if place is None:
             raise UsageError(checkpoint_folders.explain_missing(path))
         saved = FileSystemReader(place).read_metadata().state_dict_metadata
@@ -137,7 +141,7 @@ def load_checkpoint(
     if optimizer is not None:
         state[_GROUPS] = ""
     with _named_failures(f"read the checkpoint '{path}'", "load an earlier one"):
-        load(state, checkpoint_id=place)
+        load(state, checkpoint_id=place, process_group=group)
     if optimizer is not None:
         for parameter, entries in optimizer_state.items():
             optimizer.state[parameter] = {

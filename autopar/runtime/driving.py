@@ -12,21 +12,24 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from autopar.errors import UsageError
 from autopar.runtime.assemble import Assembly
 from autopar.runtime.gradients import add_back, set_aside
+from autopar.runtime.loss_scale import LossScale
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.output_passes import OutputPass, mark_name
 from autopar.runtime.seeds import Seeds
+from autopar.runtime.storage import local_tensor
 
 
 class Driving:
     """Forward passes with gradient of one rank, under a plan without a pipeline.
 
     Args:
+        loss_scale: of the gradients inside the stages; the user sees none of it.
         surroundings: label -> what goes around a backward pass.
     """
 
@@ -34,11 +37,14 @@ class Driving:
         self,
         assembly: Assembly,
         mesh: RankMesh,
+        loss_scale: LossScale,
         surroundings: Callable[[str], AbstractContextManager[None]],
     ) -> None:
         self._assembly = assembly
         self._mesh = mesh
         self._surroundings = surroundings
+        self._loss_scale = loss_scale
+        self._has_overflowed = False  # since the last update
         self._synchronises = True
         self._unsynchronised: dict[str, Tensor] = {}
         self._anchor = torch.zeros((), device=mesh.device, requires_grad=True)
@@ -59,10 +65,15 @@ class Driving:
 
     def note_update(self) -> bool:
         """Called after an update of the parameters; returns whether backward passes led to it."""
-        if self.was_driven:
-            for replicas in self._assembly.replicas:
-                replicas.after_evaluation()
+        for replicas in self._assembly.replicas:  # a forward pass may have been without a backward pass
+            replicas.after_evaluation()
         was_driven, self.was_driven = self.was_driven, False
+        if was_driven and self._loss_scale.is_active:
+            before = self._loss_scale.factor
+            self._loss_scale.update(not self._has_overflowed)
+            for gradient in self._unsynchronised.values():
+                local_tensor(gradient).mul_(self._loss_scale.factor / before)
+            self._has_overflowed = False
         return was_driven
 
     def compute(
@@ -85,7 +96,9 @@ class Driving:
         roots = [value for value in values if value is not None and value.requires_grad]
         if not roots:
             return list(values)
-        backward = _StagesBackward(self, roots, label)
+        # In fp16, small gradients of the user's own loss would vanish before they are scaled.
+        dtype = torch.float32 if self._loss_scale.is_active else None
+        backward = _StagesBackward(self, roots, label, dtype)
         handed = iter(_Boundary.apply(self._anchor, backward))  # type: ignore[no-untyped-call]
         return [next(handed) if value is not None and value.requires_grad else value for value in values]
 
@@ -100,29 +113,47 @@ class Driving:
                 parameters[name].grad = gradient
             for each in replicas:
                 each.before_backward(self._synchronises)
+            if self._loss_scale.is_active:
+                factor = self._loss_scale.factor
+                gradients = [(g * factor).to(x.dtype) for x, g in zip(roots, gradients, strict=True)]
             torch.autograd.backward(list(roots), list(gradients))
             if self._synchronises:
                 self._unsynchronised = {}
                 self._assembly.synchronise_gradients(self._mesh)
+                if self._loss_scale.is_active:
+                    self._unscale(parameters, complete)
             else:
                 self._unsynchronised = set_aside(parameters)
             add_back(parameters, complete)
             if self._assembly.masters is not None:
                 self._assembly.masters.take_gradients()
 
+    def _unscale(self, parameters: Mapping[str, nn.Parameter], complete: dict[str, Tensor]) -> None:
+        """Drops all gradients until the next update once some have overflowed."""
+        is_finite = self._loss_scale.unscale(parameters, self._mesh)
+        self._has_overflowed = self._has_overflowed or not is_finite
+        if self._has_overflowed:
+            complete.clear()
+            masters = self._assembly.masters
+            for parameter in (*parameters.values(), *(masters.parameters.values() if masters else ())):
+                parameter.grad = None
+
 
 class _StagesBackward:
     """The backward pass of the stages from some outputs; runs once."""
 
-    def __init__(self, driving: Driving, roots: Sequence[Tensor], label: str) -> None:
+    def __init__(
+        self, driving: Driving, roots: Sequence[Tensor], label: str, dtype: torch.dtype | None
+    ) -> None:
         self._driving = driving
         self._roots: Sequence[Tensor] | None = roots
         self._label = label
+        self._dtype = dtype
 
     def outputs(self) -> tuple[Tensor, ...]:
         """The outputs, cut off from what led to them."""
         assert self._roots is not None
-        return tuple(root.detach() for root in self._roots)
+        return tuple(root.detach().to(self._dtype or root.dtype) for root in self._roots)
 
     def run(self, gradients: Sequence[Tensor | None]) -> None:
         """Runs it, from the gradients of the outputs."""

@@ -12,14 +12,12 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from autopar.lower.weight_gradients import WeightGradients
 from autopar.runtime.crossings import Crossing
 from autopar.runtime.held_stage import HeldStage
 from autopar.runtime.links import Links
-from autopar.runtime.mesh import RankMesh
 from autopar.runtime.messages import Schedule, produced
 from autopar.runtime.script import Script, forward_only, make_script
 from autopar.runtime.seeds import Seeds
@@ -27,6 +25,10 @@ from autopar.runtime.watchdog import Watchdog
 from autopar.schedule.actions import Action, ActionKind
 
 _ENDS_BACKWARD = (ActionKind.BACKWARD, ActionKind.WEIGHT_BACKWARD)
+
+LossReader = Callable[[Tensor | None], object]
+"""Called once in a pass with the mean loss of the micro-batches, as soon as it is known; with None, at the
+beginning, on ranks without the last stage."""
 
 Observer = Callable[[Action], AbstractContextManager[object]]
 """Called with every action; the action runs inside what it returns."""
@@ -46,6 +48,7 @@ class _Step:
     batches: Sequence[Mapping[str, Tensor]]
     seeds: Seeds
     loss_gradient: float
+    when_known: LossReader
     in_flight: dict[tuple[int, int], _InFlight] = field(default_factory=dict)
     losses: list[Tensor] = field(default_factory=list)
     kept: dict[tuple[str, int], Tensor] = field(default_factory=dict)
@@ -88,6 +91,7 @@ class Executor:
         self._links = links
         self._scripts: dict[tuple[int, bool], Script] = {}
         self._watchdog = watchdog
+        self._has_loss = any(stage.loss is not None for stage in self._stages.values())
         self._used = {stage.index: stage.used for stage in self._stages.values()}
         self._batch_keys = {stage.index: stage.batch_keys for stage in self._stages.values()}
         self.observer: Observer = lambda _: nullcontext()
@@ -108,8 +112,9 @@ class Executor:
         batches: Sequence[Mapping[str, Tensor]],
         seeds: Seeds,
         label: str,
+        when_known: LossReader,
         loss_scale: float = 1.0,
-    ) -> Tensor | None:
+    ) -> None:
         """One optimiser step's forward and backward passes; gradients are left in the parameters, not yet
         synchronised.
 
@@ -117,24 +122,18 @@ class Executor:
             batches: micro-batches of this data rank.
             seeds: for each stage and micro-batch, one per block.
             label: of the step, for messages.
+            when_known: reads the loss.
             loss_scale: factor of all gradients, of the gradient of the mean loss in the first place.
-
-        Returns:
-            Mean loss of the micro-batches on the rank of the last stage, else None.
         """
-        step = _Step(batches, seeds, loss_scale / len(batches))
-        return self._play(step, self._script(len(batches), is_training=True), label)
+        step = _Step(batches, seeds, loss_scale / len(batches), when_known)
+        self._play(step, self._script(len(batches), is_training=True), label)
 
-    def evaluate(self, batches: Sequence[Mapping[str, Tensor]], label: str) -> Tensor | None:
-        """The forward passes alone, without gradients, of what draws no random numbers.
-
-        Returns:
-            Mean loss of the micro-batches on the rank of the last stage, else None.
-        """
+    def evaluate(self, batches: Sequence[Mapping[str, Tensor]], label: str, when_known: LossReader) -> None:
+        """The forward passes alone, without gradients, of what draws no random numbers."""
         seeds = {
             index: [(0,) * len(stage.module.programs)] * len(batches) for index, stage in self._stages.items()
         }
-        return self._pass(_Step(batches, seeds, 0.0), label)
+        self._pass(_Step(batches, seeds, 0.0, when_known), label)
 
     def compute(
         self,
@@ -147,13 +146,13 @@ class Executor:
         Returns:
             What this rank's stages keep, by name and micro-batch.
         """
-        step = _Step(batches, seeds, 0.0)
+        step = _Step(batches, seeds, 0.0, lambda _: None)
         self._pass(step, label)
         return step.kept
 
-    def _pass(self, step: _Step, label: str) -> Tensor | None:
+    def _pass(self, step: _Step, label: str) -> None:
         with torch.no_grad():
-            return self._play(step, self._script(len(step.batches), is_training=False), label)
+            self._play(step, self._script(len(step.batches), is_training=False), label)
 
     def connect(self, num_micro_batches: int) -> None:
         """Opens the connections of a step; a collective of the ranks on the pipeline axis."""
@@ -172,8 +171,10 @@ class Executor:
             )
         return self._scripts[key]
 
-    def _play(self, step: _Step, script: Script, label: str) -> Tensor | None:
+    def _play(self, step: _Step, script: Script, label: str) -> None:
         step.split = script.split
+        if not self._has_loss:
+            step.when_known(None)
         self._links.begin(script.traffic)
         following = iter([message for message in script.awaited if message is not None])
         coming = next(following, None)
@@ -193,7 +194,6 @@ class Executor:
                 self._run(step, action, arrived)
         self._links.finish()
         assert not step.in_flight
-        return torch.stack(step.losses).mean() if step.losses else None
 
     def _run(self, step: _Step, action: Action, arrived: Sequence[Tensor]) -> None:
         stage = self._stages[action.stage]
@@ -226,6 +226,8 @@ class Executor:
         if stage.loss is not None:
             loss = outputs[stage.loss]
             step.losses.append(loss.detach().to(torch.promote_types(loss.dtype, torch.float32)))
+            if len(step.losses) == len(step.batches):
+                step.when_known(torch.stack(step.losses).mean())
         known.update(outputs)
         if is_training:
             step.in_flight[stage.index, micro_batch] = _InFlight(inputs, outputs, later)
@@ -264,18 +266,3 @@ class Executor:
         if found is None:
             return torch.zeros(crossing.shape, dtype=crossing.dtype, device=self._links.device)
         return found
-
-
-def mean_loss(loss: Tensor | None, mesh: RankMesh) -> Tensor:
-    """The loss averaged over the data ranks, the same on every rank; a collective of all of them.
-
-    Args:
-        loss: of this rank; None where the last stage is elsewhere.
-    """
-    precise = torch.float64 if mesh.device.type == "cpu" else torch.float32
-    total = torch.zeros((), dtype=precise, device=mesh.device)
-    if loss is not None:
-        total += loss.to(precise) / (mesh.data * mesh.tensor)
-    if mesh.size > 1:
-        dist.all_reduce(total, group=mesh.world_group)
-    return total

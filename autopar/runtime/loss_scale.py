@@ -45,11 +45,14 @@ class LossScale:
         if state is not None:
             self.factor, self._num_good_steps = float(state[0]), int(state[1])
 
-    def unscale(self, parameters: Mapping[str, nn.Parameter], mesh: RankMesh) -> None:
-        """Undoes the scaling of complete gradients, and adapts the factor; a collective of all ranks.
+    def unscale(self, parameters: Mapping[str, nn.Parameter], mesh: RankMesh) -> bool:
+        """Undoes the scaling of complete gradients; a collective of all ranks.
 
         Where any has overflowed, all are dropped: optimisers then leave parameters and their own state as
         they are.
+
+        Returns:
+            Whether there still are gradients, for ``update``.
         """
         is_finite = all_finite([p.grad for p in parameters.values() if p.grad is not None], mesh)
         if is_finite:
@@ -58,10 +61,10 @@ class LossScale:
         else:
             for parameter in parameters.values():
                 parameter.grad = None
-        self.update(is_finite)
+        return is_finite
 
     def update(self, is_finite: bool) -> None:
-        """Adapts the factor after a step."""
+        """Adapts the factor after a step, or after the update of a model that the user drives."""
         self._num_good_steps = self._num_good_steps + 1 if is_finite else 0
         if not is_finite:
             self.factor = max(self.factor * _BACKOFF, 1.0)

@@ -18,11 +18,11 @@ from autopar.runtime.assemble import Assembly
 from autopar.runtime.batches import count_micro_batches, split_batch
 from autopar.runtime.checkpoint import load_checkpoint, save_checkpoint
 from autopar.runtime.driving import Driving
-from autopar.runtime.executor import mean_loss
 from autopar.runtime.export import write_state_dict
 from autopar.runtime.first_step import report_first_step
 from autopar.runtime.gradients import GradientNorm, add_back, scale_gradients, set_aside
 from autopar.runtime.loss_scale import LossScale
+from autopar.runtime.mean_loss import MeanLoss
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.optimizer_watch import OptimizerWatch
 from autopar.runtime.options import Options
@@ -75,7 +75,7 @@ class ParallelModel(nn.Module):
         self._stand_in = None if stored else nn.Parameter(torch.zeros(0, device=mesh.device))
         self._trained = TrainedParameters(assembly)
         self._whole = WholeState(assembly, mesh, self._trained.named)
-        self._driving = Driving(assembly, mesh, self._driven_backward)
+        self._driving = Driving(assembly, mesh, self._loss_scale, self._driven_backward)
         self._outputs = ModelOutputs(graph, assembly, mesh, self._driving)
         self._num_driven = 0  # micro-batches since the last update
         self._optimizers = OptimizerWatch(self.parameters, self._note_update)
@@ -97,6 +97,9 @@ class ParallelModel(nn.Module):
         data ranks; several forward passes before an update add up (see ``no_sync``). Under a pipeline,
         outputs come under ``torch.no_grad()`` only. ``train()`` and ``eval()`` are respected.
 
+        Under fp16, outputs that lead to a backward pass come in float32, and it is scaled by itself: an
+        update some of whose gradients overflow finds none.
+
         Args:
             args: none; entries are given by name.
             on_every_rank: bring the outputs to all ranks of a pipeline, not to that of the last stage alone.
@@ -115,11 +118,6 @@ class ParallelModel(nn.Module):
             raise UsageError(
                 "the model takes the entries of a batch by name: call it as model(**batch); or train with"
                 " step(batch)"
-            )
-        if torch.is_grad_enabled() and self._loss_scale.is_active:
-            raise UsageError(
-                "fp16 needs its loss scaled: train with step(batch), which does it, or plan for bf16; outputs"
-                " alone come under torch.no_grad()"
             )
         label = f"forward pass after step {self.num_steps - 1}"
         with self._surroundings(label):
@@ -173,7 +171,7 @@ class ParallelModel(nn.Module):
         num_micro_batches = self._plan.num_micro_batches
         parameters = dict(self.stages.named_originals())
         label = f"step {self.num_steps}"
-        began_s = time.perf_counter()
+        began_s, mean = time.perf_counter(), MeanLoss(self._mesh)
         with self._watchdog.guard(label), self._traces.around() as work:
             self._optimizers.check()
             batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
@@ -181,21 +179,21 @@ class ParallelModel(nn.Module):
                 self._trained.take_over()
                 earlier = set_aside(parameters)
                 seeds, factor = self._seeds(0, num_micro_batches), self._loss_scale.factor
-                loss = self._assembly.executor.run(batches, seeds, label, factor)
+                self._assembly.executor.run(batches, seeds, label, mean.give, factor)
             self._watchdog.at(f"{label}, gradient averaging")
             with work("synchronise gradients"):
                 self._assembly.synchronise_gradients(self._mesh)
             if self._loss_scale.is_active:
-                self._loss_scale.unscale(parameters, self._mesh)
+                self._loss_scale.update(self._loss_scale.unscale(parameters, self._mesh))
             add_back(parameters, earlier)
             if self._assembly.masters is not None:
                 self._assembly.masters.take_gradients()
-            total = mean_loss(loss, self._mesh)
+            loss = mean.wait()
         if self.num_steps == 0:
             report_first_step(self._plan, self._mesh, time.perf_counter() - began_s)
         self.num_steps += 1
         self._optimizers.begin()
-        return total
+        return loss
 
     def eval_step(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Forward pass alone, without gradients: dropout off, BatchNorm by its running statistics.
@@ -211,7 +209,7 @@ class ParallelModel(nn.Module):
             DistributedError: another rank failed or did not answer; names it.
         """
         label = f"eval_step after step {self.num_steps - 1}"
-        mode = self.stages.training
+        mode, mean = self.stages.training, MeanLoss(self._mesh)
         with self._watchdog.guard(label):
             count = count_micro_batches(batch, self._graph, "eval_step()")
             batches = split_batch(batch, self._graph, count, self._mesh.device, "eval_step()")
@@ -219,12 +217,12 @@ class ParallelModel(nn.Module):
             self.stages.eval()
             try:
                 with self._own_randomness():
-                    loss = self._assembly.executor.evaluate(batches, label)
+                    self._assembly.executor.evaluate(batches, label, mean.give)
             finally:
                 self.stages.train(mode)
             for replicas in self._assembly.replicas:
                 replicas.after_evaluation()
-            return mean_loss(loss, self._mesh)
+            return mean.wait()
 
     def clip_grad_norm_(self, max_norm: float) -> Tensor:
         """Scales all gradients so that their 2-norm over the whole model is at most ``max_norm``.
@@ -250,7 +248,8 @@ class ParallelModel(nn.Module):
             buffers = self._whole.own_buffers() if self._mesh.here.data == 0 else {}
             scale = self._loss_scale.state
             layout = self._assembly.layout
-            save_checkpoint(path, parameters, buffers, optimizer, self.num_steps, layout, scale)
+            group = self._mesh.world_group
+            save_checkpoint(path, parameters, buffers, optimizer, self.num_steps, layout, group, scale)
 
     def load(self, path: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
         """Reads what ``save`` wrote, under this plan or any other; all ranks call it.
@@ -260,8 +259,9 @@ class ParallelModel(nn.Module):
         """
         parameters = self._trained.named()
         with self._watchdog.guard(f"load from {path}"):
-            scale = self._loss_scale.state
-            self.num_steps = load_checkpoint(path, parameters, self._whole.own_buffers(), optimizer, scale)
+            scale, group = self._loss_scale.state, self._mesh.world_group
+            buffers = self._whole.own_buffers()
+            self.num_steps = load_checkpoint(path, parameters, buffers, optimizer, group, scale)
             self._loss_scale.restore(scale)
         self._optimizers.settle()
         self._trained.forget()
@@ -277,7 +277,8 @@ class ParallelModel(nn.Module):
         Raises:
             DistributedError: rank 0 could not write.
         """
-        with self._watchdog.guard(f"export to {path}"), same_outcome(f"write '{path}'"):
+        group = self._mesh.world_group
+        with self._watchdog.guard(f"export to {path}"), same_outcome(f"write '{path}'", group):
             entries = self._whole.entries()
             try:
                 if self._mesh.rank == 0:
@@ -305,19 +306,19 @@ class ParallelModel(nn.Module):
         A collective of all ranks.
         """
         with self._watchdog.guard("full_gradients"):
-            return {name: value for name, value in self.whole_gradients() if value is not None}
+            return {name: value for name, value in self._whole.gradients() if value is not None}
 
     def whole_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole parameters one at a time, to be consumed by all ranks alike."""
-        return self._whole.parameters()
+        return self._guarded("whole_parameters", self._whole.parameters())
 
     def whole_gradients(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole gradients one at a time (None where there is none), to be consumed by all ranks alike."""
-        return self._whole.gradients()
+        return self._guarded("whole_gradients", self._whole.gradients())
 
     def whole_buffers(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole persistent buffers one at a time, to be consumed by all ranks alike."""
-        return self._whole.buffers()
+        return self._guarded("whole_buffers", self._whole.buffers())
 
     def close(self) -> None:
         """Ends the heartbeats of this rank and its process groups; the default group stays."""
@@ -325,6 +326,17 @@ class ParallelModel(nn.Module):
         self._watchdog.stop()
         self._assembly.close()
         self._mesh.close()
+
+    def _guarded(
+        self, label: str, values: Iterator[tuple[str, Tensor | None]]
+    ) -> Iterator[tuple[str, Tensor | None]]:
+        """Watches each collective, but not what the user does between them."""
+        while True:
+            with self._watchdog.guard(label):
+                entry = next(values, None)
+            if entry is None:
+                return
+            yield entry
 
     def _own_randomness(self) -> AbstractContextManager[None]:
         """What is drawn inside leaves the caller's generators alone."""

@@ -11,11 +11,12 @@ from autopar.errors import DistributedError, UsageError
 
 
 @contextmanager
-def same_outcome(action: str) -> Iterator[None]:
+def same_outcome(action: str, group: dist.ProcessGroup) -> Iterator[None]:
     """Around work of each rank by itself; a collective of all ranks at its end.
 
     Args:
         action: what the ranks do, for the message of one that the system hinders.
+        group: of all ranks; its time-out is that of the wait.
 
     Raises:
         UsageError: of any rank, on every rank.
@@ -28,8 +29,8 @@ def same_outcome(action: str) -> Iterator[None]:
         mistake = str(error)
     except OSError as error:
         failure = str(error)
-    found: list[tuple[str, str]] = [("", "")] * dist.get_world_size()
-    dist.all_gather_object(found, (mistake, failure))
+    found: list[tuple[str, str]] = [("", "")] * dist.get_world_size(group)
+    dist.all_gather_object(found, (mistake, failure), group=group)
     for rank, (mistake, failure) in enumerate(found):
         if mistake:
             raise UsageError(mistake)

@@ -153,8 +153,9 @@ def dropout(case):
 
 
 def half(case):
-    """Two forward passes in bf16 before their one backward pass, twice, near float32."""
-    run = Run(case, dtype=torch.bfloat16)
+    """Two forward passes in half precision before their one backward pass, twice, near float32."""
+    dtype = getattr(torch, case.dtype)
+    run = Run(case, dtype=dtype)
     model, reference = run.model, run.reference(dtype=torch.float32)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     expected_optimizer = torch.optim.SGD(reference.model.parameters(), lr=1e-2)
@@ -165,7 +166,7 @@ def half(case):
             (run.source.loss(reference.model(batch["tokens"]), batch) / len(batches)).backward()
         own = [batches[model.data_rank * 2 + index] for index in range(2)]
         outputs = [model(**batch) for batch in own]
-        assert outputs[0].dtype is torch.bfloat16
+        assert outputs[0].dtype is (torch.float32 if dtype is torch.float16 else dtype)
         total = sum(run.source.loss(x.float(), batch) for x, batch in zip(outputs, own, strict=True))
         (total / 2).backward()
         wanted = reference.gradients()
@@ -176,6 +177,49 @@ def half(case):
             each.zero_grad()
     model.close()
     return max(errors)
+
+
+def overflow(case):
+    """Two backward passes in fp16 before each update; in the first one's, a gradient overflows."""
+    run = Run(case, dtype=torch.float16)
+    model, batches = run.model, run.micro_batches()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    before = {name: value.clone() for name, value in model.full_state_dict().items()}
+    facts = {"gradients": [], "factors": [], "changed": []}
+    for blow_up in (1e9, 1.0):
+        for index in range(2):
+            batch = batches[model.data_rank * 2 + index]
+            loss = run.source.loss(model(**batch), batch)
+            (loss * (blow_up if index == 0 and dist.get_rank() == 1 else 1.0)).backward()
+        facts["gradients"].append(sum(p.grad is not None for p in model.parameters()))
+        optimizer.step()
+        optimizer.zero_grad()
+        facts["factors"].append(model._loss_scale.factor)
+        facts["changed"].append(difference(model.full_state_dict(), before))
+    facts["num_parameters"], facts["steps"] = len(list(model.parameters())), model.num_steps
+    model.close()
+    return facts
+
+
+def without_backward(case):
+    """A forward pass whose outputs are dropped, then an update: later outputs are of the new parameters."""
+    run = Run(case)
+    model, batch = run.model, run.micro_batches()[0]
+    loss_of(case, model(**batch)).backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.step()
+    for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+        parameter.grad = gradient
+    model(**batch)
+    optimizer.step()
+    with torch.no_grad():
+        found = model(**batch)
+        plain = run.source.build_model().double()
+        plain.load_state_dict(model.full_state_dict())
+        error = float((found - plain(batch["tokens"])).abs().max())
+    model.close()
+    return error
 
 
 def misuse(case):

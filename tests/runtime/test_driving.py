@@ -93,11 +93,16 @@ DROPOUT = [
     }.items()
 ]
 HALF = [
-    case(f"bf16-{name}", GPT, "half", precision="bf16", **options)
+    case(f"{precision}-{name}", GPT, "half", precision=precision, **options)
     for name, options in {"zero0": {"data": 2}, "zero3": {"data": 2, "zero": 3}}.items()
+    for precision in ("bf16", "fp16")
 ]
-for each in HALF:
-    each.dtype = "bfloat16"
+OVERFLOWING = [
+    case("overflow-zero0", GPT, "overflow", precision="fp16", data=2),
+    case("overflow-zero3", GPT, "overflow", precision="fp16", data=2, zero=3, offload="optimizer"),
+]
+for each in (*HALF, *OVERFLOWING):
+    each.dtype = {"bf16": "bfloat16", "fp16": "float16"}[each.options["precision"]]
 for each in DROPOUT:
     each.args = {"dropout": 0.2}
 TWO = [
@@ -105,6 +110,8 @@ TWO = [
     *INFERRED,
     *DROPOUT,
     *HALF,
+    *OVERFLOWING,
+    *(case(f"without-backward-zero{zero}", GPT, "without_backward", data=2, zero=zero) for zero in (1, 3)),
     case("misuse", GPT, "misuse", data=2),
     case("misuse-pipeline", GPT, "misuse", pipeline=2),
 ]
@@ -181,8 +188,22 @@ def test_masks_are_those_of_a_step(two, name):
 
 
 @pytest.mark.parametrize("name", [x.name for x in HALF])
-def test_bf16_is_close_to_float32(two, name):
+def test_half_precision_is_close_to_float32(two, name):
     assert all(error < 0.03 for error in check(two[name], 2))
+
+
+@pytest.mark.parametrize("name", [x.name for x in OVERFLOWING])
+def test_an_fp16_update_with_a_gradient_that_overflows_changes_nothing(two, name):
+    for result in check(two[name], 2):
+        assert result["gradients"] == [0, result["num_parameters"]]
+        assert result["factors"] == [2.0**14, 2.0**14]
+        assert result["changed"][0] == 0 < result["changed"][1]
+        assert result["steps"] == 2
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_an_update_after_a_forward_pass_without_its_backward_pass_is_seen(two, zero):
+    assert all(error < 1e-12 for error in check(two[f"without-backward-zero{zero}"], 2))
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,14 @@ WAYS = [
     ("save", "data"),
     ("load", "zero"),
     ("full_state_dict", "pipeline"),
+    ("whole_parameters", "pipeline"),
 ]
 
 
 def waiting(how, mesh, folder):
     extra = {"how": how, "folder": str(folder), "timeout_s": TIMEOUT_S}
     case = Case(how, "waits:stand_still", options=MESHES[mesh], extra=extra)
-    return run_cases(2, [case], timeout_s=TIMEOUT_S)[how]
+    return run_cases(2, [case])[how]  # in a process group whose own time-out is longer
 
 
 @pytest.mark.slow

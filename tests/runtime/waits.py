@@ -51,6 +51,7 @@ def ways(run, folder):
         "load": lambda: run.model.load(folder / "checkpoint"),
         "full_state_dict": run.model.full_state_dict,
         "full_gradients": run.model.full_gradients,
+        "whole_parameters": lambda: dict(run.model.whole_parameters()),
     }
 
 
