@@ -151,8 +151,8 @@ def _compute(result: ProfileResult, base: Device) -> Document:
         **_runtime(result, operator_s),
     }
     if not is_gpu:
-        share = max(1.0, settings.num_processes / result.machine.num_cores)
-        document["time_share"] = measured(share, "devices", f"{result.machine.num_cores} cores")
+        cores = f"{result.machine.num_cores} cores"
+        document["time_share"] = measured(result.time_share, "devices", cores)
         document["overlap"] = {
             "value": None,
             "unit": "fraction",
@@ -167,14 +167,16 @@ def _runtime(result: ProfileResult, operator_s: float) -> Document:
     few, many = result.overheads.few, result.overheads.many
     micro_batch_s = max(0.0, many.median_s - few.median_s) / result.overheads.num_more
     action_s = max(1e-6, micro_batch_s / 2 - _TINY_OPERATORS * operator_s)
-    synchronised_s = 0.0
-    reduced = [
-        spread.median_s
-        for (kind, size, _), spread in sorted(result.communication.collectives.items())
-        if kind is CollectiveKind.ALL_REDUCE and size == result.settings.num_processes
-    ]
-    if reduced:
-        synchronised_s = reduced[0]
+    synchronised_s = next(
+        (
+            spread.median_s
+            for (kind, size, _), spread in sorted(result.communication.collectives.items())
+            if kind is CollectiveKind.ALL_REDUCE and size == result.settings.num_processes
+        ),
+        0.0,
+    )
+    if result.time_share > 1:
+        synchronised_s = 0.0  # these steps are timed by what they take of a processor: no waiting is in them
     step_s = max(1e-6, few.median_s - micro_batch_s - synchronised_s)
     return {
         "action": measured(action_s * 1e6, "us", "for each forward and each backward of a stage"),

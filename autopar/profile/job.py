@@ -67,7 +67,7 @@ def profile_rank(
     # Before anything is allocated: what a process takes by itself.
     machine = describe_machine(device)
 
-    share = max(1.0, settings.num_processes / machine.num_cores) if device.type == "cpu" else None
+    share = settings.time_share(machine.num_cores) if device.type == "cpu" else None
 
     def stopwatch(num_parts: int = 1) -> Stopwatch:
         deadline_s = time.monotonic() + settings.wanted_s / num_parts

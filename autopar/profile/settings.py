@@ -52,6 +52,10 @@ class ProfileSettings:
     models: tuple[ModelToTime, ...] = ()
     timeout_s: float = 600.0
 
+    def time_share(self, num_cores: int) -> float:
+        """Ranks that take turns on a core; 1 on a GPU."""
+        return max(1.0, self.num_processes / num_cores) if self.kind == "cpu" else 1.0
+
     @property
     def num_repetitions(self) -> int:
         """Of every measurement, time permitting."""
@@ -87,3 +91,8 @@ class ProfileResult:
     blocks: tuple[BlockTimes, ...]
     elapsed_s: float
     load: float
+
+    @property
+    def time_share(self) -> float:
+        """Ranks that took turns on a core."""
+        return self.settings.time_share(self.machine.num_cores)

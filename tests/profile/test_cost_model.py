@@ -85,6 +85,12 @@ def test_processes_with_cores_of_their_own_share_none(tmp_path: Path) -> None:
     assert written(made_up_profile(num_cores=8), tmp_path).time_share == 1
 
 
+def test_only_steps_in_which_ranks_wait_hold_an_all_reduce(tmp_path: Path) -> None:
+    # 2 ms less a micro-batch of (4 - 2) / 4 ms; timed by processor time where ranks share cores.
+    assert written(made_up_profile(), tmp_path).step_s == pytest.approx(1.5e-3)
+    assert written(made_up_profile(num_cores=8), tmp_path).step_s == pytest.approx(1.3e-3, rel=1e-3)
+
+
 def test_one_process_borrows_what_needs_two(tmp_path: Path) -> None:
     device = written(made_up_profile(num_processes=1), tmp_path)
     assert device.intra_node.bytes_per_s == load_device("cpu").intra_node.bytes_per_s
