@@ -203,7 +203,20 @@ def _all_seconds(layout: Layout, training: Training) -> list[StageSeconds]:
         if key not in known:
             known[key] = stage_seconds(blocks, training, layout.zero[stage], repeated)
         found.append(known[key])
-    return found
+    return _synchronised_as_one(layout, found, training) if layout.pipeline == 1 < len(found) else found
+
+
+def _synchronised_as_one(
+    layout: Layout, seconds: list[StageSeconds], training: Training
+) -> list[StageSeconds]:
+    """The stages of a rank that holds them all: what of its traffic sticks out is no less than that of one
+    stage with all of its blocks, and is in sync after the last backward, which is the first stage's.
+    """
+    whole = replace(layout, stages=(tuple(b for blocks in layout.stages for b in blocks),), virtual=1)
+    one = stage_seconds(whole.stages[0], training, max(layout.zero), whole.repeated_elements(0))
+    cut_s = sum(s.forward_s + s.backward_s for s in seconds)
+    spared_s = max(0.0, layout.num_micro_batches * (one.forward_s + one.backward_s - cut_s))
+    return [replace(s, sync_s=0.0 if stage else one.sync_s + spared_s) for stage, s in enumerate(seconds)]
 
 
 def _message_s(layout: Layout, cluster: Cluster) -> list[float]:
