@@ -24,6 +24,7 @@ class BlockFacts:
         num_bytes: of the unsharded value of every node.
         statistics: per node, the running statistics that it updates.
         product_inputs: names of the values that only products with weights read.
+        chosen: rules that propagations chose, by what the choice depended on.
     """
 
     def __init__(self, block: Block) -> None:
@@ -35,6 +36,7 @@ class BlockFacts:
         }
         self.num_bytes = {node: whole_bytes(node) for node in block.graph.nodes}
         self.statistics = {node: frozenset(n.name for n in hidden_writes(node)) for node in block.graph.nodes}
+        self.chosen: dict[object, Rule] = {}
         self._rules: dict[tuple[fx.Node, int, frozenset[int]], tuple[Rule, ...]] = {}
 
     def rules(self, node: fx.Node, degree: int, fused: frozenset[int]) -> tuple[Rule, ...]:

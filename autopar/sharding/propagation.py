@@ -25,6 +25,7 @@ from autopar.sharding.rules.operator import tensor_arguments
 
 # What a node's value is placed as: one placement, or for tuples one for each element.
 Placed = Placement | tuple[Placement, ...]
+_NOTHING: frozenset[tuple[Placement, bool]] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +94,7 @@ def propagate(
         if text is not None:
             rules[node.name] = _overridden(node, candidates, text)
         else:
-            rules[node.name] = state.cheapest(node, candidates)
+            rules[node.name] = state.cheapest(node, candidates, fused)
         state.place(node, rules[node.name])
     return BlockSharding(degree, own, other, outputs, rules)
 
@@ -132,7 +133,7 @@ class _State:
     outputs: tuple[Placement, ...]
     facts: BlockFacts
     placed: dict[fx.Node, Placed] = field(default_factory=dict)
-    converted: set[tuple[fx.Node, Placement, bool]] = field(default_factory=set)
+    converted: dict[fx.Node, frozenset[tuple[Placement, bool]]] = field(default_factory=dict)
     pinned: frozenset[str] = field(init=False)
     sharded_parameters: frozenset[str] = field(init=False)
     preferred: Placement = field(init=False)
@@ -160,8 +161,8 @@ class _State:
     def place(self, node: fx.Node, rule: Rule) -> None:
         self.placed[node] = value_placement(node, rule)
         for argument, wanted in zip(self.facts.arguments[node], rule.inputs, strict=True):
-            partial = self.facts.is_gradient_partial(argument, rule, wanted)
-            self.converted.add((argument, wanted, partial))
+            made = wanted, self.facts.is_gradient_partial(argument, rule, wanted)
+            self.converted[argument] = self.converted.get(argument, _NOTHING) | {made}
 
     def candidates(self, node: fx.Node, fused: frozenset[int]) -> tuple[Rule, ...]:
         """Rules that the node may take, given how its arguments are placed."""
@@ -176,11 +177,27 @@ class _State:
         assert usable, f"no rule of {node} leaves its running statistics where they are"
         return usable
 
-    def cheapest(self, node: fx.Node, candidates: tuple[Rule, ...]) -> Rule:
+    def cheapest(self, node: fx.Node, candidates: tuple[Rule, ...], fused: frozenset[int]) -> Rule:
+        if len(candidates) == 1:
+            return candidates[0]
         arguments = self.facts.arguments[node]
-        keeping = [rule for rule in candidates if self._keeps(arguments, rule, self.sharded_parameters)]
-        sources = [self.placement(argument) for argument in arguments]
-        return min(keeping or candidates, key=lambda rule: self._rank(node, arguments, sources, rule))
+        sources = tuple(self.placement(argument) for argument in arguments)
+        # All that the choice depends on; propagations of one block mostly differ elsewhere.
+        key = (
+            node,
+            self.degree,
+            fused,
+            sources,
+            tuple(argument.name in self.sharded_parameters for argument in arguments),
+            tuple(self.converted.get(argument, _NOTHING) for argument in arguments),
+            self.preferred,
+        )
+        known = self.facts.chosen.get(key)
+        if known is None:
+            keeping = [rule for rule in candidates if self._keeps(arguments, rule, self.sharded_parameters)]
+            known = min(keeping or candidates, key=lambda rule: self._rank(node, arguments, sources, rule))
+            self.facts.chosen[key] = known
+        return known
 
     def _keeps(self, arguments: tuple[fx.Node, ...], rule: Rule, names: frozenset[str]) -> bool:
         return not names or all(
@@ -198,7 +215,7 @@ class _State:
         for argument, source, wanted in zip(arguments, sources, rule.inputs, strict=True):
             partial = facts.is_gradient_partial(argument, rule, wanted)
             num_conversions += source != wanted
-            if (argument, wanted, partial) not in self.converted:
+            if (wanted, partial) not in self.converted.get(argument, _NOTHING):
                 gradient = argument.name in facts.gradients
                 units = conversion_units(source, wanted, partial, self.degree, gradient=gradient)
                 total += units * facts.num_bytes[argument]
