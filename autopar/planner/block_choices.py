@@ -68,17 +68,23 @@ def sharded_choices(
     pairs: Sequence[tuple[str, str]],
     pins: BlockPins,
     bench: Workbench,
+    *,
+    thorough: bool = False,
 ) -> tuple[BlockChoice, ...]:
     """The ways of running a block on several ranks that no other way beats in everything.
 
     Args:
         pairs: input and output words to consider.
+        thorough: whether what is near the optimum is considered as well.
     """
     found: list[BlockChoice] = []
     seen: set[tuple[str, str, str]] = set()
     for words in pairs:
         indices = solver.table.word_indices(words)
-        for price, solution in solver.solutions(words, pins):
+        solutions = solver.solutions(words, pins)
+        if thorough:
+            solutions += solver.near_optima(words, pins)
+        for price, solution in solutions:
             realised = realiser.realise(solution, price, words, indices, pins.overrides)
             key = (*words, realised.signature)
             if key in seen:

@@ -11,7 +11,7 @@ from autopar.plan.decisions import Plan, ScheduleName
 from autopar.planner.model_choices import ModelChoices
 from autopar.planner.no_candidate import no_candidate
 from autopar.solve.candidate import Family
-from autopar.solve.candidates import OuterPins, Space, candidates, divisors, families, meshes
+from autopar.solve.candidates import FEW_DEVICES, OuterPins, Space, candidates, divisors, families, meshes
 
 
 def legal_families(
@@ -83,12 +83,13 @@ class _Support:
 def legal_tensor_degrees(
     choices: ModelChoices, settled: Plan, cluster: Cluster
 ) -> tuple[tuple[int, ...], PlanError | None]:
-    """Degrees inside a node that divide something of the model, and why the constraints forbid others."""
+    """Degrees that divide something of the model, of many devices only those that fit into a node; and why
+    the constraints forbid others."""
     problem: PlanError | None = None
     degrees = [1]
     for degree in divisors(cluster.num_devices):
-        is_pinned = settled.mesh.tensor == degree
-        if degree == 1 or (cluster.devices_per_node % degree and not is_pinned):
+        is_wanted = settled.mesh.tensor == degree or cluster.num_devices <= FEW_DEVICES
+        if degree == 1 or (cluster.devices_per_node % degree and not is_wanted):
             continue
         try:
             if choices.shards_anything(degree):

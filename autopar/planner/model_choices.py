@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from autopar.capture.capture import Capture
 from autopar.capture.model_graph import Block, ModelGraph
@@ -37,6 +37,7 @@ from autopar.solve.candidate import ChoiceTable
 
 # Joint placements of tied parameters that are tried; beyond, only the largest parameter's are.
 _MOST_JOINT_PLACEMENTS = 9
+_FEW_KINDS = 6
 
 _ALL_RECOMPUTE = (Recompute.NONE, Recompute.SELECTIVE, Recompute.FULL)
 
@@ -58,7 +59,7 @@ class _Setting:
     stride: int
     kinds: list[_Kind]
     kind_of_block: tuple[int, ...]
-    choice_tables: tuple[ChoiceTable, ...] | None = None
+    choice_tables: dict[bool, tuple[ChoiceTable, ...]] = field(default_factory=dict)
 
     @property
     def degree(self) -> int:
@@ -146,13 +147,21 @@ class ModelChoices:
         """Least seconds of all blocks: what all operators take on one rank, divided by the ranks."""
         return self._least_sample_s() * micro_batch / tensor
 
-    def tables(self, tensor: int, micro_batch: int, tensor_stride: int = 1) -> tuple[ChoiceTable, ...]:
-        """The choices; one table for every joint placement of the tied parameters."""
+    def tables(
+        self, tensor: int, micro_batch: int, tensor_stride: int = 1, *, thorough: bool = False
+    ) -> tuple[ChoiceTable, ...]:
+        """The choices; one table for every joint placement of the tied parameters.
+
+        Args:
+            thorough: whether what is near the best of every block is among them as well.
+        """
         setting = self._setting(tensor, micro_batch, tensor_stride)
-        if setting.choice_tables is None:
-            found = [self._choice_table(setting, tied) for tied in self._tied_placements(setting)]
-            setting.choice_tables = tuple(table for table in found if all(table.kinds))
-        return setting.choice_tables
+        thorough = thorough and tensor > 1
+        if thorough not in setting.choice_tables:
+            tied_ways = self._tied_placements(setting)
+            found = [self._choice_table(setting, tied, thorough) for tied in tied_ways]
+            setting.choice_tables[thorough] = tuple(table for table in found if all(table.kinds))
+        return setting.choice_tables[thorough]
 
     def _least_sample_s(self) -> float:
         """Least seconds of a sample: FLOPs at peak, or the operators of the whole global batch at once.
@@ -241,10 +250,10 @@ class ModelChoices:
             self._store.realisers[key] = Realiser(setting.graph, block, setting.degree, table, facts)
         return self._store.realisers[key]
 
-    def _choice_table(self, setting: _Setting, tied: Mapping[str, Placement]) -> ChoiceTable:
+    def _choice_table(self, setting: _Setting, tied: Mapping[str, Placement], thorough: bool) -> ChoiceTable:
         return ChoiceTable(
             tuple(
-                self._choices(setting, kind, tied, pairs)
+                self._choices(setting, kind, tied, pairs, thorough and self._matters(setting, kind))
                 for kind, pairs in enumerate(self._word_pairs(setting, tied))
             ),
             setting.kind_of_block,
@@ -252,16 +261,21 @@ class ModelChoices:
             carried_bytes(setting.graph),
         )
 
+    def _matters(self, setting: _Setting, kind: int) -> bool:
+        """Whether a kind is worth a thorough look: of many, only those of several blocks are."""
+        return len(setting.kinds) <= _FEW_KINDS or setting.kind_of_block.count(kind) > 1
+
     def _choices(
         self,
         setting: _Setting,
         kind: int,
         tied: Mapping[str, Placement],
         pairs: tuple[tuple[str, str], ...],
+        thorough: bool,
     ) -> tuple[BlockChoice, ...]:
         block, pins = setting.kinds[kind].block, self._kind_pins(setting, kind, tied)
         fixed = placements_key(pins.placements), pins.recompute, tuple(pins.overrides.items())
-        key = (setting.block_key(kind), *fixed, pairs)
+        key = (setting.block_key(kind), *fixed, pairs, thorough)
         choices = self._store.choices
         if key not in choices:
             frozen = frozenset(n for n, p in setting.graph.parameters.items() if not p.requires_grad)
@@ -270,7 +284,9 @@ class ModelChoices:
                 choices[key] = whole_choices(setting.graph, block, pins.recompute, bench)
             else:
                 solver, realiser = self._solver(setting, kind), self._realiser(setting, kind)
-                choices[key] = sharded_choices(setting.graph, block, solver, realiser, pairs, pins, bench)
+                choices[key] = sharded_choices(
+                    setting.graph, block, solver, realiser, pairs, pins, bench, thorough=thorough
+                )
         return choices[key]
 
     def _kind_pins(self, setting: _Setting, kind: int, tied: Mapping[str, Placement]) -> BlockPins:

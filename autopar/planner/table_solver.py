@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Recompute
@@ -23,6 +26,10 @@ NUM_PRICES = len(_PRICES)
 _HELD_PER_SAVED = 0.25
 # The update moves about 5 bytes per byte held once a step; this many micro-batches share it.
 _UPDATE_TRAFFIC, _MICRO_BATCHES_PER_STEP = 5, 8
+
+# Placements of large parameters that cost so little more than the best are near it, so many of each price;
+# large is what holds no less than such a part of the largest; so many joint placements are looked at.
+_NEAR, _MOST_NEAR, _LARGE, _MOST_TOGETHER = 0.03, 6, 64, 2_500
 
 Words = tuple[str, str]
 
@@ -82,6 +89,40 @@ class TableSolver:
         found = zip(prices, self._solve(words, pins, prices), strict=True)
         return [(price, solution) for price, solution in found if solution is not None]
 
+    def near_optima(self, words: Words, pins: BlockPins) -> list[tuple[Price, OperatorSolution]]:
+        """For each price of memory, the best of every placement of the larger parameters that is hardly worse
+        than the optimum: what the table says of a block is not quite what its program takes.
+        """
+        free, prices = self.table.allowed(parameters=pins.placements), self.prices(pins)
+        boundary = self.table.word_indices(words)
+        kept: tuple[tuple[int, ...], ...] = (self.table.inputs,) if self.table.inputs else ()
+        kept = (*kept, (len(self.table.names) - 1,), *((node,) for node in self._large(free)))
+        optima = self._elimination.optima(prices, free, kept)
+        if optima is None:
+            return []
+        found = []
+        for index, price in enumerate(prices):
+            at = (index, *self._kept(boundary))
+            for way in _near(optima.objective_s[at]):
+                solution = optima.best((*at, *way))
+                assert solution is not None
+                found.append((price, solution))
+        return found
+
+    def _large(self, free: Mapping[int, Sequence[int]]) -> list[int]:
+        """Nodes of parameters that may be placed in several ways, those that hold most, as many as go
+        together."""
+        nodes = self.table.problem.nodes
+        open_ = [node for node, _ in self.table.parameters.values() if len(free[node]) > 1]
+        held = {node: max(s.cost.held_bytes for s in nodes[node].strategies) for node in open_}
+        found, ways = [], 1
+        for node in sorted(open_, key=lambda node: (-held[node], node)):
+            ways *= len(free[node])
+            if ways > _MOST_TOGETHER or held[node] * _LARGE < max(held.values()):
+                break
+            found.append(node)
+        return sorted(found)
+
     def prices(self, pins: BlockPins) -> tuple[Price, ...]:
         """The same for all words, so that they compare."""
         update_s_per_byte = _UPDATE_TRAFFIC / self._rate / _MICRO_BATCHES_PER_STEP
@@ -140,3 +181,12 @@ class TableSolver:
         if key not in self._programmes:
             self._programmes[key] = self._programme.solve(price, allowed)
         return self._programmes[key]
+
+
+def _near(costs: NDArray[np.float64]) -> list[tuple[int, ...]]:
+    """Where costs are hardly above the least, the least first."""
+    least = float(costs.min())
+    if not np.isfinite(least):
+        return []
+    ways = [tuple(int(i) for i in way) for way in np.argwhere(costs <= least * (1 + _NEAR))]
+    return sorted(ways, key=lambda way: float(costs[way]))[:_MOST_NEAR]

@@ -63,6 +63,11 @@ class Family:
         """(pipeline, data, tensor)."""
         return self.pipeline, self.data, self.tensor
 
+    @property
+    def tensor_stride(self) -> int:
+        """Distance in ranks between neighbours on the tensor axis, in the usual order."""
+        return 1
+
 
 @dataclass(frozen=True, slots=True, order=True)
 class Candidate:
@@ -142,8 +147,14 @@ class Choices(Protocol):
         """Elements of all parameters with a gradient, unsharded."""
         ...
 
-    def tables(self, tensor: int, micro_batch: int, tensor_stride: int = 1) -> tuple[ChoiceTable, ...]:
-        """The choices; one table for every joint placement of the tied parameters."""
+    def tables(
+        self, tensor: int, micro_batch: int, tensor_stride: int = 1, *, thorough: bool = False
+    ) -> tuple[ChoiceTable, ...]:
+        """The choices; one table for every joint placement of the tied parameters.
+
+        Args:
+            thorough: whether what is near the best of every block is among them as well.
+        """
         ...
 
     def floor_s(self, tensor: int, micro_batch: int) -> float:
@@ -151,9 +162,9 @@ class Choices(Protocol):
         ...
 
 
-def tables_of(choices: Choices, candidate: Candidate) -> tuple[ChoiceTable, ...]:
-    """The tables that a candidate runs."""
-    return choices.tables(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
+def tables_of(choices: Choices, item: Candidate | Family) -> tuple[ChoiceTable, ...]:
+    """The tables that a candidate runs, or a family whose tensor axis is the innermost."""
+    return choices.tables(item.tensor, item.micro_batch, item.tensor_stride)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,18 @@
 A candidate says how a family's tables are run: schedule and virtual stages, ZeRO level, shard group, order of
 the axes, offload. What could only be as good as another is left out:
 
-* one stage has one schedule; ``gpipe`` is 1F1B with more micro-batches in flight, and runs only when pinned;
-* an order of the axes that gives every axis the same neighbours as another; orders in which the tensor axis
-  is not the innermost run only when pinned (its collectives are those that nothing hides);
-* shard groups: the whole data axis, the ranks of it inside a node, and 4 and 16 such nodes.
+* one stage has one schedule; ``gpipe``, which waits for no message but holds every micro-batch, is no choice
+  where these are many to a rank;
+* an order of the axes that gives every axis the same neighbours as another; of many devices, orders in which
+  the tensor axis is not the innermost (its collectives are those that nothing hides);
+* shard groups: of a long data axis only some.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import permutations, product
 
 from autopar.plan.bounds import Bound, StageSize, stages_can_hold
 from autopar.plan.decisions import MESH_AXES, Mesh, ScheduleName
@@ -21,8 +22,15 @@ from autopar.solve.candidate import Candidate, Family
 
 _FEW_DIVISORS = 12
 _ZERO_LEVELS = (0, 1, 2, 3)
-_VIRTUAL_STAGES = (2, 3, 4, 6, 8)
+_VIRTUAL_STAGES = (2, 3, 4, 5, 6, 7, 8)
+# Of a data axis that is longer, the groups inside a node and those of so many times these are tried.
+_MANY_DATA_RANKS = 64
 _NODES_OF_GROUP = (1, 4, 16)
+# Micro-batches in flight that are many: for each rank of the pipeline, and in any case.
+_MANY_IN_FLIGHT, _FEW_IN_FLIGHT = 8, 32
+
+FEW_DEVICES = 16
+"""So few that a tensor axis may lie across nodes, and axes in any order."""
 
 NO_OFFLOAD: tuple[str, ...] = ()
 OFFLOADS = (
@@ -164,8 +172,9 @@ def schedules(family: Family, space: Space) -> Iterator[tuple[ScheduleName, int]
     """Schedules with their stages per rank."""
     pins, pipeline = space.pins, family.pipeline
     named = tuple(ScheduleName) if pins.schedule is None else (pins.schedule,)
+    many = family.num_micro_batches > max(_FEW_IN_FLIGHT, _MANY_IN_FLIGHT * pipeline)
     for schedule in named:
-        unwanted = schedule is ScheduleName.GPIPE or (
+        unwanted = (schedule is ScheduleName.GPIPE and many) or (
             pipeline == 1 and schedule is not ScheduleName.ONE_F_ONE_B
         )
         simple = pins.virtual in (None, 1) and pins.holds("pipeline.virtual", 1)
@@ -185,23 +194,33 @@ def orders(family: Family, space: Space) -> Iterator[tuple[str, str, str]]:
     if pinned is not None:
         yield pinned
         return
-    yield MESH_AXES
-    if space.nodes > 1 and family.pipeline > 1 and family.data > 1:
-        yield ("data", "pipeline", "tensor")
+    seen: set[tuple[str, ...]] = set()
+    long = [axis for axis in MESH_AXES if getattr(family, axis) > 1]
+    any_place = space.nodes * space.devices_per_node <= FEW_DEVICES
+    for slowest, middle, fastest in (
+        (MESH_AXES, *permutations(MESH_AXES)) if space.nodes > 1 else (MESH_AXES,)
+    ):
+        neighbours = tuple(axis for axis in (slowest, middle, fastest) if axis in long)
+        is_usual = "tensor" not in long or neighbours[-1] == "tensor"
+        if neighbours not in seen and (is_usual or any_place):
+            seen.add(neighbours)
+            yield slowest, middle, fastest
 
 
 def shard_groups(
     family: Family, zero: tuple[int, ...], order: tuple[str, ...], space: Space
 ) -> tuple[int, ...]:
-    """Sizes of the groups that ZeRO divides among; 0: the whole data axis."""
+    """Sizes of the groups that ZeRO divides among; 0: the whole data axis. Of one rank each they are none."""
     data, pinned = family.data, space.pins.shard_group
     if pinned is not None:
         return (0 if pinned == data else pinned,) if data % pinned == 0 else ()
     if (bound := space.pins.bounds.get("shard_group")) is not None:
         legal = [0 if size == data else size for size in divisors(data) if bound.holds(size)]
         return tuple(legal if max(zero) else legal[-1:])
-    if max(zero) == 0 or space.nodes == 1:
+    if max(zero) == 0:
         return (0,)
+    if data <= _MANY_DATA_RANKS:
+        return (0, *divisors(data)[-2:0:-1])
     stride = 1
     sizes = {"pipeline": family.pipeline, "data": data, "tensor": family.tensor}
     for axis in order[order.index("data") + 1 :]:
@@ -209,7 +228,7 @@ def shard_groups(
     in_node = space.devices_per_node // stride
     if in_node < 2:
         return (0,)
-    groups = [in_node * nodes for nodes in _NODES_OF_GROUP]
+    groups = [*divisors(in_node)[1:-1], *(in_node * nodes for nodes in _NODES_OF_GROUP)]
     return (0, *(group for group in groups if group < data and data % group == 0))
 
 

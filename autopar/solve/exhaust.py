@@ -24,7 +24,7 @@ _MOST_CUTS = 2_000
 _NODE_WORK = 10
 _STAGE_WORK = 10
 _PREDICT_WORK = 300
-_FRONT_WORK = 60
+_FRONT_WORK = 300
 
 
 @dataclass(frozen=True, slots=True)

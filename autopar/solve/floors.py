@@ -6,17 +6,19 @@ slower a sample; once its tables are made, the bounds of its candidates follow f
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from autopar.cost.offload import step_update_s
+from autopar.cost.training import Training
 from autopar.errors import CaptureError
 from autopar.plan.decisions import ScheduleName
 from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.bundle import Bundle
-from autopar.solve.candidate import Candidate, Choices, Family, Job, tables_of
+from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Family, Job, tables_of
 from autopar.solve.candidates import Space, schedules
 from autopar.solve.chain_build import candidate_training
 from autopar.solve.mesh import least_state_bytes
+from autopar.solve.parts import Parts, parts_of
 from autopar.solve.relaxation import Relaxed, relaxed_step_s
 from autopar.solve.table_floor import TableFloor
 
@@ -33,6 +35,7 @@ _BUBBLES = {
     ScheduleName.ZBV: 1 / 3,
 }
 Progress = Callable[[str], None]
+_Place = tuple[int, int, int, int]
 
 
 class Floors:
@@ -53,6 +56,7 @@ class Floors:
         self._sizes: dict[int, set[int]] = {}
         self._scaled: dict[tuple[int, int, int, int], TableFloor] = {}
         self._refused: set[tuple[int, int, int]] = set()
+        self._known_parts: dict[tuple[_Place, Training, int], Parts] = {}
 
     def note(self, family: Family) -> None:
         """Learns which micro-batches there are."""
@@ -101,9 +105,9 @@ class Floors:
             step_s, chain_s = max(step_s, min(steps_s, default=float("inf"))), max(chain_s, floor.chain_s)
         return step_s, chain_s
 
-    def table_floor(self, candidate: Candidate) -> TableFloor:
-        """Of the tables of a candidate."""
-        return self._floor_of(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
+    def table_floor(self, item: Candidate | Family) -> TableFloor:
+        """Of the tables of a candidate, or of a family whose tensor axis is the innermost."""
+        return self._floor_of(item.tensor, item.micro_batch, item.tensor_stride)
 
     def update_s(self, members: Sequence[Candidate]) -> float:
         """Least time of the update: that of a rank's even share of the parameters."""
@@ -114,15 +118,18 @@ class Floors:
             least_s = min(least_s, *(step_update_s(share, zero, training) for zero in set(candidate.zero)))
         return least_s
 
-    def relaxed(self, members: Sequence[Candidate], worth_s: float) -> list[Relaxed]:
+    def relaxed(
+        self, members: Sequence[Candidate], of_tables: Candidate | Family, worth_s: float
+    ) -> list[Relaxed]:
         """By table, what no plan of some candidates of a bundle goes below, with memory and without.
 
         Args:
+            of_tables: whose tables bound them.
             worth_s: what cannot be quicker need not be known better.
         """
         one = members[0]
-        floor = self.table_floor(one)
-        tables = tables_of(self._choices, one)
+        floor = self.table_floor(of_tables)
+        tables = tables_of(self._choices, of_tables)
         floors_s = floor.steps_s(one.schedule, one.pipeline, one.num_micro_batches, self._job)
         result = []
         for index, (table, floor_s) in enumerate(zip(tables, floors_s, strict=True)):
@@ -131,9 +138,24 @@ class Floors:
                 size = one.num_stages * max(1, one.num_stages // _MANY_STAGES)
                 self.units += _RELAXATION_UNITS * size
                 slowest_s = floor.slowest_s(index, one.pipeline)
-                found = relaxed_step_s(table, members, self._job, slowest_s=slowest_s)
+                place = of_tables.tensor, of_tables.micro_batch, of_tables.tensor_stride, index
+                parts = [part for member in members for part in self._parts(table, place, member)]
+                found = relaxed_step_s(table, members, parts, self._job, slowest_s=slowest_s)
             result.append(Relaxed(max(found.step_s, floor_s), max(found.free_s, floor_s)))
         return result
+
+    def _parts(self, table: ChoiceTable, place: _Place, candidate: Candidate) -> Iterator[Parts]:
+        """What the table's options add at each ZeRO level of a candidate.
+
+        Args:
+            place: tensor degree, micro-batch and stride that the table is for, and which it is of these.
+        """
+        training = candidate_training(candidate, self._job)
+        for level in sorted(set(candidate.zero)):
+            key = place, training, level
+            if key not in self._known_parts:
+                self._known_parts[key] = parts_of(table, training, level)
+            yield self._known_parts[key]
 
     def is_tabulated(self, item: Family | Bundle | Candidate) -> bool:
         """Whether the tables of a tensor degree and micro-batch are made already."""

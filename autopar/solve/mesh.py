@@ -2,9 +2,9 @@
 they may be from the best there is.
 
 First the chain problem (``chain.py``), whose objective is close to the simulated step; a solution that misses
-the memory by the step model's count is solved again with that much less. Then a lower bound of every plan of
-the candidate (``bounds.py``). Where that leaves a gap that matters, the search asks to go through all cuts
-and ways (``exhaust.py``), as far as that is little work.
+the memory by the step model's count is solved again with that much less. A simple recipe (``recipes.py``) may
+do better. Then a lower bound of every plan of the candidate (``bounds.py``). Where that leaves a gap that
+matters, the search asks to go through all cuts and ways (``exhaust.py``), as far as that is little work.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from autopar.solve.chain_problem import ChainProblem, ChainSolution
 from autopar.solve.exhaust import Exhaust
 from autopar.solve.fronts import Fronts
 from autopar.solve.packing import least_load
+from autopar.solve.recipes import Recipes
 from autopar.solve.shortfall import can_fit, least_excess
 from autopar.solve.stage_floor import StageFloor, StageFloors
 
@@ -151,8 +152,7 @@ class TableAttempt:
         """Lower bound of the step without regard to memory: from the blocks' least times alone."""
         candidate, floor = self._candidate, self._whole()
         if candidate.pipeline == 1 and candidate.virtual == 1:
-            pipeline_s = candidate.num_micro_batches * (floor.forward_s + floor.backward_s)
-            return pipeline_s + floor.sync_s + floor.update_s
+            return self._of_one_rank_s(0.0) + floor.update_s
         total_s = floor.forward_s + floor.backward_s - floor.extra_s
         if min(candidate.zero) == 3:
             total_s = max(total_s, self._floors[3].traffic_floor_s())
@@ -168,6 +168,12 @@ class TableAttempt:
         """A good plan, with a lower bound of all."""
         solver = ChainSolver(self._problem(), proof_s=0.0)
         plan, limited = self._first_plan(solver)
+        # Of several stages a rank, neither the time nor the memory of a chain problem is quite the step's.
+        simple = Recipes((self._table,)).first_fitting(self._candidate, self._job)
+        if simple is not None and (
+            isinstance(plan, Shortfall) or simple.step_s < plan.prediction.step_time_s
+        ):
+            plan = _Plan(simple.layout, simple.choices, simple.prediction)
         if isinstance(plan, Shortfall):
             return plan
         bound_s = min(self._bound_s(solver), plan.prediction.step_time_s)
@@ -277,9 +283,11 @@ class TableAttempt:
         if candidate.virtual > 1:
             return free_s
         if candidate.pipeline == 1 and not solver.truncated:
-            floor = self._whole()
-            least_s = candidate.num_micro_batches * solver.least_total_s()
-            return max(free_s, least_s + floor.sync_s + self._job.cluster.device.step_s)
+            # What the blocks take here has a share of the update in it, and no block updates less than this.
+            floor, once_s = self._whole(), self._job.cluster.device.step_s
+            least_update_s = floor.update_s - once_s
+            least_s = solver.least_total_s() - least_update_s / candidate.num_micro_batches
+            return max(free_s, self._of_one_rank_s(least_s) + least_update_s + once_s)
         if solver.truncated:
             return free_s
         total_s, slowest_s, width_s = solver.least_times_s()
@@ -305,6 +313,10 @@ class TableAttempt:
             self._job.cluster.device.time_share,
         )
         return makespan_s + whole.update_s / p
+
+    def _of_one_rank_s(self, least_s: float) -> float:
+        (floors,) = self._floors.values()
+        return floors.of_one_rank_s(least_s, self._candidate.num_micro_batches)
 
     def _least_load_s(self) -> float:
         """Least time of the slowest rank, whichever blocks it holds."""

@@ -1,7 +1,8 @@
 """The continuous relaxation of a candidate: a lower bound of its step that knows its memory, its schedule and
 what it synchronises.
 
-Blocks may be divided among stages and options, and placements need not meet:
+Blocks may be divided among stages and options (but for the largest that is alone of its kind), and placements
+need not meet:
 
     minimise   z + u
     over       y[s, j] >= 0             blocks that stage s runs by option j
@@ -29,8 +30,8 @@ from ortools.linear_solver import pywraplp
 
 from autopar.schedule.actions import rank_in_flight, rank_stages
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
-from autopar.solve.chain_build import candidate_training, messages_s
-from autopar.solve.parts import Parts, Row, Rows, least_of, parts_of
+from autopar.solve.chain_build import messages_s
+from autopar.solve.parts import Parts, Row, Rows, least_of
 from autopar.solve.paths import Path, critical_path, rank_paths
 
 _MOST_MOMENTS = 3
@@ -43,8 +44,8 @@ _WORTH_A_ROW = 0.5
 _MOST_ACTIONS = 600
 _MOST_CUTS = 8
 _WORTH_A_CUT = 1.0001
-# Of so many ranks each is tried as the slowest.
-_MOST_RANKS = 16
+# Of so many ranks each is tried as the slowest; of so many stages, as the place of a block.
+_MOST_RANKS, _MOST_PLACES = 16, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Relaxed:
 def relaxed_step_s(
     table: ChoiceTable,
     candidates: Sequence[Candidate],
+    parts: Sequence[Parts],
     job: Job,
     *,
     slowest_s: float = 0.0,
@@ -71,16 +73,10 @@ def relaxed_step_s(
 
     Args:
         candidates: of one family, schedule and number of virtual stages.
+        parts: of the table, for every candidate and each of its ZeRO levels.
         slowest_s: some rank takes at least this for a micro-batch, because blocks are whole.
     """
-    parts = least_of(
-        [
-            parts_of(table, candidate_training(candidate, job), level)
-            for candidate in candidates
-            for level in sorted(set(candidate.zero))
-        ]
-    )
-    return _Relaxation(table, candidates, job, _undominated(parts)).solve(slowest_s)
+    return _Relaxation(table, candidates, job, _undominated(least_of(parts))).solve(slowest_s)
 
 
 class _Relaxation:
@@ -107,10 +103,10 @@ class _Relaxation:
         self._solver: Any = pywraplp.Solver.CreateSolver("GLOP")
         self._infinity = self._solver.infinity()
         self._scale = one.pipeline / max(self._least_s(parts.forward_s) + self._least_s(parts.input_s), 1e-12)
-        allowed = _stages_of_kinds(table.blocks, one.num_stages)
+        self._allowed = _stages_of_kinds(table.blocks, one.num_stages)
         self._blocks = [
             [
-                self._solver.NumVar(0, self._infinity if stage in allowed.get(kind, ()) else 0, "")
+                self._solver.NumVar(0, self._infinity if stage in self._allowed.get(kind, ()) else 0, "")
                 for kind in parts.kind.tolist()
             ]
             for stage in range(one.num_stages)
@@ -142,6 +138,7 @@ class _Relaxation:
         if 0.0 < value_s < float("inf"):
             self.add_critical_paths()
             value_s = max(value_s, self._value_s())
+            value_s = max(value_s, self._undivided_s(value_s))
         if slowest_s == 0.0 or value_s == float("inf") or not 1 < len(self._ranks) <= _MOST_RANKS:
             return value_s
         least_s = float("inf")
@@ -153,6 +150,30 @@ class _Relaxation:
             least_s = min(least_s, self._value_s())
             row.SetLb(-self._infinity)
         return max(value_s, least_s)
+
+    def _undivided_s(self, otherwise_s: float) -> float:
+        """The largest block that is alone of its kind is whole: in whichever stage it may be."""
+        alone = [kind for kind, count in self._counts.items() if count == 1]
+        least_s = {kind: self._least_of_kind_s(kind) for kind in alone}
+        largest = max(alone, key=lambda kind: least_s[kind], default=None)
+        if largest is None or not 1 < len(self._allowed[largest]) <= _MOST_PLACES:
+            return otherwise_s
+        own = np.flatnonzero(self._parts.kind == largest).tolist()
+        found_s = float("inf")
+        for place in self._allowed[largest]:
+            for stage in self._allowed[largest]:
+                for option in own:
+                    self._blocks[stage][option].SetUb(self._infinity if stage == place else 0)
+            found_s = min(found_s, self._value_s())
+        for stage in self._allowed[largest]:
+            for option in own:
+                self._blocks[stage][option].SetUb(self._infinity)
+        return found_s
+
+    def _least_of_kind_s(self, kind: int) -> float:
+        """Forward and backward of a block at its least."""
+        own = self._parts.kind == kind
+        return float(self._parts.forward_s.weights[0][own].min() + self._parts.input_s.weights[0][own].min())
 
     def _value_s(self) -> float:
         status = self._solver.Solve()

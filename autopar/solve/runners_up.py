@@ -95,7 +95,7 @@ def _simple_candidates(state: Search, example: Family | Bundle | Candidate) -> l
     if isinstance(example, Candidate):
         return [example]
     family = example.family
-    legal = [c for c in candidates(family, state.space) if c.offload == NO_OFFLOAD]
+    legal = [c for c in candidates(family, state.space) if c.offload == NO_OFFLOAD and c.tensor_stride == 1]
     legal = legal or list(candidates(family, state.space))[:1]
     try:
         return sorted(legal, key=lambda c: (state.floors.table_floor(c).step_s(c, state.job), c))[:2]

@@ -18,8 +18,8 @@ from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
 from autopar.solve.recipes import Recipes
 
 _MOST_LOOKS = 400
-_MOST_LOOKS_CLOSELY = 250
-_FAMILIES_LOOKED_AT_CLOSELY = 6
+_MOST_LOOKS_CLOSELY = 150
+_FAMILIES_LOOKED_AT_CLOSELY = 4
 _STEP = 16
 _TOO_SLOW = 1.1
 _ROUNDS = 4
@@ -131,7 +131,7 @@ class Scout:
         """Predicted step of the best recipe; infinite where none fits."""
         if candidate not in self._seen:
             self._looks += 1
-            short, times = _shortened(candidate)
+            short, times = shortened(candidate)
             try:
                 tried = self._stretched(candidate).first_fitting(short, self._job, num_tables)
             except CaptureError:
@@ -155,7 +155,7 @@ class Scout:
         return self._recipes[key]
 
 
-def _shortened(candidate: Candidate) -> tuple[Candidate, float]:
+def shortened(candidate: Candidate) -> tuple[Candidate, float]:
     """The candidate with fewer micro-batches, and how many times longer its own step is: the schedule repeats
     itself once the pipeline is full."""
     p, m = candidate.pipeline, candidate.num_micro_batches

@@ -18,7 +18,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeAlias
 
 from autopar.errors import CaptureError, InfeasibleError
@@ -35,51 +35,27 @@ from autopar.solve.candidate import (
     Shortfall,
 )
 from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
+from autopar.solve.climb import Climb
 from autopar.solve.considered import News, considered, news_of
-from autopar.solve.first_plans import find_first_plans
+from autopar.solve.first_plans import KEPT, find_first_plans
 from autopar.solve.floors import Floors, Progress
+from autopar.solve.last_look import look_again
 from autopar.solve.mesh import free_floor_s, refine, solve_mesh
 from autopar.solve.runners_up import runners_up
 from autopar.solve.scout import Promise
+from autopar.solve.waiting import Waiting
 
 _TOLERANCE = 1e-9
 _MOST_WORK = 200_000
 # Units of work: a block in a stage of a solve, and those it may be in one segment with; making tables.
-_MOST_UNITS = 8_000
+_MOST_UNITS = 6_500
 _AGAIN = 0.02
+# Of the work allowed, what may be spent beyond it on the neighbours of the best plan.
+_MORE = 0.25
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
 _MOST_WORK_AT_ONCE = 150_000
 Kind: TypeAlias = tuple[ScheduleName, int, tuple[str, ...]]
-
-
-@dataclass(slots=True)
-class Waiting:
-    """In the queue; ``effort`` says how much its bound has cost so far, ``guess_s`` what its step may be."""
-
-    bound_s: float
-    guess_s: float
-    item: Family | Bundle | Candidate
-    effort: int
-
-    def __lt__(self, other: Waiting) -> bool:
-        return self.key < other.key
-
-    @property
-    def key(self) -> tuple[float, Family, int, tuple[object, ...]]:
-        """By promise; then by degrees, from simple to involved; candidates first, families last."""
-        item = self.item
-        if isinstance(item, Family):
-            return self.guess_s, item, 2, ()
-        setting: tuple[object, ...] = item.offload, item.virtual
-        if isinstance(item, Bundle):
-            return self.guess_s, item.family, 1, (*setting, item.schedule)
-        return (
-            self.guess_s,
-            item.family,
-            0,
-            (*setting, item.zero, item.schedule, item.order, item.shard_group),
-        )
 
 
 class Search:
@@ -102,8 +78,8 @@ class Search:
         self.shortfalls: dict[Candidate, Shortfall] = {}
         self.best: MeshSolution | None = None
         self.refused: CaptureError | None = None
-        self.num_candidates = 0
-        self.scouted: set[Candidate] = set()
+        self._met: set[Candidate] = set()
+        self.tried: set[Candidate] = set()
         self.promises: list[Promise] = []
         self.open_bound_s = float("inf")  # of what was given up
         self._work_left, self._units_left = _MOST_WORK, _MOST_UNITS
@@ -123,6 +99,11 @@ class Search:
         return (self._units_left - self.floors.units) / _MOST_UNITS
 
     @property
+    def num_candidates(self) -> int:
+        """That were considered so far."""
+        return len(self._met)
+
+    @property
     def is_late(self) -> bool:
         """Whether the time is up."""
         return self._deadline is not None and time.monotonic() > self._deadline
@@ -138,7 +119,10 @@ class Search:
 
     def run(self) -> float:
         """Works the queue off, what promises most first; returns a lower bound of every plan."""
-        find_first_plans(self)
+        guesses = {w.item: w.guess_s for w in self.queue if isinstance(w.item, Family)}
+        climb = Climb(self, guesses)
+        find_first_plans(self, guesses)
+        climb.run(KEPT)
         self._tighten()
         while self.queue and not self.is_late and self.work_left > 0:
             waiting = heapq.heappop(self.queue)
@@ -146,6 +130,7 @@ class Search:
                 self._advance(waiting)
             else:
                 self.cut.append(waiting)
+        climb.run(-_MORE)
         return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
 
     def _tighten(self) -> None:
@@ -193,15 +178,15 @@ class Search:
         if missing > 0:
             example = next(candidates(family, self.space))
             self.shortfalls[example] = Shortfall(example, 0, missing)
-            self.num_candidates += 1
+            self._met.add(example)
             return
         for bundle in bundles(family, self.space):
             if bundle.offload == NO_OFFLOAD or self.space.pins.offload is not None:
                 self._add_bundle(bundle, bound_s)
 
     def _add_bundle(self, bundle: Bundle, bound_s: float) -> None:
-        self.num_candidates += sum(member not in self.scouted for member in bundle.members)
-        floor = self.floors.table_floor(bundle.members[0])
+        self._met.update(bundle.members)
+        floor = self.floors.table_floor(bundle.family)
         if not floor.is_empty:
             floor_s = floor.step_s(bundle.members[0], self.job) + self.floors.update_s(bundle.members)
             floor_s = max(bound_s, floor_s)
@@ -214,29 +199,38 @@ class Search:
             missing = self.floors.certain_shortfall(candidate)
             if missing > 0:
                 self._falls_short(candidate, Shortfall(candidate, 0, missing))
-            elif candidate not in self.scouted:
+            elif candidate not in self.tried:
                 members.append(candidate)
         if not members:
             return
-        least_s = self._relaxed_s(members)
+        left = replace(bundle, members=tuple(members))
+        least_s = self._relaxed_s(members, left.nearest)
         if least_s < float("inf"):
-            left = replace(bundle, members=tuple(members))
-            self._wait(max(bound_s, least_s), left, 1, self.floors.table_floor(members[0]).chain_s)
+            self._wait(max(bound_s, least_s), left, 1, self.floors.table_floor(bundle.family).chain_s)
 
-    def _relaxed_s(self, members: Sequence[Candidate]) -> float:
-        """What no plan of candidates of a bundle goes below; they may offload where memory matters."""
-        found = self.floors.relaxed(members, self.worth_s)
+    def _relaxed_s(self, members: Sequence[Candidate], tables: Candidate | Family) -> float:
+        """What no plan of candidates of a bundle goes below; they may offload where memory matters.
+
+        Args:
+            tables: whose these are.
+        """
+        found = self.floors.relaxed(members, tables, self.worth_s)
         if any(one.step_s > one.free_s * (1 + _TOLERANCE) for one in found):
             self._offload(members[0])
-        if len(members) == 1:
+        if tables is members[0]:
             self._by_table[members[0]] = [one.step_s for one in found]
         return min((one.step_s for one in found), default=float("inf"))
 
     def _unpack(self, bundle: Bundle, bound_s: float) -> None:
-        """Puts the candidates of a bundle in its place."""
-        effort = 0 if len(bundle.members) > 1 else 1
-        for candidate in bundle.members:
-            self._wait(bound_s, candidate, effort, self.floors.table_floor(candidate).chain_s)
+        """Puts parts of a bundle in its place, or its only candidate."""
+        chain_s = self.floors.table_floor(bundle.family).chain_s
+        for part in bundle.parts():
+            if len(part.members) > 1:
+                self._wait(bound_s, part, 0, chain_s)
+            else:
+                self._wait(
+                    bound_s, part.members[0], 1 if part is bundle and part.has_its_tables else 0, chain_s
+                )
 
     def _relax_one(self, candidate: Candidate, bound_s: float) -> None:
         """A candidate with a better bound, if it may fit."""
@@ -247,7 +241,7 @@ class Search:
     def bounded_s(self, candidate: Candidate, bound_s: float) -> float:
         """A better lower bound of one candidate; infinite where it does not fit."""
         bound_s = max(bound_s, free_floor_s(self.choices, candidate, self.job))
-        return bound_s if bound_s >= self.worth_s else max(bound_s, self._relaxed_s((candidate,)))
+        return bound_s if bound_s >= self.worth_s else max(bound_s, self._relaxed_s((candidate,), candidate))
 
     @property
     def worth_s(self) -> float:
@@ -265,6 +259,16 @@ class Search:
         heapq.heappush(self.queue, Waiting(waiting.bound_s, guess_s, candidate, 1))
         return True
 
+    def attempt(self, candidate: Candidate) -> None:
+        """Solves a candidate out of turn, if it may be any better."""
+        try:
+            least_s = self.bounded_s(candidate, 0.0)
+            if candidate not in self.tried and least_s < self.worth_s * (1 - _TOLERANCE):
+                self._met.add(candidate)
+                self.solve(candidate, least_s)
+        except CaptureError as refused:
+            self.refused = self.refused or refused
+
     def solve(self, candidate: Candidate, bound_s: float) -> None:
         """Finds a plan of a candidate, or what it lacks; what is left to prove of it waits."""
         p, d, t = candidate.mesh
@@ -273,6 +277,7 @@ class Search:
             f"{candidate.schedule}"
         )
         self._watch(news_of(self))
+        self.tried.add(candidate)
         num_blocks, num_stages = self.choices.num_blocks, candidate.num_stages
         self._units_left -= num_blocks * (num_stages + num_blocks // num_stages)
         floors_s = self._by_table.get(candidate, ())
@@ -379,6 +384,8 @@ def search(
             )
         return None
     num_solved = len(state.solved) + len(state.shortfalls)
+    look_again(state)
+    best = state.best
     bound_s = min(bound_s, best.step_s)
     gap = 1 - bound_s / best.step_s
     return SearchResult(

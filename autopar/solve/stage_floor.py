@@ -44,6 +44,9 @@ class StageFloors:
         self._zero = zero
         self._ideals = [_ideal(kind) for kind in table.kinds]
         self._least = [_least(kind, training) for kind in table.kinds]
+        self._quickest = [
+            _quickest(ideal, kind) for ideal, kind in zip(self._ideals, table.kinds, strict=True)
+        ]
         self._known: dict[object, StageFloor] = {}
 
     def of(self, first: int, end: int) -> StageFloor:
@@ -63,6 +66,25 @@ class StageFloors:
     def forward_alone_s(self, block: int) -> float:
         """Forward of one block by itself."""
         return self._least[self._table.blocks[block]][0]
+
+    def of_one_rank_s(self, least_s: float, num_micro_batches: int) -> float:
+        """Lower bound of forwards, backwards and synchronisation of a step of all blocks on one rank.
+
+        What sticks out falls by no more than the compute beside it grows: so a micro-batch takes no less than
+        the quickest options with what sticks out of these; and of what these leave to be synchronised, no
+        more is hidden than the blocks are slower, which every micro-batch pays for.
+
+        Args:
+            least_s: forward and backward of all blocks for a micro-batch, at least.
+        """
+        first, end = 0, len(self._table.blocks)
+        repeated = repeated_elements(self._table.shared, first, end)
+        blocks = [self._quickest[kind] for kind in self._table.blocks]
+        quick = stage_seconds(blocks, self._training, self._zero, repeated)
+        own_s = sum(b.forward_s + b.backward_s for b in blocks)
+        whole_s = max(least_s, quick.forward_s + quick.backward_s)
+        sync_s = max(self.of(first, end).sync_s, quick.sync_s - (whole_s - own_s))
+        return num_micro_batches * whole_s + sync_s
 
     def traffic_floor_s(self) -> float:
         """Under ZeRO 3: least forward and backward of all blocks, however they are cut into stages.
@@ -117,6 +139,16 @@ def option_seconds(choice: BlockChoice, training: Training) -> tuple[float, floa
 def _idle(block: BlockChoice) -> BlockChoice:
     """A block that hides nothing."""
     return replace(block, forward_compute_s=0.0, backward_compute_s=0.0, backward_weight_s=0.0, saved_bytes=0)
+
+
+def _quickest(ideal: BlockChoice, kind: Sequence[BlockChoice]) -> BlockChoice:
+    """A block as quick forwards as any option, and as quick backwards as any."""
+    return replace(
+        ideal,
+        forward_compute_s=min(c.forward_s for c in kind),
+        backward_compute_s=min(c.backward_s for c in kind),
+        backward_weight_s=min(c.backward_weight_s for c in kind),
+    )
 
 
 def _least(kind: Sequence[BlockChoice], training: Training) -> tuple[float, float, float]:

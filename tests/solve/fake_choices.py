@@ -51,7 +51,9 @@ class FakeChoices:
         least = [min(c.forward_s + c.backward_s for c in kind) for kind in table.kinds]
         return 0.7 * sum(least[kind] for kind in table.blocks)
 
-    def tables(self, tensor: int, micro_batch: int, tensor_stride: int = 1) -> tuple[ChoiceTable, ...]:
+    def tables(
+        self, tensor: int, micro_batch: int, tensor_stride: int = 1, *, thorough: bool = False
+    ) -> tuple[ChoiceTable, ...]:
         self.asked.append((tensor, micro_batch, tensor_stride))
         return (self._table(tensor, micro_batch, tensor_stride),)
 

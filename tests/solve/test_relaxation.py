@@ -2,12 +2,15 @@
 
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 
 from autopar.cost.step import predict
-from autopar.solve.candidate import Candidate
-from autopar.solve.relaxation import relaxed_step_s
+from autopar.solve.candidate import Candidate, ChoiceTable, Job
+from autopar.solve.chain_build import candidate_training
+from autopar.solve.parts import parts_of
+from autopar.solve.relaxation import Relaxed, relaxed_step_s
 from autopar.solve.table_floor import TableFloor
 from tests.solve.fake_choices import FakeCase, random_case
 from tests.solve.test_search import layouts, settings
@@ -31,6 +34,15 @@ def brute_force(case: FakeCase, setting: tuple) -> tuple[Candidate, float, float
     return candidate, fitting, free
 
 
+def relaxed(table: ChoiceTable, candidates: Sequence[Candidate], job: Job, slowest_s: float = 0.0) -> Relaxed:
+    parts = [
+        parts_of(table, candidate_training(candidate, job), level)
+        for candidate in candidates
+        for level in sorted(set(candidate.zero))
+    ]
+    return relaxed_step_s(table, candidates, parts, job, slowest_s=slowest_s)
+
+
 @pytest.mark.parametrize("seed", range(0, CASES, 10))
 def test_it_is_never_above_the_shortest_step_and_never_calls_infeasible_what_fits(seed: int) -> None:
     shares = []
@@ -42,7 +54,7 @@ def test_it_is_never_above_the_shortest_step_and_never_calls_infeasible_what_fit
             candidate, fitting, free = brute_force(case, setting)
             table = case.choices._table(candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
             slowest_s = TableFloor((table,)).slowest_s(0, candidate.pipeline)
-            found = relaxed_step_s(table, (candidate,), case.job, slowest_s=slowest_s)
+            found = relaxed(table, (candidate,), case.job, slowest_s)
 
             assert found.free_s <= free * (1 + 1e-9)
             assert found.step_s <= fitting * (1 + 1e-9)
@@ -63,7 +75,7 @@ def test_what_bounds_a_bundle_bounds_each_of_its_candidates(seed: int) -> None:
     candidates = tuple(candidate for candidate, _, _ in members)
     table = case.choices._table(one[0][1], one[1], candidates[0].tensor_stride)
 
-    found = relaxed_step_s(table, candidates, case.job)
+    found = relaxed(table, candidates, case.job)
 
     assert found.step_s <= min(fitting for _, fitting, _ in members) * (1 + 1e-9)
-    assert found.step_s <= min(relaxed_step_s(table, (c,), case.job).step_s for c in candidates) * (1 + 1e-5)
+    assert found.step_s <= min(relaxed(table, (c,), case.job).step_s for c in candidates) * (1 + 1e-5)

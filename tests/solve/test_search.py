@@ -62,10 +62,13 @@ def settings(case: FakeCase) -> Iterator[tuple]:
         for b in range(1, job.global_batch + 1):
             if job.global_batch % (d * b):
                 continue
-            orders = [("pipeline", "data", "tensor")]
-            if nodes > 1:
-                orders.append(("data", "pipeline", "tensor"))
-            names = [pins.schedule] if pins.schedule else [s for s in ScheduleName if s != ScheduleName.GPIPE]
+            degrees = {"pipeline": p, "data": d, "tensor": t}
+            apart = {
+                tuple(axis for axis in order if degrees[axis] > 1): order
+                for order in itertools.permutations(degrees)
+            }
+            orders = list(apart.values()) if nodes > 1 else [("pipeline", "data", "tensor")]
+            names = [pins.schedule] if pins.schedule else list(ScheduleName)
             for order, name, level, offload in itertools.product(orders, names, range(4), OFFLOADS):
                 if pins.zero not in (None, level) or pins.offload not in (None, offload):
                     continue
@@ -73,14 +76,11 @@ def settings(case: FakeCase) -> Iterator[tuple]:
                     continue
                 if level == 3 and name in (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV):
                     continue
-                many = {ScheduleName.INTERLEAVED: (2, 3, 4), ScheduleName.ZBV: (2,)}.get(name, (1,))
-                groups = {0}
-                if nodes > 1 and level:
-                    inside = job.cluster.devices_per_node // (t if order[1] == "data" else t * p)
-                    groups |= {g for g in (inside, 4 * inside, 16 * inside) if inside > 1 and g < d}
+                many = {ScheduleName.INTERLEAVED: range(2, n + 1), ScheduleName.ZBV: (2,)}.get(name, (1,))
+                groups = [0, *(g for g in range(2, d) if d % g == 0)] if level else [0]
                 for v, group in itertools.product(many, groups):
                     needless = p == 1 and pins.schedule is None and name != "1f1b"
-                    if p * v <= n and not needless and (group == 0 or d % group == 0):
+                    if p * v <= n and not needless:
                         yield (p, t, d), b, order, name, v, level, group, offload
 
 

@@ -1,0 +1,161 @@
+"""From a good plan to a better one: its neighbours are looked at, the most promising solved, and so on.
+
+A neighbour differs in one outer decision, or in two that go together: schedule and ZeRO level; shard group;
+order of the axes; micro-batch; or a factor of the degree of one axis moves to another. Each is looked at by
+recipes over its own tables; bounds say which need no look at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from typing import TYPE_CHECKING, TypeAlias
+
+from autopar.errors import CaptureError
+from autopar.solve.candidate import Candidate, Family, MeshSolution, tables_of
+from autopar.solve.candidates import NO_OFFLOAD, OFFLOADS, candidates
+from autopar.solve.recipes import Recipes
+from autopar.solve.scout import shortened
+
+if TYPE_CHECKING:
+    from autopar.solve.search import Search
+
+_MOST_ROUNDS = 8
+# Of the neighbours: how many are solved in a round, and how much slower than the best plan they may look.
+_MOST_SOLVED = 4
+_WORTH_A_TRY = 1.15
+# No recipe is thought to be farther from the best plan than so many times its step.
+_MOST_OFF = 2.0
+_FACTORS = (2, 3)
+# The ZeRO level at which parameters may be offloaded.
+_MOST_SHARED = 3
+Offload: TypeAlias = tuple[str, ...]
+# Of families near by that have no tables yet, how many get them.
+_MOST_NEW_TABLES = 4
+# Actions of schedules that are played, at most.
+_MOST_WORK = 200_000
+
+
+class Climb:
+    """Ascents of one search; what was looked at is not looked at again."""
+
+    def __init__(self, state: Search, families: Iterable[Family]) -> None:
+        """
+        Args:
+            families: that may be searched.
+        """
+        self._state = state
+        self._by_mesh: dict[tuple[int, int, int], dict[int, Family]] = {}
+        for family in families:
+            self._by_mesh.setdefault(family.mesh, {})[family.micro_batch] = family
+        self._recipes: dict[tuple[int, int, int], Recipes] = {}
+        self._seen: dict[Candidate, float] = {}
+        self._attempted: set[Candidate] = set()
+        self._tables_left, self._work_left = _MOST_NEW_TABLES, _MOST_WORK
+
+    def run(self, kept: float) -> None:
+        """Climbs until no neighbour promises to be better.
+
+        Args:
+            kept: of the work allowed, what is not for this.
+        """
+        state = self._state
+        for _ in range(_MOST_ROUNDS):
+            start = state.best
+            if start is None or self._is_over(kept):
+                return
+            looks = sorted((self._look_s(c), c) for c in set(self._neighbours(start)))
+            # Recipes of one sort of candidate are about as far from the best there is.
+            usual_s = min(self._look_s(start.candidate), _MOST_OFF * start.step_s)
+            promising = [c for look_s, c in looks if look_s < _WORTH_A_TRY * max(usual_s, start.step_s)]
+            left = [c for c in promising if c not in self._attempted]
+            if not left:
+                return
+            for candidate in left[:_MOST_SOLVED]:
+                if not self._is_over(kept):
+                    self._attempted.add(candidate)
+                    state.attempt(candidate)
+
+    def _is_over(self, kept: float) -> bool:
+        return self._state.is_late or self._state.work_left < kept
+
+    def _neighbours(self, top: MeshSolution) -> Iterator[Candidate]:
+        one, offloads = top.candidate, {top.candidate.offload}
+        if top.memory_binds and self._state.space.pins.offload is None:
+            offloads |= {NO_OFFLOAD, *OFFLOADS}
+        yield from self._ways(one.family, one, offloads)
+        floors = self._state.floors
+        for family in self._families_near(one.family):
+            if not floors.is_tabulated(family):
+                if self._tables_left == 0:
+                    continue
+                self._tables_left -= 1
+            if floors.scaled(family)[0] < self._state.worth_s:
+                yield from self._like(family, one, offloads)
+
+    def _ways(self, family: Family, one: Candidate, offloads: Collection[Offload]) -> Iterator[Candidate]:
+        """Other ways of running the same tables."""
+        for other in candidates(family, self._state.space):
+            if other == one or other.offload not in offloads:
+                continue
+            same_place = (other.order, other.shard_group) == (one.order, one.shard_group)
+            same_way = (other.schedule, other.virtual) == (one.schedule, one.virtual)
+            if other.offload != one.offload:
+                same_place = same_place and same_way and max(other.zero) in (max(one.zero), _MOST_SHARED)
+                same_way = False
+            if same_place or (same_way and (other.zero == one.zero or other.order == one.order)):
+                yield other
+
+    def _like(self, family: Family, one: Candidate, offloads: Collection[Offload]) -> Iterator[Candidate]:
+        """Another family run as nearly as it may be in the same way; with offload where it fits only so."""
+        fits = False
+        for other in candidates(family, self._state.space):
+            near = other.tensor_stride == 1 or other.order == one.order
+            is_plain = other.shard_group == 0 and near and (other.offload in offloads or not fits)
+            is_alike = max(other.zero) == max(one.zero) or family.data == 1 or one.data == 1
+            same_way = (other.schedule, other.virtual) == (one.schedule, one.virtual)
+            if is_plain and is_alike and (same_way or 1 in (family.pipeline, one.pipeline)):
+                fits |= self._look_s(other) < float("inf")
+                yield other
+
+    def _families_near(self, family: Family) -> Iterator[Family]:
+        sizes = sorted(self._by_mesh[family.mesh])
+        at = sizes.index(family.micro_batch)
+        for near in (at - 1, at + 1, at + 2, at - 2):
+            if 0 <= near < len(sizes):
+                yield self._by_mesh[family.mesh][sizes[near]]
+        degrees = dict(zip(("pipeline", "data", "tensor"), family.mesh, strict=True))
+        for source in degrees:
+            for target in degrees:
+                for factor in _FACTORS:
+                    if source == target or degrees[source] % factor:
+                        continue
+                    moved = {**degrees, source: degrees[source] // factor, target: degrees[target] * factor}
+                    mesh = moved["pipeline"], moved["data"], moved["tensor"]
+                    yield from self._of_mesh(mesh, family.micro_batch, factor)
+
+    def _of_mesh(self, mesh: tuple[int, int, int], micro_batch: int, factor: int) -> Iterator[Family]:
+        known = self._by_mesh.get(mesh, {})
+        for size in (micro_batch, micro_batch * factor, micro_batch // factor):
+            if size in known:
+                yield known[size]
+
+    def _look_s(self, candidate: Candidate) -> float:
+        """Predicted step of the best recipe; infinite where none fits."""
+        if self._state.is_late:
+            return float("inf")
+        if candidate not in self._seen:
+            place = candidate.tensor, candidate.micro_batch, candidate.tensor_stride
+            try:
+                if place not in self._recipes:
+                    self._state.floors.table_floor(candidate)  # which counts the work
+                    self._recipes[place] = Recipes(tables_of(self._state.choices, candidate))
+                short, times = shortened(candidate)
+                work = 2 * short.num_stages * short.num_micro_batches
+                if work > self._work_left:
+                    return float("inf")
+                self._work_left -= work
+                tried = self._recipes[place].first_fitting(short, self._state.job)
+            except CaptureError:
+                tried = None
+            self._seen[candidate] = tried.step_s * times if tried is not None else float("inf")
+        return self._seen[candidate]

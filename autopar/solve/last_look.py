@@ -1,0 +1,51 @@
+"""A last look around the best plans: what the search leaves out to be quick is tried for these.
+
+Tables hold the optimum of every block by the table's own costs; close to it, the lowered program may judge
+otherwise. So the best candidates are solved once more with all that is near, and small changes are tried.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from autopar.errors import CaptureError
+from autopar.solve.candidate import Candidate, MeshSolution
+from autopar.solve.mesh import best_of_tables
+from autopar.solve.polish import polished
+
+if TYPE_CHECKING:
+    from autopar.solve.search import Search
+
+_MOST_CANDIDATES = 3
+_WORTH_A_LOOK = 1.03
+# Blocks in stages: another candidate is tried while those before had no more of them.
+_MOST_UNITS = 200
+
+
+def look_again(state: Search) -> None:
+    """Solves the best candidates with thorough tables."""
+    assert state.best is not None
+    ranked = sorted(state.solved, key=lambda solution: (solution.step_s, solution.candidate))
+    worth_s = _WORTH_A_LOOK * state.best.step_s
+    promising: dict[Candidate, MeshSolution] = {}
+    for solution in ranked:
+        if solution.step_s <= worth_s and len(promising) < _MOST_CANDIDATES:
+            promising.setdefault(solution.candidate, solution)
+    units = 0
+    for candidate, solution in promising.items():
+        if units < _MOST_UNITS and not state.is_late:
+            units += state.choices.num_blocks * candidate.num_stages
+            _improve(state, solution)
+
+
+def _improve(state: Search, known: MeshSolution) -> None:
+    candidate = known.candidate
+    place = candidate.tensor, candidate.micro_batch, candidate.tensor_stride
+    try:
+        tables = state.choices.tables(*place, thorough=True)
+        found = best_of_tables(tables, candidate, state.job) if candidate.tensor > 1 else known
+    except CaptureError as refused:
+        state.refused = state.refused or refused
+        return
+    if isinstance(found, MeshSolution):
+        state.add(polished(found, tables[found.table], state.job))
