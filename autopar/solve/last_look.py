@@ -22,8 +22,8 @@ _WORTH_A_LOOK = 1.03
 _MOST_UNITS = 200
 
 
-def look_again(state: Search) -> None:
-    """Solves the best candidates with thorough tables."""
+def look_again(state: Search) -> MeshSolution:
+    """Solves the best candidates with thorough tables; the best plan then."""
     assert state.best is not None
     ranked = sorted(state.solved, key=lambda solution: (solution.step_s, solution.candidate))
     worth_s = _WORTH_A_LOOK * state.best.step_s
@@ -36,6 +36,7 @@ def look_again(state: Search) -> None:
         if units < _MOST_UNITS and not state.is_late:
             units += state.choices.num_blocks * candidate.num_stages
             _improve(state, solution)
+    return state.best
 
 
 def _improve(state: Search, known: MeshSolution) -> None:

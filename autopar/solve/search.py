@@ -384,8 +384,7 @@ def search(
             )
         return None
     num_solved = len(state.solved) + len(state.shortfalls)
-    look_again(state)
-    best = state.best
+    best = look_again(state)
     bound_s = min(bound_s, best.step_s)
     gap = 1 - bound_s / best.step_s
     return SearchResult(
