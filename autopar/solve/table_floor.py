@@ -1,8 +1,9 @@
-"""A first lower bound of a candidate from the tables of its family: sums of the blocks' least times."""
+"""A first lower bound of a candidate from the tables of its family: least times of the blocks, and of whole
+chains in which what a block hands over is what the next one takes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from autopar.cost.choice import BlockChoice
 from autopar.plan.decisions import ScheduleName
@@ -29,24 +30,24 @@ class TableFloor:
         """
         self.is_empty = not tables
         self._loads: list[list[float]] = []
+        self._chains: list[float] = []
         self._paths: list[float] = []
         self._forwards: list[float] = []
         self._tables = tuple(tables)
         self._least: dict[tuple[int, int], float] = {}
         for table in tables:
             whole = [min(c.forward_s + c.backward_s for c in kind) for kind in table.kinds]
-            path = [
-                min(c.forward_s + c.backward_s - c.backward_weight_s for c in kind) for kind in table.kinds
-            ]
             self._loads.append([share * whole[kind] for kind in table.blocks])
-            self._paths.append(share * sum(path[kind] for kind in table.blocks))
-            forward = [min(c.forward_s for c in kind) for kind in table.kinds]
-            self._forwards.append(share * sum(forward[kind] for kind in table.blocks))
+            self._chains.append(share * _least_chain_s(table, lambda c: c.forward_s + c.backward_s))
+            self._paths.append(
+                share * _least_chain_s(table, lambda c: c.forward_s + c.backward_s - c.backward_weight_s)
+            )
+            self._forwards.append(share * _least_chain_s(table, lambda c: c.forward_s))
 
     @property
     def chain_s(self) -> float:
         """Of one micro-batch through all blocks, forward and backward."""
-        return min((sum(loads) for loads in self._loads), default=float("inf"))
+        return min(self._chains, default=float("inf"))
 
     def least_bytes(self, samples: float, pipeline: int) -> float:
         """What activations of so many times the samples take at least on some rank: a block while it runs,
@@ -74,13 +75,13 @@ class TableFloor:
                 schedule,
                 p,
                 m,
-                sum(loads),
+                chain_s,
                 self.slowest_s(index, p),
                 path_s=path_s if schedule in SPLIT_BACKWARD else None,
                 forward_s=self._forwards[index],
                 time_share=job.cluster.device.time_share,
             )
-            for index, (loads, path_s) in enumerate(zip(self._loads, self._paths, strict=True))
+            for index, (chain_s, path_s) in enumerate(zip(self._chains, self._paths, strict=True))
         ]
 
     def slowest_s(self, table: int, pipeline: int) -> float:
@@ -88,6 +89,26 @@ class TableFloor:
         if (table, pipeline) not in self._least:
             self._least[table, pipeline] = least_load(self._loads[table], pipeline)
         return self._least[table, pipeline]
+
+
+def _least_chain_s(table: ChoiceTable, of: Callable[[BlockChoice], float]) -> float:
+    """The least sum over the blocks of a chain whose placements meet; infinite where none do."""
+    steps = []
+    for kind in table.kinds:
+        least: dict[tuple[str, str], float] = {}
+        for choice in kind:
+            words = choice.input_word, choice.output_word
+            least[words] = min(least.get(words, float("inf")), of(choice))
+        steps.append(least)
+    reached = {"replicate": 0.0}
+    for kind in table.blocks:
+        following: dict[str, float] = {}
+        for (before, after), seconds in steps[kind].items():
+            if before in reached:
+                total_s = reached[before] + seconds
+                following[after] = min(following.get(after, float("inf")), total_s)
+        reached = following
+    return min(reached.values(), default=float("inf"))
 
 
 def _running_bytes(choice: BlockChoice) -> int:
