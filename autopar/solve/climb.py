@@ -32,7 +32,7 @@ Offload: TypeAlias = tuple[str, ...]
 # Of families near by that have no tables yet, how many get them.
 _MOST_NEW_TABLES = 4
 # Actions of schedules that are played, at most.
-_MOST_WORK = 200_000
+_MOST_WORK = 100_000
 
 
 class Climb:

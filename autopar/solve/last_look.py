@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 _MOST_CANDIDATES = 3
 _WORTH_A_LOOK = 1.03
-# Blocks in stages: another candidate is tried while those before had no more of them.
-_MOST_UNITS = 200
+# Blocks in stages: another candidate is tried while those before had no more of them; of so many, tables are
+# not made anew.
+_MOST_UNITS, _TOO_MANY_UNITS = 200, 1_000
 
 
 def look_again(state: Search) -> MeshSolution:
@@ -34,17 +35,18 @@ def look_again(state: Search) -> MeshSolution:
     units = 0
     for candidate, solution in promising.items():
         if units < _MOST_UNITS and not state.is_late:
-            units += state.choices.num_blocks * candidate.num_stages
-            _improve(state, solution)
+            size = state.choices.num_blocks * candidate.num_stages
+            units += size
+            _improve(state, solution, is_thorough=candidate.tensor > 1 and size <= _TOO_MANY_UNITS)
     return state.best
 
 
-def _improve(state: Search, known: MeshSolution) -> None:
+def _improve(state: Search, known: MeshSolution, *, is_thorough: bool) -> None:
     candidate = known.candidate
     place = candidate.tensor, candidate.micro_batch, candidate.tensor_stride
     try:
-        tables = state.choices.tables(*place, thorough=True)
-        found = best_of_tables(tables, candidate, state.job) if candidate.tensor > 1 else known
+        tables = state.choices.tables(*place, thorough=is_thorough)
+        found = best_of_tables(tables, candidate, state.job) if is_thorough else known
     except CaptureError as refused:
         state.refused = state.refused or refused
         return

@@ -48,7 +48,7 @@ from autopar.solve.waiting import Waiting
 _TOLERANCE = 1e-9
 _MOST_WORK = 200_000
 # Units of work: a block in a stage of a solve, and those it may be in one segment with; making tables.
-_MOST_UNITS = 6_500
+_MOST_UNITS = 5_000
 _AGAIN = 0.02
 # Of the work allowed, what may be spent beyond it on the neighbours of the best plan.
 _MORE = 0.25

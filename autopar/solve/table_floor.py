@@ -93,10 +93,10 @@ class TableFloor:
 
 def _least_chain_s(table: ChoiceTable, of: Callable[[BlockChoice], float]) -> float:
     """The least sum over the blocks of a chain whose placements meet; infinite where none do."""
-    steps = []
-    for kind in table.kinds:
+    steps: list[dict[tuple[str, str], float]] = []
+    for choices in table.kinds:
         least: dict[tuple[str, str], float] = {}
-        for choice in kind:
+        for choice in choices:
             words = choice.input_word, choice.output_word
             least[words] = min(least.get(words, float("inf")), of(choice))
         steps.append(least)
