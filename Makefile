@@ -22,8 +22,8 @@ demo: $(STAMP)
 
 # Everything that has to hold; the long ones last.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
