@@ -51,7 +51,7 @@ _MOST_WORK = 200_000
 _MOST_UNITS = 5_000
 _AGAIN = 0.02
 # Of the work allowed, what may be spent beyond it on the neighbours of the best plan.
-_MORE = 0.25
+_MORE = 0.6
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
 _MOST_WORK_AT_ONCE = 150_000
