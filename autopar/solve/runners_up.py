@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from autopar.errors import CaptureError
 from autopar.solve.bundle import Bundle
-from autopar.solve.candidate import Alternative, Candidate, Family, MeshSolution
+from autopar.solve.candidate import Alternative, Candidate, Family, MeshSolution, tables_of
 from autopar.solve.candidates import NO_OFFLOAD, candidates
 from autopar.solve.mesh import solve_mesh
+from autopar.solve.recipes import Recipes
 from autopar.solve.why_not import does_not_fit, why_not
 
 if TYPE_CHECKING:
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
 _MOST_TRIED = 3
 _MOST_NEW_TABLES = 2
+# Blocks in stages from which on a simple recipe has to do for a plan that is not the best.
+_MANY_UNITS = 1_000
 Mesh = tuple[int, int, int]
 
 
@@ -104,8 +107,18 @@ def _simple_candidates(state: Search, example: Family | Bundle | Candidate) -> l
 
 
 def _solved(state: Search, candidate: Candidate) -> MeshSolution | None:
+    """A plan of a candidate, without proof."""
     try:
+        if state.choices.num_blocks * candidate.num_stages > _MANY_UNITS:
+            return _by_recipe(state, candidate)
         found = solve_mesh(state.choices, candidate, state.job)
     except CaptureError:
         return None
     return replace(found, bound_s=0.0) if isinstance(found, MeshSolution) else None
+
+
+def _by_recipe(state: Search, candidate: Candidate) -> MeshSolution | None:
+    tried = Recipes(tables_of(state.choices, candidate)).first_fitting(candidate, state.job)
+    if tried is None:
+        return None
+    return MeshSolution(candidate, tried.layout, tried.choices, tried.prediction, 0.0, tried.table, False)
