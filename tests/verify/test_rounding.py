@@ -26,7 +26,7 @@ def run(found, source, factor=1.0, dtype=torch.bfloat16):
     weights = dict(found._exact.model.named_parameters())
     other.take_weights(weights)
     pieces = micro_batches_of(source.example_batch(4), {}, 2)
-    loss, gradients = other._rounded.step_by_step(pieces)
+    loss, gradients = other._rounded_step(pieces)  # by a smaller factor where fp16 overflows, as a run does
     found.compare(loss, {name: factor * value for name, value in gradients.items()}, pieces)
     return found
 
