@@ -6,7 +6,10 @@ measured with predicted step times: their rank correlation (Spearman), and how m
 than the best measured (regret).
 
     python benchmarks/regret.py                       # some 15 minutes on 2 quiet cores
-    python benchmarks/regret.py --models gpt --repetitions 3 --json regret.json
+    python benchmarks/regret.py --models gpt --repetitions 3 --keep-profile here.yaml --json gpt.json
+    python benchmarks/regret.py --device here.yaml --resume gpt.json --json gpt.json  # further rounds
+
+A machine that is quiet for minutes only is measured in pieces: each resumes what the ones before measured.
 """
 
 from __future__ import annotations
@@ -21,20 +24,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from regret_outcome import Outcome, Row, document, report
+from regret_outcome import Earlier, Outcome, Row, document, read_earlier, report
 from regret_ranks import RegretJob, chunks_of, whereabouts
 from subjects import Subject
 
 from autopar.capture.capture import Capture, capture
 from autopar.capture.target import ModelSource
+from autopar.cost.blocks import Readings
 from autopar.cost.prediction import Prediction
 from autopar.errors import AutoparError
 from autopar.hardware.cluster import Cluster, make_cluster
 from autopar.hardware.read_device import read_device
 from autopar.plan.decisions import Mesh, Plan
+from autopar.planner.check import predict_plan
 from autopar.planner.planner import make_plan
 from autopar.planner.request import PlanRequest
 from autopar.profile.cost_model import cost_model_text
@@ -96,28 +102,63 @@ def complete(
     return result.plan, result.prediction
 
 
-def evaluate(name: str, subject: Subject, cluster: Cluster, options: argparse.Namespace) -> Outcome:
-    """Plans and measures one model."""
+@dataclass(frozen=True)
+class Planned:
+    """The plans of a model.
+
+    Attributes:
+        chosen: index of the one that the planner chose.
+        refused: why other meshes and micro-batches have none.
+    """
+
+    plans: tuple[Plan, ...]
+    predictions: tuple[Prediction, ...]
+    chosen: int
+    refused: tuple[str, ...]
+
+
+def plan_all(
+    subject: Subject, source: ModelSource, captured: Capture, cluster: Cluster, most: int
+) -> Planned:
+    """The sweep and what the planner chooses, which the sweep may lack for its schedule or micro-batch."""
+    planned, refused = sweep(subject, source, captured, cluster, most)
+    chosen = complete(Plan(), subject, source, captured, cluster)
+    index = next((i for i, (plan, _) in enumerate(planned) if plan == chosen[0]), len(planned))
+    if index == len(planned):
+        planned.append(chosen)
+    return Planned(tuple(p for p, _ in planned), tuple(p for _, p in planned), index, tuple(refused))
+
+
+def predict_again(earlier: Earlier, captured: Capture, cluster: Cluster) -> Planned:
+    """Plans of an earlier run, as the cost model is now."""
+    readings = Readings(cluster)
+    predictions = tuple(
+        predict_plan(plan, captured.at(plan.micro_batch or 1), cluster, cluster.device.memory_bytes, readings)
+        for plan in earlier.plans
+    )
+    return Planned(earlier.plans, predictions, earlier.chosen, earlier.refused)
+
+
+def evaluate(
+    name: str, subject: Subject, cluster: Cluster, options: argparse.Namespace, earlier: Earlier | None
+) -> Outcome:
+    """Plans and measures one model, or measures the plans of an earlier run once more."""
     source = subject.load()
     captured = capture(source, torch.float32)
     began_s = time.monotonic()
-    planned, refused = sweep(subject, source, captured, cluster, options.micro_batches)
-    chosen, chosen_prediction = complete(Plan(), subject, source, captured, cluster)
-    tell(f"{name}: {len(planned)} plans made in {time.monotonic() - began_s:.0f} s")
-    plans = [plan for plan, _ in planned]
-    predictions = [prediction for _, prediction in planned]
-    pinned = {(p.mesh, p.micro_batch): i for i, p in enumerate(plans)}
-    index = pinned.get((chosen.mesh, chosen.micro_batch))
-    if index is None or plans[index] != chosen:  # the pinned sweep may lack its schedule or micro-batch
-        index = len(plans)
-        plans.append(chosen)
-        predictions.append(chosen_prediction)
-    measured = measure(name, subject, plans, predictions, options)
+    if earlier is None:
+        found = plan_all(subject, source, captured, cluster, options.micro_batches)
+    else:
+        found = predict_again(earlier, captured, cluster)
+    tell(f"{name}: {len(found.plans)} plans made in {time.monotonic() - began_s:.0f} s")
+    measured: dict[int, list[float]] = {}
+    if options.repetitions:
+        measured = measure(name, subject, found.plans, found.predictions, options)
     rows = tuple(
-        Row(plan, prediction, tuple(measured[i]))
-        for i, (plan, prediction) in enumerate(zip(plans, predictions, strict=True))
+        Row(plan, prediction, (*(earlier.measured_s[i] if earlier else ()), *measured.get(i, ())))
+        for i, (plan, prediction) in enumerate(zip(found.plans, found.predictions, strict=True))
     )
-    return Outcome(name, rows, rows[index], tuple(refused))
+    return Outcome(name, rows, rows[found.chosen], found.refused)
 
 
 def measure(
@@ -209,7 +250,12 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--models", nargs="+", default=list(SUBJECTS), choices=list(SUBJECTS))
-    parser.add_argument("--repetitions", type=int, default=7, help="rounds, time permitting (default: 7)")
+    parser.add_argument(
+        "--repetitions",
+        type=int,
+        default=7,
+        help="rounds, time permitting (default: 7); 0 with --resume: predict again what was measured",
+    )
     parser.add_argument("--seconds", type=float, default=150.0, help="of steps, a model (default: 150)")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--micro-batches", type=int, default=16, help="most of them in a step (default: 16)")
@@ -217,7 +263,18 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--keep-profile", metavar="FILE", help="where the profile goes")
     parser.add_argument("--quick", action="store_true", help="profile in little time")
     parser.add_argument("--json", metavar="FILE", help="write all numbers there")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--resume",
+        metavar="FILE",
+        help="what --json wrote: measure the same plans again, and count the rounds of both; wants --device,"
+        " the cost model that they were planned with",
+    )
+    options = parser.parse_args(arguments)
+    if options.resume and not options.device:
+        parser.error("--resume measures plans that were made already: name their cost model with --device")
+    if options.repetitions < 1 and not options.resume:
+        parser.error("--repetitions 0 measures nothing: give --resume FILE with what was measured before")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -227,20 +284,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load = os.getloadavg()[0]
     if load > 0.5 * num_cores():
         tell(f"the machine is busy (load {load:.1f} on {num_cores()} cores): measurements will be noisy")
+    earlier = read_earlier(Path(options.resume)) if options.resume else {}
+    others = json.loads(Path(options.resume).read_text())["models"] if options.resume else {}
+    if earlier:
+        options.models = [name for name in options.models if name in earlier]
     device = profiled(options)
     cluster = make_cluster(read_device(device), 1, options.processes)
     outcomes = []
     failed = False
     for name in options.models:
         try:
-            outcomes.append(evaluate(name, SUBJECTS[name], cluster, options))
+            outcomes.append(evaluate(name, SUBJECTS[name], cluster, options, earlier.get(name)))
         except (AutoparError, RuntimeError, TimeoutError) as problem:
             failed = True
             tell(f"{name} failed: {problem}")
             continue
         print(report(outcomes[-1]), end="\n\n", flush=True)
         if options.json:  # after each model: a long run that is broken off leaves what it has
-            Path(options.json).write_text(json.dumps(document(outcomes, device, load), indent=1) + "\n")
+            Path(options.json).write_text(
+                json.dumps(document(outcomes, device, load, others), indent=1) + "\n"
+            )
     return 1 if failed else 0
 
 

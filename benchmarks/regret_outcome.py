@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from published.metrics import spearman
 
 from autopar.cost.prediction import Prediction
 from autopar.plan.decisions import Plan
+from autopar.plan.read import parse_plan
 from autopar.plan.write import write_plan
 
 
@@ -92,29 +95,63 @@ def report(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def document(outcomes: Sequence[Outcome], device: str, load: float) -> dict[str, Any]:
-    """What ``--json`` writes."""
+def document(
+    outcomes: Sequence[Outcome], device: str, load: float, others: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What ``--json`` writes.
+
+    Args:
+        others: what is to be kept of models that are not among the outcomes, as this writes it.
+    """
+    models = {**others, **{outcome.name: _model_document(outcome) for outcome in outcomes}}
+    return {"schema": 1, "device": device, "load_before": load, "models": models}
+
+
+def _model_document(outcome: Outcome) -> dict[str, Any]:
     return {
-        "schema": 1,
-        "device": device,
-        "load_before": load,
-        "models": {
-            outcome.name: {
-                "spearman": outcome.spearman,
-                "regret": outcome.regret,
-                "mean_error": outcome.mean_error,
-                "chosen": outcome.chosen.key,
-                "plans": [
-                    {
-                        "key": row.key,
-                        "plan": write_plan(row.plan),
-                        "predicted_s": row.prediction.step_time_s,
-                        "median_s": row.median_s,
-                        "measured_s": row.measured_s,
-                    }
-                    for row in outcome.rows
-                ],
+        "spearman": outcome.spearman,
+        "regret": outcome.regret,
+        "mean_error": outcome.mean_error,
+        "chosen": outcome.rows.index(outcome.chosen),
+        "refused": outcome.refused,
+        "plans": [
+            {
+                "key": row.key,
+                "plan": write_plan(row.plan),
+                "predicted_s": row.prediction.step_time_s,
+                "median_s": row.median_s,
+                "measured_s": row.measured_s,
             }
-            for outcome in outcomes
-        },
+            for row in outcome.rows
+        ],
+    }
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """What an earlier run measured of a model.
+
+    Attributes:
+        measured_s: steps of each plan, one per round.
+        chosen: index of the plan that the planner chose.
+        refused: why other meshes and micro-batches have no plan.
+    """
+
+    plans: tuple[Plan, ...]
+    measured_s: tuple[tuple[float, ...], ...]
+    chosen: int
+    refused: tuple[str, ...]
+
+
+def read_earlier(path: Path) -> dict[str, Earlier]:
+    """What ``document`` says, by model."""
+    models = json.loads(path.read_text())["models"]
+    return {
+        name: Earlier(
+            tuple(parse_plan(row["plan"], f"{path}: {name}") for row in found["plans"]),
+            tuple(tuple(row["measured_s"]) for row in found["plans"]),
+            found["chosen"],
+            tuple(found["refused"]),
+        )
+        for name, found in models.items()
     }
