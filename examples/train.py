@@ -70,6 +70,8 @@ def train_parallel(
     last = last_checkpoint(args.out) if args.out else None
     if last is not None:
         model.load(last, optimizer)
+        if IS_FIRST_RANK:
+            print(f"going on after {model.num_steps} steps, from {last}", file=sys.stderr)
     progress = Progress(args.out, model.num_steps, plan.global_batch, args.log_every)
     for step in range(model.num_steps, args.steps):
         batch = share(samples.of_step(step), source, model.data_rank, model.data_world_size)

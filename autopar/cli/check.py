@@ -14,6 +14,7 @@ from autopar.cli.flags import add_device_flags, add_output_flags, add_set_flag
 from autopar.cli.given import given_plan
 from autopar.cli.outcome import Outcome, tell
 from autopar.cli.results import Costed, to_summary, to_yaml
+from autopar.cli.watching import waiting
 from autopar.errors import InfeasibleError, UsageError
 from autopar.report.predicted import fit_word
 
@@ -34,16 +35,17 @@ def execute(args: argparse.Namespace) -> Outcome:
     path = output_path(args.output)
     given = given_plan(args, args.plan)
 
-    from autopar.planner.examine import examine
-
     try:
-        found = examine(
-            given.plan,
-            given.source,
-            given.cluster,
-            memory_limit_bytes=given.memory_limit_bytes,
-            unchanged=given.unchanged,
-        )
+        with waiting(args, "capturing the model, costing the plan"):
+            from autopar.planner.examine import examine
+
+            found = examine(
+                given.plan,
+                given.source,
+                given.cluster,
+                memory_limit_bytes=given.memory_limit_bytes,
+                unchanged=given.unchanged,
+            )
     except UsageError as problem:  # of the model's own code, called with what the plan says
         raise given.plan.error("model.args", str(problem)) from problem
     prediction = found.result.prediction

@@ -18,6 +18,7 @@ from autopar.cli.flags import add_device_flags, add_output_flags
 from autopar.cli.given import given_plan
 from autopar.cli.outcome import Outcome, document_text, tell
 from autopar.cli.terminal import rendered
+from autopar.cli.watching import waiting
 from autopar.errors import CaptureError, PlanError, UsageError
 from autopar.plan.changed_lines import ChangedLine, changed_lines
 from autopar.plan.read import read_plan
@@ -60,11 +61,12 @@ def execute(args: argparse.Namespace) -> Outcome:
 
 
 def _costed(args: argparse.Namespace) -> Comparison:
-    from autopar.planner.compare import Side, compare_plans
-
     first, second = given_plan(args, args.first, "A"), given_plan(args, args.second, "B")
-    sides = [Side(given.plan, given.cluster, given.memory_limit_bytes) for given in (first, second)]
-    return compare_plans(sides[0], sides[1], first.source)
+    with waiting(args, "capturing the model, costing both plans"):
+        from autopar.planner.compare import Side, compare_plans
+
+        sides = [Side(given.plan, given.cluster, given.memory_limit_bytes) for given in (first, second)]
+        return compare_plans(sides[0], sides[1], first.source)
 
 
 def _of_lines(args: argparse.Namespace, lines: tuple[ChangedLine, ...]) -> Outcome:

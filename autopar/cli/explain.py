@@ -15,7 +15,7 @@ from autopar.cli.explained import module_summary, module_to_json, to_json, to_su
 from autopar.cli.flags import add_device_flags, add_output_flags, add_set_flag, positive, seconds
 from autopar.cli.given import given_plan
 from autopar.cli.outcome import Outcome
-from autopar.cli.watching import watching
+from autopar.cli.watching import waiting, watching
 from autopar.errors import UsageError
 from autopar.planner.freed_decision import without
 
@@ -58,12 +58,13 @@ def execute(args: argparse.Namespace) -> Outcome:
     for key in args.free:
         without(given.plan, key)  # a misspelt one is found before any work starts
 
-    from autopar.planner.check import capture_for
-    from autopar.planner.explain import Explanation, cost_plan, explain_plan, fallbacks
-    from autopar.planner.explain_module import explain_module
+    with waiting(args, "capturing the model, costing the plan"):
+        from autopar.planner.check import capture_for
+        from autopar.planner.explain import Explanation, cost_plan, explain_plan, fallbacks
+        from autopar.planner.explain_module import explain_module
 
-    captured = capture_for(given.plan, given.source)
-    costing = cost_plan(given.plan, given.source, given.cluster, given.memory_limit_bytes, captured)
+        captured = capture_for(given.plan, given.source)
+        costing = cost_plan(given.plan, given.source, given.cluster, given.memory_limit_bytes, captured)
     if args.node is not None:
         use = explain_module(costing, args.node)
         return Outcome(module_to_json(use) if args.json else module_summary(use))

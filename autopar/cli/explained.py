@@ -13,7 +13,7 @@ from autopar.cli.results import mesh_document
 from autopar.cli.terminal import rendered, width_of
 from autopar.cost.breakdown import TERMS, Breakdown, StepTerms
 from autopar.plan.document import to_document
-from autopar.report.explained import lines_table, signed_seconds, terms_table, what_loses
+from autopar.report.explained import lines_table, terms_table, what_loses
 from autopar.report.module import operators_table, parameters_table
 from autopar.report.predicted import fit_word, prediction_document
 from autopar.report.text import headline, memory_table, mesh_text, plain_table, stage_table
@@ -75,12 +75,13 @@ def _against_the_free_optimum(explanation: Explanation) -> list[RenderableType]:
             what_loses(other, terms) or other.why_not,
         )
     parts: list[RenderableType] = [Text("why this mesh"), table, Text()]
-    said = "as quick as" if abs(lost_s) < 1e-9 else f"{signed_seconds(lost_s)} beside"
+    said = f"takes {format_seconds(abs(lost_s))} {'more' if lost_s > 0 else 'less'} than"
+    said = "is as quick as" if abs(lost_s) < 1e-9 else said
     if not explanation.lines:
-        parts.append(Text(f"the plan is {said} the free optimum; no line of it was made by hand"))
+        parts.append(Text(f"the plan {said} the free optimum; no line of it was made by hand"))
         return parts
     how = "made by hand" if mine.resolved.plan.chosen else "that differ"
-    parts.append(Text(f"the plan is {said} the free optimum; lines {how}, each fixed alone"))
+    parts.append(Text(f"the plan {said} the free optimum; lines {how}, each fixed alone"))
     parts.append(lines_table(explanation.lines))
     return parts
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 
+from autopar.cli.collection import collect_seldom
 from autopar.cli.files import existing_file, output_path, write_whole
 from autopar.cli.flags import add_output_flags, add_set_flag
 from autopar.cli.outcome import Outcome, document_text, tell
 from autopar.cli.source import load_source_of
+from autopar.cli.watching import waiting
 from autopar.plan.merge import override
 from autopar.plan.pins import parse_sets
 from autopar.plan.read import read_plan
@@ -32,14 +34,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def execute(args: argparse.Namespace) -> Outcome:
     """Exports."""
-    from autopar.export.subject import subject_of
-    from autopar.export.targets import TARGETS
-
     plan = read_plan(existing_file(args.plan, "PLAN"))
     path = plan.path
     plan = override(plan, parse_sets(args.sets))
     output = output_path(args.output)
-    subject = subject_of(plan, load_source_of(plan))
+    collect_seldom()
+    with waiting(args, "capturing the model"):
+        from autopar.export.subject import subject_of
+        from autopar.export.targets import TARGETS
+
+        subject = subject_of(plan, load_source_of(plan))
     exported = TARGETS[args.to](replace(subject, plan=replace(subject.plan, path=path)))
     if not args.quiet and not args.json:
         for line in exported.left_out:

@@ -6,10 +6,12 @@ import argparse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from autopar.cli.collection import collect_seldom
 from autopar.cli.devices_choice import choose_cluster, is_replanned, memory_limit_bytes, on_cluster
 from autopar.cli.files import existing_file
 from autopar.cli.outcome import tell
 from autopar.cli.source import load_source_of
+from autopar.cli.watching import waiting
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Plan
 from autopar.plan.merge import override
@@ -56,4 +58,7 @@ def given_plan(args: argparse.Namespace, path: str, what: str = "PLAN") -> Given
         )
     here = on_cluster(args, plan, cluster, limit_bytes)
     plan = override(here, pins)
-    return Given(plan, here if args.sets else None, cluster, limit_bytes, load_source_of(plan))
+    collect_seldom()
+    with waiting(args, "loading the model"):
+        source = load_source_of(plan)
+    return Given(plan, here if args.sets else None, cluster, limit_bytes, source)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from autopar.cli.collection import collect_seldom
 from autopar.cli.devices_choice import choose_cluster, memory_limit_bytes, on_cluster, reference_to
 from autopar.cli.files import existing_file
 from autopar.cli.flags import AUTO, flag_constraints, model_arguments
 from autopar.cli.outcome import tell
-from autopar.cli.watching import watching
+from autopar.cli.watching import waiting, watching
 from autopar.plan.decisions import Plan
 from autopar.plan.merge import merge
 from autopar.plan.pins import parse_sets
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from autopar.hardware.cluster import Cluster
     from autopar.planner.like import OldLine
     from autopar.planner.request import PlanRequest, PlanResult
-
-
-_ALLOCATIONS_BETWEEN_COLLECTIONS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +62,11 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
     if origin is not None and _is_same_target(origin.source, target):
         arguments = {**origin.args, **arguments}  # a plan that is completed stays about its own model
 
-    from autopar.capture.target import load_target
+    collect_seldom()
+    with waiting(args, "loading the model"):
+        from autopar.capture.target import load_target
 
-    source = load_target(target, arguments)
-
-    # Planning fills memory with graphs that live to the end: looking through them for cycles again and again
-    # takes a sixth of its time.
-    gc.set_threshold(_ALLOCATIONS_BETWEEN_COLLECTIONS)
+        source = load_target(target, arguments)
 
     from autopar.planner.request import PlanRequest
 

@@ -19,7 +19,7 @@ from autopar.cli.flags import add_device_flags, add_output_flags, add_set_flag, 
 from autopar.cli.given import Given, given_plan
 from autopar.cli.outcome import Outcome, document_text
 from autopar.cli.results import Costed, to_yaml
-from autopar.cli.watching import watching
+from autopar.cli.watching import waiting, watching
 from autopar.errors import InfeasibleError, UsageError
 from autopar.plan.decisions import Plan
 from autopar.report.predicted import fit_word
@@ -71,16 +71,18 @@ def execute(args: argparse.Namespace) -> Outcome:
     trace = None if args.trace is None else writable_path(args.trace, "--trace")
     given = given_plan(args, args.plan)
 
-    from autopar.planner.check import capture_for
-    from autopar.planner.explain import cost_plan
+    with waiting(args, "capturing the model, costing the plan"):
+        from autopar.planner.check import capture_for
+        from autopar.planner.explain import cost_plan
 
-    captured = capture_for(given.plan, given.source)
-    costing = cost_plan(given.plan, given.source, given.cluster, given.memory_limit_bytes, captured)
+        captured = capture_for(given.plan, given.source)
+        costing = cost_plan(given.plan, given.source, given.cluster, given.memory_limit_bytes, captured)
     if trace is not None:
         _write_trace(trace, costing)
     if page is not None:
         free, planned_s = (None, {}) if args.quick else _searched(args, given, costing, captured)
-        _write_page(args, page, given, costing, free, planned_s)
+        with waiting(args, "drawing the page"):
+            _write_page(args, page, given, costing, free, planned_s)
     files = {"page": args.output, "trace": args.trace}
     if args.json:
         return Outcome(document_text({"schema": 1, **files}))

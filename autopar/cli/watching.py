@@ -1,7 +1,8 @@
-"""What a person sees of a search that takes longer than a moment: a line on stderr that keeps changing.
+"""What a person sees of work that takes longer than a moment: a line on stderr that keeps changing.
 
-On a terminal it is a bar with the candidates done and the best step so far; under ``-v`` every step of the
-search is a line of its own; under ``-q``, ``--json``, or where nobody watches, there is nothing.
+On a terminal a search is a bar with the candidates done and the best step so far, and other work is named;
+under ``-v`` every step of a search is a line of its own; under ``-q``, ``--json``, or where nobody watches,
+there is nothing.
 """
 
 from __future__ import annotations
@@ -56,20 +57,45 @@ class Watcher:
 @contextmanager
 def watching(args: argparse.Namespace) -> Iterator[Watcher]:
     """A watcher as the flags want it; what it shows is gone when the search is over."""
+    console = _console_of(args)
+    bar = None if console is None else bar_on(console)
+    with _shown(bar):
+        yield Watcher(is_verbose=args.verbose and not args.quiet, bar=bar)
+
+
+@contextmanager
+def waiting(args: argparse.Namespace, text: str) -> Iterator[None]:
+    """Names what is waited for, where there is nothing to count; gone when it is done."""
+    console = _console_of(args)
+    bar = None if console is None else spinner_on(console)
+    if bar is not None:
+        bar.add_task(text, total=None)
+    with _shown(bar):
+        yield
+
+
+def _console_of(args: argparse.Namespace) -> Console | None:
+    """Where somebody watches; None where nobody does or wants to."""
     stream = sys.__stderr__
     is_watched = not (args.quiet or args.json or args.verbose) and stream is not None and stream.isatty()
-    bar = bar_on(Console(file=stream)) if is_watched else None
-    patience = threading.Timer(_PATIENCE_S, bar.start) if bar is not None else None
-    if patience is not None:
-        patience.daemon = True
-        patience.start()
+    return Console(file=stream) if is_watched else None
+
+
+@contextmanager
+def _shown(bar: Progress | None) -> Iterator[None]:
+    """Shows a bar once the work has taken longer than a moment."""
+    if bar is None:
+        yield
+        return
+    patience = threading.Timer(_PATIENCE_S, bar.start)
+    patience.daemon = True
+    patience.start()
     try:
-        yield Watcher(is_verbose=args.verbose and not args.quiet, bar=bar)
+        yield
     finally:
-        if bar is not None and patience is not None:
-            patience.cancel()
-            patience.join()
-            bar.stop()
+        patience.cancel()
+        patience.join()
+        bar.stop()
 
 
 def bar_on(console: Console) -> Progress:
@@ -85,3 +111,9 @@ def bar_on(console: Console) -> Progress:
         transient=True,
         refresh_per_second=4,
     )
+
+
+def spinner_on(console: Console) -> Progress:
+    """A line that says what is being done, and for how long."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
+    return Progress(*columns, console=console, transient=True, refresh_per_second=4)

@@ -72,7 +72,9 @@ def _best(name: str, state: Search, families: Iterable[Family], levels: tuple[in
     if best is not None:
         return BaselineFound(name, *best)
     if least is None:
-        return BaselineFound(name, None, None, "no such plan divides the batch and the layers evenly")
+        return BaselineFound(
+            name, None, None, "no such plan that keeps to the constraints divides batch and layers evenly"
+        )
     return BaselineFound(name, None, None, does_not_fit(least.missing_bytes))
 
 

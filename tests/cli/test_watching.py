@@ -1,12 +1,15 @@
 """What is seen of a search: a bar on a terminal, lines under -v, nothing otherwise."""
 
 import io
+import sys
+import time
 from argparse import Namespace
 
 import pytest
 from rich.console import Console
 
-from autopar.cli.watching import Watcher, bar_on, watching
+from autopar.cli import watching as module
+from autopar.cli.watching import Watcher, bar_on, waiting, watching
 from autopar.solve.considered import News
 
 
@@ -39,3 +42,33 @@ def test_where_nobody_watches_only_verbose_tells(
         watcher.doing("capturing the model")
         watcher.news(News(1, 2, 0.1))
     assert capsys.readouterr() == ("", lines)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("flag", "is_seen"), [("", True), ("quiet", False), ("json", False), ("verbose", False)]
+)
+def test_what_takes_long_is_named_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, flag: str, is_seen: bool
+) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "__stderr__", screen)
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.0)
+    flags = {"quiet": False, "json": False, "verbose": False}
+    with waiting(Namespace(**flags | ({flag: True} if flag else {})), "capturing the model"):
+        deadline_s = time.monotonic() + (10.0 if is_seen else 0.05)
+        while "capturing the model" not in screen.getvalue() and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+    assert ("capturing the model" in screen.getvalue()) == is_seen
+
+
+def test_what_takes_a_moment_is_not_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr(sys, "__stderr__", screen)
+    with waiting(Namespace(quiet=False, json=False, verbose=False), "capturing the model"):
+        pass
+    assert "capturing" not in screen.getvalue()
