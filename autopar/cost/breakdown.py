@@ -140,16 +140,18 @@ class _Parts:
 
 def _stage_parts(layout: Layout, stage: int, pieces: StepPieces, training: Training) -> _Parts:
     blocks, seconds = layout.stages[stage], pieces.seconds[stage]
-    device, level = training.cluster.device, training.level(layout.zero[stage])
-    owned = owned_elements(blocks, repeated_elements(layout, stage, training))
+    level = training.level(layout.zero[stage])
+    action_s = training.action_s(level)
+    owned = owned_elements(blocks, repeated_elements(layout, training)[stage])
     num_actions = 3 if training.splits_backward else 2
     waits_s = sum(b.forward_host_s + b.backward_host_s for b in blocks)
     recompute_s = sum(b.recompute_s for b in blocks)
-    forward_host_s = sum(b.forward_host_s for b in blocks) + device.action_s
-    host_s = waits_s + num_actions * device.action_s
+    forward_host_s = sum(b.forward_host_s for b in blocks) + action_s
+    host_s = waits_s + num_actions * action_s
     tensor_s = sum(b.forward_comm_s + b.backward_comm_s for b in blocks)
     offload_s = sum(activations_s(blocks, training))
     times = layout.num_micro_batches * pieces.stretch
+    comm_times = layout.num_micro_batches * pieces.message_stretch
     trainable = sum(trainable for trainable, _ in owned)
     return _Parts(
         StepTerms(
@@ -157,11 +159,11 @@ def _stage_parts(layout: Layout, stage: int, pieces: StepPieces, training: Train
             backward_s=times * (seconds.backward_compute_s - recompute_s - (host_s - forward_host_s)),
             recompute_s=times * recompute_s,
             host_s=times * host_s,
-            tensor_s=times * tensor_s,
-            data_s=times * _rest(seconds.forward_comm_s + seconds.backward_comm_s, tensor_s + offload_s),
-            offload_s=times * offload_s,
+            tensor_s=comm_times * tensor_s,
+            data_s=comm_times * _rest(seconds.forward_comm_s + seconds.backward_comm_s, tensor_s + offload_s),
+            offload_s=comm_times * offload_s,
         ),
-        once_host_s=device.step_s,
+        once_host_s=training.step_s(level),
         moved_s=moved_for_update_s(trainable, level, training),
         sent_s=sent_s(level, stage_traffic(owned, training), layout.num_micro_batches),
     )

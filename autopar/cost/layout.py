@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 from autopar.cost.choice import BlockChoice
 from autopar.plan.decisions import MESH_AXES, Precision, ScheduleName, stride
@@ -83,22 +84,10 @@ class Layout:
         """Samples per step."""
         return self.micro_batch * self.num_micro_batches * self.data
 
-    def first_block(self, stage: int) -> int:
-        """Index in the chain of a stage's first block."""
-        return sum(len(blocks) for blocks in self.stages[:stage])
-
-    def repeated_elements(self, stage: int) -> tuple[int, ...]:
-        """Per block of a stage, elements of shared parameters that an earlier block of the stage holds
-        already."""
-        if not self.shared:
-            return (0,) * len(self.stages[stage])
-        first = self.first_block(stage)
-        repeated = [0] * len(self.stages[stage])
-        for parameter in self.shared:
-            here = [block - first for block in parameter.blocks if 0 <= block - first < len(repeated)]
-            for position in here[1:]:
-                repeated[position] += parameter.num_elements
-        return tuple(repeated)
+    @property
+    def first_blocks(self) -> tuple[int, ...]:
+        """Index in the chain of every stage's first block."""
+        return tuple(accumulate((len(blocks) for blocks in self.stages[:-1]), initial=0))
 
     def holders(self, parameter: SharedParameter) -> tuple[int, ...]:
         """Stages that hold a shared parameter, ascending."""

@@ -29,8 +29,9 @@ def layout_pieces(layout: Layout, training: Training) -> list[StagePieces]:
     sent = [layout.boundary_bytes(boundary) for boundary in range(num_stages - 1)] + [0]
     known: dict[tuple[object, ...], StagePieces] = {}
     found = []
+    repeated_by_stage = repeated_elements(layout, training)
     for stage, blocks in enumerate(layout.stages):
-        repeated = repeated_elements(layout, stage, training)
+        repeated = repeated_by_stage[stage]
         messages = sent[stage] + (sent[stage - 1] if stage else 0)
         key = (tuple(map(id, blocks)), layout.zero[stage], repeated, messages, sent[stage])
         if key not in known:

@@ -66,14 +66,16 @@ def stage_seconds(
     )
     down_s, up_s = activations_s(blocks, training)
     num_backwards = 2 if training.splits_backward else 1
+    action_s = training.action_s(zero)
     return StageSeconds(
-        forward_compute_s=sum(b.forward_compute_s for b in blocks) + device.action_s,
+        forward_compute_s=sum(b.forward_compute_s for b in blocks) + action_s,
         forward_comm_s=sum(b.forward_comm_s for b in blocks) + sticking_out.forward_s + down_s,
-        backward_compute_s=sum(b.backward_compute_s for b in blocks) + num_backwards * device.action_s,
+        backward_compute_s=sum(b.backward_compute_s for b in blocks) + num_backwards * action_s,
         backward_comm_s=sum(b.backward_comm_s for b in blocks) + sticking_out.backward_s + up_s,
         sync_s=sticking_out.step_s,
-        update_s=step_update_s(sum(trainable for trainable, _ in owned), zero, training) + device.step_s,
-        weight_s=weight_s + device.action_s if training.splits_backward else 0.0,
+        update_s=step_update_s(sum(trainable for trainable, _ in owned), zero, training)
+        + training.step_s(zero),
+        weight_s=weight_s + action_s if training.splits_backward else 0.0,
     )
 
 

@@ -62,6 +62,14 @@ def predict(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Predic
     )
 
 
+def fits(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> bool:
+    """What ``predict(...).fits`` says, without playing the schedule."""
+    memory = layout_memory(layout, training_of(layout, cluster))
+    return max(m.total_bytes for m in memory) <= memory_limit_bytes and (
+        max(m.host_bytes for m in memory) <= cluster.host_bytes_per_device
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class StepPieces:
     """What a step is put together from.
@@ -71,8 +79,9 @@ class StepPieces:
         ranks: the stages of each rank of the pipeline axis.
         message_s: per boundary between stages, of a message across it.
         tied_s: per rank, of adding up gradients of parameters that several ranks hold.
-        stretch: how much longer an action takes than ``seconds`` say, where ranks share cores.
-        message_stretch: likewise, a message.
+        stretch: how much longer the computing of an action takes than ``seconds`` say, where ranks share
+            cores.
+        message_stretch: likewise, its communication, and a message.
         update_stretch: likewise, the update.
         ends_s: when the last action of each stage ends.
     """
@@ -136,7 +145,8 @@ def step_pieces(layout: Layout, cluster: Cluster) -> StepPieces:
     if share <= 1 or layout.pipeline == 1:
         return replace(alone, ends_s=stage_ends(layout, alone))
     # Processes that wait leave their cores to the others: no sooner than all work is done by all cores, nor
-    # than what depends on each other takes at full speed.
+    # than what depends on each other takes with cores to itself. Sending is no quicker for that: it waits for
+    # other ranks to wake up.
     ends_s = stage_ends(layout, replace(alone, stretch=1 / share))
     work_s = layout.num_micro_batches * sum(s.forward_s + s.backward_s for s in seconds) / layout.pipeline
     slower = max(1.0, work_s / max(ends_s))
@@ -185,9 +195,10 @@ def play(layout: Layout, pieces: StepPieces) -> Timeline:
 
 def _durations_s(pieces: StepPieces) -> tuple[list[float], list[float], list[float], list[float]]:
     """Forwards and backwards of stages, messages across boundaries, and postponed halves; all stretched."""
+    own, sent = pieces.stretch, pieces.message_stretch
     return (
-        [s.forward_s * pieces.stretch for s in pieces.seconds],
-        [s.backward_s * pieces.stretch for s in pieces.seconds],
+        [s.forward_compute_s * own + s.forward_comm_s * sent for s in pieces.seconds],
+        [s.backward_compute_s * own + s.backward_comm_s * sent for s in pieces.seconds],
         [s * pieces.message_stretch for s in pieces.message_s],
         [s.weight_s * pieces.stretch for s in pieces.seconds],
     )
@@ -197,8 +208,9 @@ def _all_seconds(layout: Layout, training: Training) -> list[StageSeconds]:
     """Times of every stage; those that are alike are worked out once."""
     known: dict[tuple[object, ...], StageSeconds] = {}
     found = []
+    repeated_by_stage = repeated_elements(layout, training)
     for stage, blocks in enumerate(layout.stages):
-        repeated = repeated_elements(layout, stage, training)
+        repeated = repeated_by_stage[stage]
         key = (tuple(map(id, blocks)), layout.zero[stage], repeated)
         if key not in known:
             known[key] = stage_seconds(blocks, training, layout.zero[stage], repeated)
@@ -213,7 +225,7 @@ def _synchronised_as_one(
     stage with all of its blocks, and is in sync after the last backward, which is the first stage's.
     """
     whole = replace(layout, stages=(tuple(b for blocks in layout.stages for b in blocks),), virtual=1)
-    one = stage_seconds(whole.stages[0], training, max(layout.zero), whole.repeated_elements(0))
+    one = stage_seconds(whole.stages[0], training, max(layout.zero), *repeated_elements(whole, training))
     cut_s = sum(s.forward_s + s.backward_s for s in seconds)
     spared_s = max(0.0, layout.num_micro_batches * (one.forward_s + one.backward_s - cut_s))
     return [replace(s, sync_s=0.0 if stage else one.sync_s + spared_s) for stage, s in enumerate(seconds)]

@@ -93,4 +93,4 @@ def _span(event: Event, pieces: StepPieces) -> Span:
         ActionKind.BACKWARD: seconds.backward_comm_s,
         ActionKind.INPUT_BACKWARD: seconds.backward_comm_s,
     }.get(kind, 0.0)
-    return Span(_KINDS[kind], event.start_s, event.end_s, comm_s * pieces.stretch, stage, micro_batch)
+    return Span(_KINDS[kind], event.start_s, event.end_s, comm_s * pieces.message_stretch, stage, micro_batch)

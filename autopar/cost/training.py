@@ -59,6 +59,21 @@ class Training:
         """
         return self.cluster.device.time_share if self.pipeline > 1 else 1.0
 
+    def action_s(self, level: int) -> float:
+        """Seconds of the host for each forward and each backward of a stage, beside its operators.
+
+        Args:
+            level: of ZeRO, in force.
+        """
+        device = self.cluster.device
+        exchange_s = device.exchange_s if self.pipeline > 1 else 0.0
+        return device.action_s + exchange_s + (device.sharded_action_s if level else 0.0)
+
+    def step_s(self, level: int) -> float:
+        """Likewise, once a step."""
+        device = self.cluster.device
+        return device.step_s + (device.sharded_step_s if level else 0.0)
+
     def level(self, zero: int) -> int:
         """The ZeRO level that is in force: 0 where a rank has neither peers nor its host to share with."""
         return 0 if self.group == 1 and "parameters" not in self.offload else zero

@@ -30,7 +30,7 @@ def compose_plan(settled: Plan, best: MeshSolution, choices: ModelChoices, clust
     names = [block.name for block in graph.blocks]
     words = {n: c.output_word for n, c in zip(names, best.choices, strict=True)}
     sharded = candidate.tensor > 1
-    first_blocks = [best.layout.first_block(stage) for stage in range(candidate.num_stages)]
+    first_blocks = best.layout.first_blocks
     zero = candidate.zero[0] if len(set(candidate.zero)) == 1 else candidate.zero
     model = settled.model
     assert model is not None

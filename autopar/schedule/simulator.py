@@ -139,7 +139,7 @@ class _Order:
         return zip(self.ranks, self.codes, self.needed, self.boundaries, strict=True)
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
 def _order(name: ScheduleName, num_stages: int, num_micro_batches: int, virtual: int) -> _Order:
     return _order_of(schedule_actions(name, num_stages, num_micro_batches, virtual), num_stages)
 

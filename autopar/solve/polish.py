@@ -28,7 +28,7 @@ def polished(found: MeshSolution, table: ChoiceTable, job: Job) -> MeshSolution:
     work_left = _MOST_WORK
     step_work = 2 * found.candidate.num_stages * found.candidate.num_micro_batches + len(table.blocks)
     best = found
-    plan: _Plan = tuple(found.layout.first_block(s) for s in range(found.candidate.num_stages)), found.choices
+    plan: _Plan = found.layout.first_blocks, found.choices
     improved = True
     while improved:
         improved = False

@@ -15,7 +15,7 @@ from typing import TypeAlias
 from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout
 from autopar.cost.prediction import Prediction
-from autopar.cost.step import predict
+from autopar.cost.step import fits, predict
 from autopar.plan.bounds import Bound
 from autopar.plan.decisions import Recompute
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
@@ -93,21 +93,17 @@ class Recipes:
         self, candidate: Candidate, job: Job, index: int, recipes: Sequence[Recipe]
     ) -> Tried | None:
         """The quickest; else, if the leanest fits, the first on the way to it."""
-        if not recipes:
-            return None
         leanest = min(range(len(recipes)), key=lambda number: recipes[number].saved_bytes)
-        lean: Tried | None = None
-        for number, recipe in enumerate(recipes):
-            if lean is not None and number >= leanest:
-                return lean
-            tried = self._try(candidate, job, index, number, recipe)
-            if tried.prediction.fits:
-                return tried
-            if lean is None and number != leanest:
-                lean = self._try(candidate, job, index, leanest, recipes[leanest])
-            if lean is None or not lean.prediction.fits:
-                return None
-        return lean
+        for number in range(leanest + 1):
+            layout = self._layout(candidate, job, index, number)
+            if fits(layout, job.cluster, job.memory_limit_bytes):
+                prediction = predict(layout, job.cluster, job.memory_limit_bytes)
+                return Tried(candidate, layout, prediction, index)
+            if number == 0 < leanest:
+                lean = self._layout(candidate, job, index, leanest)
+                if not fits(lean, job.cluster, job.memory_limit_bytes):
+                    return None
+        return None
 
     def _recipes(self) -> list[list[Recipe]]:
         if self._made is None:
@@ -117,8 +113,9 @@ class Recipes:
             ]
         return self._made
 
-    def _try(self, candidate: Candidate, job: Job, index: int, number: int, recipe: Recipe) -> Tried:
-        first_blocks = job.first_blocks
+    def _layout(self, candidate: Candidate, job: Job, index: int, number: int) -> Layout:
+        """The plan of a recipe."""
+        recipe, table, first_blocks = self._recipes()[index][number], self.tables[index], job.first_blocks
         if first_blocks is None:
             key = (index, number, candidate.num_stages)
             if key not in self._cuts:
@@ -126,10 +123,7 @@ class Recipes:
                     recipe.seconds, candidate.num_stages, job.sizes(candidate.num_stages)
                 )
             first_blocks = self._cuts[key]
-        table = self.tables[index]
-        layout = layout_of(candidate, job, table, chosen_stages(table, first_blocks, recipe.options))
-        prediction = predict(layout, job.cluster, job.memory_limit_bytes)
-        return Tried(candidate, layout, prediction, index)
+        return layout_of(candidate, job, table, chosen_stages(table, first_blocks, recipe.options))
 
 
 def even_cut(seconds: Sequence[float], num_stages: int, sizes: Sequence[Bound] = ()) -> tuple[int, ...]:
