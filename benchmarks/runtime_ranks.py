@@ -79,7 +79,6 @@ def main(folder: Path) -> None:
     job: RuntimeJob = pickle.loads((folder / "job.pickle").read_bytes())
     torch.set_num_threads(1)
     imported_bytes = _resident_bytes()
-    dist.init_process_group("gloo")
     source = load_target(job.target, job.args)
     makers = {"autopar": _autopar, "peer": _peer}
     torch.manual_seed(0)
@@ -120,6 +119,8 @@ def _autopar(job: RuntimeJob, source: ModelSource, whole: Mapping[str, Tensor]) 
 
 
 def _peer(job: RuntimeJob, source: ModelSource, whole: Mapping[str, Tensor]) -> Callable[[], None]:
+    if not dist.is_initialized():  # parallelize() makes the group where it comes first
+        dist.init_process_group("gloo")
     module, loss = source.build_model(), source.loss
     assert loss is not None
     make = getattr(runtime_peers, job.peer.removesuffix("_compiled"))

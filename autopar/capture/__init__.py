@@ -8,5 +8,5 @@ Start at ``capture``; what comes out is a ``model_graph``.
 * Layers that are equal are traced once: ``sharing`` proves it, with ``structure``, ``observation``,
   ``descriptions``, ``traced_call``, ``repeat_operators`` and ``expand``.
 * Where it is cut: ``pieces``, ``segments``, ``dataflow``, ``recipe``, ``blocks``, ``specialize``; what
-  blocks have in common: ``class_key``, ``fingerprint``.
+  blocks have in common: ``class_key``, ``fingerprint``; for another process: ``portable``.
 """

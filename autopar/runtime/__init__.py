@@ -1,8 +1,9 @@
 """A plan at work: each rank builds its part of the model, and trains.
 
 * ``parallel`` is the way in, ``parallel_model`` what a training script holds. A run begins with ``launch``,
-  ``meeting``, ``agreement`` and ``mesh``; ``assemble`` builds the rank's part.
-* Starting weights: ``initialise``, ``recording``, ``seeds``, ``state_source``, ``fill``.
+  ``meeting``, ``agreement`` and ``mesh``; ``capture_apart`` reads the model, ``assemble`` builds the rank's
+  part.
+* Starting weights: ``initialise``, ``recording``, ``randomness``, ``seeds``, ``state_source``, ``fill``.
 * A step: ``script`` and ``messages`` say what waits for what, ``executor`` plays it, on the ``stage`` (its
   ``block_module``, ``routes``) in its surroundings (``held_stage``, ``links``, ``crossings``).
 * Gradients and updates: ``replicas``, ``overlap``, ``buckets``, ``gradients``, ``loss_scale``, ``masters``.

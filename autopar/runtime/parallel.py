@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autopar.capture.capture import capture
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource, load_target, source_from_functions
 from autopar.errors import PlanError, UsageError
@@ -18,6 +17,7 @@ from autopar.lower.resolve import missing_decisions, resolve
 from autopar.plan.decisions import Plan
 from autopar.plan.read import read_plan
 from autopar.runtime.assemble import assemble
+from autopar.runtime.capture_apart import capture_apart
 from autopar.runtime.initialise import Init, Initialisation, InitialState
 from autopar.runtime.launch import check_world_size, gather_ranks, in_common, join
 from autopar.runtime.mesh import make_mesh
@@ -79,7 +79,8 @@ def parallelize(
     )
     check_complete(checked)
     check_world_size(checked)
-    graph = capture(source, options.compute_dtype(checked)).at(checked.micro_batch or 1)
+    dtype, device = options.compute_dtype(checked), options.choose_device()
+    graph = capture_apart(source, dtype, checked.micro_batch or 1, device)
     return start(checked, graph, source.build_model, options)
 
 

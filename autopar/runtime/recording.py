@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from torch.utils._pytree import tree_leaves, tree_map
 
 from autopar.errors import UsageError
+from autopar.runtime.randomness import untouched_randomness
 
 # In-place operators that replace every element: what was written to the same memory before them is dead.
 _REPLACING = {
@@ -237,16 +238,11 @@ def _is_whole(tensor: Tensor) -> bool:
 @contextmanager
 def _fixed_randomness(seed: int) -> Iterator[None]:
     # Random numbers of Python and numpy are drawn while recording: every rank must draw the same.
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)
+    with untouched_randomness():
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.manual_seed(seed)
+        yield
 
 
 def record_construction(build_model: Callable[[], nn.Module], seed: int = 0) -> Recording:
