@@ -45,6 +45,9 @@ class Device:
             takes the same processor (gloo).
         action_s: time of the host for each forward and each backward of a stage, beside its operators.
         step_s: likewise, once a step.
+        exchange_s: likewise, for each forward and each backward of a stage that hands on to other ranks.
+        sharded_action_s: likewise, for each forward and each backward under ZeRO 1 to 3.
+        sharded_step_s: likewise, once a step under ZeRO 1 to 3.
         memory_rates: bytes/s that a memory-bound operator reaches by the bytes that it moves; None: the same
             at every size.
         update_bytes_per_s: what the optimiser's update reaches; None: as any memory-bound operator.
@@ -74,6 +77,9 @@ class Device:
     overlap: float = 1.0
     action_s: float = 0.0
     step_s: float = 0.0
+    exchange_s: float = 0.0
+    sharded_action_s: float = 0.0
+    sharded_step_s: float = 0.0
     memory_rates: SizeTable | None = None
     update_bytes_per_s: float | None = None
     blocks: Mapping[str, MeasuredBlock] = field(default_factory=dict)

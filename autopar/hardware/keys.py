@@ -26,6 +26,9 @@ _COMPUTE = Section(
         "overlap": Number("fraction", optional=True, nullable=True),
         "action": Number("us", optional=True, nullable=True),
         "step": Number("us", optional=True, nullable=True),
+        "exchange": Number("us", optional=True, nullable=True),
+        "sharded_action": Number("us", optional=True, nullable=True),
+        "sharded_step": Number("us", optional=True, nullable=True),
     }
 )
 

@@ -22,6 +22,8 @@ _PEAK_PRECISIONS = ("bf16", "fp16", "fp32")
 _LEAST_OVERHEAD_ELEMENTS = 0.1
 # What a process of the tiny model's step computes: product, bias, mean, and their gradients.
 _TINY_OPERATORS = 4
+# What is left of a difference of two measurements is at least this.
+_LEAST_S = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,8 @@ def _source(result: ProfileResult) -> str:
     quick = " in little time (--quick)" if settings.quick else ""
     return (
         f"autopar profile{quick}, {machine.date}: {machine.processor}, {machine.versions};"
-        f" {settings.num_processes} processes at once, {settings.num_repetitions} repetitions,"
+        f" {settings.num_processes} processes at once, {settings.num_passes} x {settings.num_repetitions}"
+        " repetitions,"
         f" {result.elapsed_s:.0f} s; load before {result.load:.1f}"
     )
 
@@ -164,9 +167,9 @@ def _compute(result: ProfileResult, base: Device) -> Document:
 
 def _runtime(result: ProfileResult, operator_s: float) -> Document:
     """Overheads of the runtime, from steps of a model that computes next to nothing."""
-    few, many = result.overheads.few, result.overheads.many
-    micro_batch_s = max(0.0, many.median_s - few.median_s) / result.overheads.num_more
-    action_s = max(1e-6, micro_batch_s / 2 - _TINY_OPERATORS * operator_s)
+    plain, sharded, piped = result.overheads.plain, result.overheads.sharded, result.overheads.piped
+    few, micro_batch_s = plain.few, plain.micro_batch_s
+    action_s = max(_LEAST_S, micro_batch_s / 2 - _TINY_OPERATORS * operator_s)
     synchronised_s = next(
         (
             spread.median_s
@@ -177,11 +180,25 @@ def _runtime(result: ProfileResult, operator_s: float) -> Document:
     )
     if result.time_share > 1:
         synchronised_s = 0.0  # these steps are timed by what they take of a processor: no waiting is in them
-    step_s = max(1e-6, few.median_s - micro_batch_s - synchronised_s)
-    return {
+    step_s = max(_LEAST_S, few.median_s - micro_batch_s - synchronised_s)
+    document: Document = {
         "action": measured(action_s * 1e6, "us", "for each forward and each backward of a stage"),
         "step": measured(step_s * 1e6, "us", f"with the mean of the loss over all ranks; {width(few)}"),
     }
+    if piped is not None:
+        exchange_s = max(_LEAST_S, (piped.micro_batch_s - micro_batch_s) / 2)
+        note = "for each forward and each backward of a stage that hands on to other ranks"
+        document["exchange"] = measured(exchange_s * 1e6, "us", note)
+    if sharded is not None:
+        more_s = sharded.micro_batch_s - micro_batch_s
+        once_s = sharded.few.median_s - few.median_s - more_s
+        document["sharded_action"] = measured(
+            max(_LEAST_S, more_s / 2) * 1e6, "us", "for each forward and each backward under ZeRO"
+        )
+        document["sharded_step"] = measured(
+            max(_LEAST_S, once_s) * 1e6, "us", f"under ZeRO; {width(sharded.few)}"
+        )
+    return document
 
 
 def _overhead_elements(result: ProfileResult) -> float:

@@ -12,21 +12,23 @@ import pickle
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
-from autopar.capture.capture import Capture, capture
+from autopar.capture.capture import capture
 from autopar.capture.target import load_target
 from autopar.errors import UsageError
 from autopar.plan.decisions import Precision
 from autopar.profile.block_times import BlockTimes, BlockToTime, classes_of, measure_blocks
-from autopar.profile.communication import measure_communication
-from autopar.profile.compute import measure_compute
+from autopar.profile.communication import CommunicationResult, measure_communication
+from autopar.profile.compute import ComputeResult, measure_compute
 from autopar.profile.machine import describe_machine
-from autopar.profile.overheads import measure_overheads, tiny_capture
+from autopar.profile.merged import merged
+from autopar.profile.overheads import OverheadResult, TinyModels, measure_overheads, tiny_models
 from autopar.profile.settings import HOST_COPY_BYTES, ProfileResult, ProfileSettings
 from autopar.profile.spread import Spread
 from autopar.profile.stopwatch import Stopwatch, Task
@@ -53,7 +55,7 @@ def blocks_to_time(settings: ProfileSettings) -> tuple[BlockToTime, ...]:
 
 def profile_rank(
     settings: ProfileSettings,
-    tiny: Capture,
+    tiny: TinyModels,
     blocks: tuple[BlockToTime, ...],
     tell: Callable[[str], None],
     load: float,
@@ -73,25 +75,43 @@ def profile_rank(
         deadline_s = time.monotonic() + settings.wanted_s / num_parts
         return Stopwatch(device, settings.window_s, settings.num_repetitions, tell, share, deadline_s)
 
-    compute = measure_compute(stopwatch(), settings.quick)
-    communication = measure_communication(stopwatch(), settings.quick, settings.timeout_s)
-    overheads = measure_overheads(stopwatch(2), tiny, settings.timeout_s)
-    host_copy = _host_copy(stopwatch()) if device.type == "cuda" else None
-    times: list[BlockTimes] = []
-    graphs = [list(items) for _, items in groupby(blocks, key=lambda item: id(item.graph))]
-    for items in graphs:
-        times += measure_blocks(stopwatch(max(1, len(graphs) // 2)), items)
+    graphs = [tuple(items) for _, items in groupby(blocks, key=lambda item: id(item.graph))]
+
+    def measure() -> _Measured:
+        times: list[BlockTimes] = []
+        for items in graphs:
+            times += measure_blocks(stopwatch(max(1, len(graphs) // 2)), items)
+        return _Measured(
+            compute=measure_compute(stopwatch(), settings.quick),
+            communication=measure_communication(stopwatch(), settings.quick, settings.timeout_s),
+            overheads=measure_overheads(stopwatch(2), tiny, settings.timeout_s),
+            host_copy=_host_copy(stopwatch()) if device.type == "cuda" else None,
+            blocks=tuple(times),
+        )
+
+    found = merged([measure() for _ in range(settings.num_passes)])
     return ProfileResult(
         settings=settings,
         machine=machine,
-        compute=compute,
-        communication=communication,
-        overheads=overheads,
-        host_copy=host_copy,
-        blocks=tuple(times),
+        compute=found.compute,
+        communication=found.communication,
+        overheads=found.overheads,
+        host_copy=found.host_copy,
+        blocks=found.blocks,
         elapsed_s=time.monotonic() - began_s,
         load=load,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What one pass finds."""
+
+    compute: ComputeResult
+    communication: CommunicationResult
+    overheads: OverheadResult
+    host_copy: Spread | None
+    blocks: tuple[BlockTimes, ...]
 
 
 def _host_copy(stopwatch: Stopwatch) -> Spread:
@@ -119,7 +139,7 @@ def main(folder: Path) -> int:
         tell_as(-1)("capturing the models")
         if settings.kind == "cpu" and settings.num_processes < 1:
             raise UsageError("a profile needs at least one process")
-        tiny, blocks = tiny_capture(), blocks_to_time(settings)
+        tiny, blocks = tiny_models(settings.num_processes), blocks_to_time(settings)
     except Exception as error:
         write_failure(folder, failure_of(error, -1))
         return 1

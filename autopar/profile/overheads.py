@@ -1,9 +1,10 @@
-"""What a step costs beside its operators: the runtime itself, on a model that computes next to nothing."""
+"""What a step costs beside its operators: the runtime itself, on models that compute next to nothing."""
 
 from __future__ import annotations
 
 import io
-from contextlib import redirect_stderr
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,12 +21,12 @@ from autopar.runtime.options import Options
 from autopar.runtime.parallel import ParallelModel, start
 
 _WIDTH = 8
-_FEW, _MANY = 1, 5
+_FEW, _MANY = 1, 17
 
 
 @dataclass(frozen=True, slots=True)
-class OverheadResult:
-    """Seconds of steps of a tiny model, data-parallel over all ranks.
+class Steps:
+    """Seconds of steps of a tiny model.
 
     Attributes:
         few: of a step of one micro-batch.
@@ -36,65 +37,121 @@ class OverheadResult:
     many: Spread
     num_more: int = _MANY - _FEW
 
+    @property
+    def micro_batch_s(self) -> float:
+        """What one more micro-batch takes."""
+        return max(0.0, self.many.median_s - self.few.median_s) / self.num_more
 
-def tiny_capture() -> Capture:
-    """The model that is stepped: one small product and its mean."""
-    return capture(source_from_functions(_build, _batch, _loss, {}), torch.float32)
+
+@dataclass(frozen=True, slots=True)
+class OverheadResult:
+    """Steps of tiny models on all ranks.
+
+    Attributes:
+        plain: data-parallel.
+        sharded: likewise, under ZeRO 1; None for one rank, and on GPUs, whose hosts run ahead.
+        piped: one stage on each rank, which does as much as a rank of the others; None likewise.
+    """
+
+    plain: Steps
+    sharded: Steps | None = None
+    piped: Steps | None = None
 
 
-def measure_overheads(stopwatch: Stopwatch, captured: Capture, timeout_s: float) -> OverheadResult:
+@dataclass(frozen=True, slots=True)
+class TinyModels:
+    """Captured models that are stepped.
+
+    Attributes:
+        one: a small product and its mean.
+        chain: as many products as there are ranks.
+    """
+
+    one: Capture
+    chain: Capture
+
+
+def tiny_models(num_ranks: int) -> TinyModels:
+    """The models for so many ranks."""
+    return TinyModels(*(_tiny(num_products) for num_products in (1, num_ranks)))
+
+
+def measure_overheads(stopwatch: Stopwatch, tiny: TinyModels, timeout_s: float) -> OverheadResult:
     """Measures this rank; every rank takes part."""
     num_ranks = dist.get_world_size()
-    models = [_model(n, num_ranks, captured, stopwatch.device, timeout_s) for n in (_FEW, _MANY)]
-    batches = [_batch(n) for n in (_FEW, _MANY)]
-
-    def step(model: ParallelModel, batch: dict[str, Tensor]) -> None:
-        model.step(batch)
-        for parameter in model.parameters():
-            parameter.grad = None
-
-    with redirect_stderr(io.StringIO()):  # every first step compares itself with what was predicted
-        for model, batch in zip(models, batches, strict=True):
-            step(model, batch)
+    across = Mesh(1, num_ranks, 1)
+    ways = {"plain": (tiny.one, across, 0)}
+    if num_ranks > 1 and stopwatch.share is not None:
+        ways |= {"sharded": (tiny.one, across, 1), "piped": (tiny.chain, Mesh(num_ranks, 1, 1), 0)}
+    options = Options(timeout_s=timeout_s, device=stopwatch.device)
     # Where ranks share cores, one that waits leaves its core to the others.
     shares = stopwatch.share is not None and stopwatch.share > 1
-    tasks = [
-        Task(f"step of {n} micro-batches", partial(step, model, batch), computes=shares)
-        for n, model, batch in zip((_FEW, _MANY), models, batches, strict=True)
-    ]
+    with _models() as opened:
+        tasks = {
+            (way, n): Task(f"step of {n} micro-batches, {way}", opened(*asked, n, options), computes=shares)
+            for way, asked in ways.items()
+            for n in (_FEW, _MANY)
+        }
+        found = stopwatch.run("runtime", list(tasks.values()))
+    steps = {way: Steps(found[tasks[way, _FEW].name], found[tasks[way, _MANY].name]) for way in ways}
+    return OverheadResult(**steps)
+
+
+@contextmanager
+def _models() -> Iterator[Callable[[Capture, Mesh, int, int, Options], Callable[[], None]]]:
+    """Gives what starts a model and returns its step; closes all of them."""
+    models: list[ParallelModel] = []
+
+    def opened(captured: Capture, mesh: Mesh, zero: int, num: int, options: Options) -> Callable[[], None]:
+        graph = captured.at(1)
+        model = start(_plan(captured, mesh, zero, num), graph, captured.source.build_model, options)
+        models.append(model)
+        work = partial(_step, model, _batch(num))
+        with redirect_stderr(io.StringIO()):  # every first step compares itself with what was predicted
+            work()
+        return work
+
     try:
-        found = stopwatch.run("runtime", tasks)
+        yield opened
     finally:
         for model in models:
             model.close()
-    few, many = (found[task.name] for task in tasks)
-    return OverheadResult(few, many)
 
 
-def _model(
-    num_micro_batches: int, num_ranks: int, captured: Capture, device: torch.device, timeout_s: float
-) -> ParallelModel:
-    graph = captured.at(1)
-    plan = Plan(
-        global_batch=num_micro_batches * num_ranks,
+def _step(model: ParallelModel, batch: dict[str, Tensor]) -> None:
+    model.step(batch)
+    for parameter in model.parameters():
+        parameter.grad = None
+
+
+def _plan(captured: Capture, mesh: Mesh, zero: int, num_micro_batches: int) -> Plan:
+    names = [block.name for block in captured.at(1).blocks]
+    num_stages = mesh.pipeline or 1
+    cuts = [len(names) * i // num_stages for i in range(num_stages + 1)]
+    return Plan(
+        global_batch=num_micro_batches * (mesh.data or 1),
         micro_batch=1,
-        mesh=Mesh(1, num_ranks, 1),
+        mesh=mesh,
         precision=Precision.FP32,
         optimizer="sgd",
         schedule=ScheduleName.ONE_F_ONE_B,
         virtual=1,
-        stages=(tuple(block.name for block in graph.blocks),),
+        stages=tuple(tuple(names[cuts[i] : cuts[i + 1]]) for i in range(num_stages)),
         tensor=(PatternLine("*", "replicate"),),
         activations=(PatternLine("*", "replicate"),),
-        zero=0,
+        zero=zero,
         recompute=(PatternLine("*", "none"),),
         offload="none",
     )
-    return start(plan, graph, _build, Options(timeout_s=timeout_s, device=device))
 
 
-def _build() -> nn.Module:
-    return nn.Linear(_WIDTH, _WIDTH)
+def _tiny(num_products: int) -> Capture:
+    source = source_from_functions(partial(_build, num_products), _batch, _loss, {})
+    return capture(source, torch.float32)
+
+
+def _build(num_products: int) -> nn.Module:
+    return nn.Sequential(*(nn.Linear(_WIDTH, _WIDTH) for _ in range(num_products)))
 
 
 def _batch(batch_size: int) -> dict[str, Tensor]:

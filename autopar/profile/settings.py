@@ -57,9 +57,14 @@ class ProfileSettings:
         return max(1.0, self.num_processes / num_cores) if self.kind == "cpu" else 1.0
 
     @property
+    def num_passes(self) -> int:
+        """How often everything is measured, all of it in turn."""
+        return 1 if self.quick else 3
+
+    @property
     def num_repetitions(self) -> int:
-        """Of every measurement, time permitting."""
-        return 3 if self.quick else 7
+        """Of every measurement in a pass."""
+        return 3
 
     @property
     def window_s(self) -> float:
@@ -68,8 +73,8 @@ class ProfileSettings:
 
     @property
     def wanted_s(self) -> float:
-        """After which no further repetitions begin, for each of the parts of a profile."""
-        return 6.0 if self.quick else 35.0
+        """After which no further repetitions begin, for each of the parts of a pass."""
+        return 6.0 if self.quick else 12.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from autopar.profile.block_times import BlockTimes
 from autopar.profile.communication import CommunicationResult
 from autopar.profile.compute import ComputeResult
 from autopar.profile.machine import Machine
-from autopar.profile.overheads import OverheadResult
+from autopar.profile.overheads import OverheadResult, Steps
 from autopar.profile.settings import ProfileResult, ProfileSettings
 from autopar.profile.spread import Spread
 
@@ -50,7 +50,7 @@ def made_up_profile(
             attention=(spread(1e-3), 4e7),
         ),
         communication=CommunicationResult(collectives if has_links else {}, messages if has_links else {}),
-        overheads=OverheadResult(spread(2e-3), spread(4e-3)),
+        overheads=OverheadResult(Steps(spread(2e-3), spread(10e-3))),
         host_copy=None,
         blocks=blocks,
         elapsed_s=42.0,

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from autopar.hardware.device import Device
 from autopar.hardware.link import CollectiveKind
 from autopar.hardware.read_cluster import load_cluster
 from autopar.profile.cost_model import cost_model_document, cost_model_text
+from autopar.profile.overheads import OverheadResult, Steps
 from autopar.profile.settings import ProfileResult
-from tests.profile.made_up import SIZES, block_times, made_up_profile
+from tests.profile.made_up import SIZES, block_times, made_up_profile, spread
 
 
 def written(result: ProfileResult, folder: Path) -> Device:
@@ -39,9 +41,9 @@ def test_file_reads_back_what_was_measured(tmp_path: Path) -> None:
 def test_products_take_as_long_as_measured(tmp_path: Path) -> None:
     result = made_up_profile()
     device = written(result, tmp_path)
-    for (precision, edge), spread in result.compute.products.items():
+    for (precision, edge), found in result.compute.products.items():
         rate = device.matmul_flops_per_s(precision, edge, edge)
-        assert 2 * edge**3 / rate == pytest.approx(spread.median_s, rel=0.02), edge
+        assert 2 * edge**3 / rate == pytest.approx(found.median_s, rel=0.02), edge
 
 
 def test_short_sums_cost_what_was_measured(tmp_path: Path) -> None:
@@ -86,9 +88,21 @@ def test_processes_with_cores_of_their_own_share_none(tmp_path: Path) -> None:
 
 
 def test_only_steps_in_which_ranks_wait_hold_an_all_reduce(tmp_path: Path) -> None:
-    # 2 ms less a micro-batch of (4 - 2) / 4 ms; timed by processor time where ranks share cores.
+    # 2 ms less a micro-batch of (10 - 2) / 16 ms; timed by processor time where ranks share cores.
     assert written(made_up_profile(), tmp_path).step_s == pytest.approx(1.5e-3)
     assert written(made_up_profile(num_cores=8), tmp_path).step_s == pytest.approx(1.3e-3, rel=1e-3)
+
+
+def test_exchanges_and_sharded_state_cost_what_they_add(tmp_path: Path) -> None:
+    assert written(made_up_profile(), tmp_path).exchange_s == 0
+    plain = Steps(spread(2e-3), spread(10e-3))
+    piped, sharded = Steps(spread(2e-3), spread(26e-3)), Steps(spread(6e-3), spread(30e-3))
+    overheads = OverheadResult(plain, sharded, piped)
+    device = written(replace(made_up_profile(), overheads=overheads), tmp_path)
+    # Half a millisecond for a micro-batch; one more with messages, one more under ZeRO.
+    assert device.exchange_s == pytest.approx(0.5e-3)
+    assert device.sharded_action_s == pytest.approx(0.5e-3)
+    assert device.sharded_step_s == pytest.approx(3e-3)
 
 
 def test_one_process_borrows_what_needs_two(tmp_path: Path) -> None:
@@ -107,7 +121,7 @@ def test_file_says_when_and_how_it_was_measured() -> None:
         "Some CPU @ 2 GHz",
         "torch 2",
         "4 processes",
-        "7 repetitions",
+        "3 x 3 repetitions",
         "load before 0.1",
     ):
         assert part in source
