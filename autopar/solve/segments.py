@@ -13,11 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from autopar.solve.chain_problem import ChainProblem, Option
-
-_LARGEST_FRONT = 20_000
+from autopar.solve.memory_front import EMPTY, MemoryFront, Ways, one_block_more
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,18 +34,6 @@ class _Steps:
 
     option: int
     before: _Steps | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Front:
-    """Pareto front of (resident bytes, seconds) for one pair of words, memory ascending, seconds
-    descending."""
-
-    resident_bytes: NDArray[np.int64]
-    seconds: NDArray[np.float64]
-    option: NDArray[np.int32]
-    word: NDArray[np.int32]
-    label: NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +99,8 @@ class Segments:
         self._compositions: list[_Composition] = []
         self._known: dict[tuple[int | None, int, int | None], int] = {}
         self._quickest: dict[tuple[int, int | None], list[list[_Path | None]]] = {}
-        self._fronts: dict[tuple[int, int], list[list[_Front | None]]] = {}
+        self._fronts: dict[tuple[int, int], list[list[MemoryFront | None]]] = {}
+        self._ways_of: dict[tuple[int, int], list[list[Ways]]] = {}
         self._best: dict[int, list[list[SegmentCost | None]]] = {}
         self._lean: dict[tuple[int, int], list[list[float]]] = {}
         self._least_bytes: dict[int, list[list[float]]] = {}
@@ -291,7 +278,7 @@ class Segments:
         self._lean[key] = least
         return least
 
-    def _front(self, composition: int, threshold: int) -> list[list[_Front | None]]:
+    def _front(self, composition: int, threshold: int) -> list[list[MemoryFront | None]]:
         key = (composition, threshold)
         if key in self._fronts:
             return self._fronts[key]
@@ -299,59 +286,45 @@ class Segments:
         before = self._front(this.before, threshold) if this.before is not None else None
         size = range(len(self.words))
         budget = self._limit(composition) - threshold
-        fronts: list[list[_Front | None]] = [[None for _ in size] for _ in size]
-        allowed = self._allowed(this.kind, threshold)
+        fronts: list[list[MemoryFront | None]] = [[None for _ in size] for _ in size]
         for source in size:
-            for target in size:
+            for target, ways in enumerate(self._ways(this.kind, threshold)):
                 parts = []
-                for index, option in allowed:
-                    middle = self.words.index(option.input_word)
-                    if self.words.index(option.output_word) != target:
-                        continue
+                for way in ways:
                     if before is None:
-                        prefix = _EMPTY_FRONT if source == middle else None
+                        prefix = EMPTY if source == way.word else None
                     else:
-                        prefix = before[source][middle]
+                        prefix = before[source][way.word]
                     if prefix is not None:
-                        parts.append(self._step(prefix, index, middle, option, this))
-                fronts[source][target] = self._prune(parts, budget)
+                        parts.append((prefix, way))
+                if parts:
+                    front, whole = one_block_more(parts, this.discount_bytes, this.discount_s, budget)
+                    fronts[source][target] = front
+                    self.truncated |= not whole
         self._fronts[key] = fronts
         return fronts
 
-    def _step(self, prefix: _Front, index: int, word: int, option: Option, this: _Composition) -> _Front:
-        size = len(prefix.seconds)
-        return _Front(
-            prefix.resident_bytes + (self._resident(option) - this.discount_bytes),
-            prefix.seconds + (option.seconds - this.discount_s),
-            np.full(size, index, np.int32),
-            np.full(size, word, np.int32),
-            np.arange(size, dtype=np.int64),
-        )
-
-    def _prune(self, parts: list[_Front], budget: int) -> _Front | None:
-        if not parts:
-            return None
-        resident = np.concatenate([p.resident_bytes for p in parts])
-        seconds = np.concatenate([p.seconds for p in parts])
-        order = np.lexsort((seconds, resident))
-        order = order[resident[order] <= budget]
-        if not len(order):
-            return None
-        ordered = seconds[order]
-        better = np.empty(len(order), bool)
-        better[0] = True
-        better[1:] = ordered[1:] < np.minimum.accumulate(ordered)[:-1]
-        keep = order[better]
-        if len(keep) > _LARGEST_FRONT:
-            self.truncated = True
-            keep = keep[np.unique(np.linspace(0, len(keep) - 1, _LARGEST_FRONT).astype(np.int64))]
-        return _Front(
-            resident[keep],
-            seconds[keep],
-            np.concatenate([p.option for p in parts])[keep],
-            np.concatenate([p.word for p in parts])[keep],
-            np.concatenate([p.label for p in parts])[keep],
-        )
+    def _ways(self, kind: int, threshold: int) -> list[list[Ways]]:
+        """By output word: the allowed options of a kind, together where the input word is the same."""
+        key = kind, threshold
+        if key not in self._ways_of:
+            grouped: list[dict[int, list[tuple[int, Option]]]] = [{} for _ in self.words]
+            for index, option in self._allowed(kind, threshold):
+                by_input = grouped[self.words.index(option.output_word)]
+                by_input.setdefault(self.words.index(option.input_word), []).append((index, option))
+            self._ways_of[key] = [
+                [
+                    Ways(
+                        word,
+                        np.array([[self._resident(option)] for _, option in own], np.int64),
+                        np.array([[option.seconds] for _, option in own]),
+                        np.array([index for index, _ in own], np.int32),
+                    )
+                    for word, own in by_input.items()
+                ]
+                for by_input in grouped
+            ]
+        return self._ways_of[key]
 
     def _trace(self, composition: int, threshold: int, source: int, target: int) -> tuple[int, ...]:
         reverse: list[int] = []
@@ -364,8 +337,3 @@ class Segments:
             target, label = int(front.word[label]), int(front.label[label])
             at = self._compositions[at].before
         return tuple(reversed(reverse))
-
-
-_EMPTY_FRONT = _Front(
-    np.zeros(1, np.int64), np.zeros(1), np.zeros(1, np.int32), np.zeros(1, np.int32), np.zeros(1, np.int64)
-)

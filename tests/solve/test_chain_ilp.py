@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 
-from autopar.solve import segments
+from autopar.solve import memory_front
 from autopar.solve.chain import ChainSolver
 from autopar.solve.chain_ilp import solve_chain_ilp
 from autopar.solve.chain_problem import ChainProblem, Option
@@ -23,7 +23,7 @@ def test_the_ilp_and_the_shortest_paths_agree(seed: int) -> None:
 def test_a_front_that_was_cut_short_gives_a_bound_below_the_objective(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(segments, "_LARGEST_FRONT", 3)
+    monkeypatch.setattr(memory_front, "_LARGEST", 3)
     rng = random.Random(1)
     options = tuple(
         Option(
