@@ -183,6 +183,8 @@ def _example_batch(
             "write a model file with build_model() and example_batch() instead"
         )
     if class_name.endswith("ForImageClassification"):
+        if "seq" in args:
+            raise UsageError(f"target '{target}': {class_name} reads images, so it takes no seq")
         sizes = getattr(config, "vision_config", config)  # of a model of images and texts
         size = _positive(target, "image_size", args.get("image_size", getattr(sizes, "image_size", None)))
         return _image_batch(sizes, config.num_labels, size or _DEFAULT_IMAGE_SIZE)

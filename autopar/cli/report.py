@@ -108,7 +108,8 @@ def _searched(
             watcher.news,
         )
         try:
-            return planner.plan(Plan()), planned_with_less(planner, costing)
+            free = planner.plan(Plan())
+            return free, planned_with_less(planner, costing, free)
         except InfeasibleError:
             return None, {}  # the plan is drawn all the same
 

@@ -222,7 +222,7 @@ def _stages(plan: Plan) -> Iterator[PlanError]:
         times = f" x virtual {virtual}" if virtual and virtual > 1 else ""
         yield plan.error(
             "pipeline.stages",
-            f"there are {num_stages} stages, but mesh.pipeline {plan.mesh.pipeline}{times} asks for "
+            f"there {'is 1 stage' if num_stages == 1 else f'are {num_stages} stages'}, but mesh.pipeline {plan.mesh.pipeline}{times} asks for "
             f"{wanted}; move the blocks into that many lists, or change mesh.pipeline"
             + _clashing(plan, "mesh.pipeline", "pipeline.stages"),
         )

@@ -16,6 +16,7 @@ from autopar.plan.decisions import Plan
 from autopar.planner.check import resolved_layout
 from autopar.planner.explain import Costing
 from autopar.planner.replan import Replanner
+from autopar.planner.request import PlanResult
 from autopar.report.picture import Sensitivity
 from autopar.solve.candidate import Considered
 
@@ -25,11 +26,20 @@ PLANNED_FACTORS = (0.25, 0.5, 0.75)
 _MEMORY_STEPS = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)
 
 
-def planned_with_less(planner: Replanner, costing: Costing) -> dict[float, float]:
-    """Seconds of the step of the best plan for parts of the memory; without those for which nothing fits."""
+def planned_with_less(
+    planner: Replanner, costing: Costing, free: PlanResult | None = None
+) -> dict[float, float]:
+    """Seconds of the step of the best plan for parts of the memory; without those for which nothing fits.
+
+    Args:
+        free: the best plan for all of the memory, which is the best for any part that it fits into.
+    """
     found = {}
     for factor in PLANNED_FACTORS:
         limit_bytes = int(factor * costing.memory_limit_bytes)
+        if free is not None and free.prediction.peak_memory_bytes <= limit_bytes:
+            found[factor] = free.prediction.step_time_s
+            continue
         with suppress(InfeasibleError):
             planned = planner.plan(Plan(), memory_limit_bytes=limit_bytes)
             found[factor] = planned.prediction.step_time_s

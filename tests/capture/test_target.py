@@ -210,6 +210,7 @@ def hf(folder: Path, **fields: object) -> str:
         ({"model_type": "gpt2"}, {"seq": 0}, "seq=0 is not a positive whole number"),
         ({"model_type": "gpt2"}, {"dropout": 1.5}, "dropout=1.5 is not a probability"),
         ({"model_type": "gpt2"}, {"image_size": 32}, "takes no images"),
+        ({"model_type": "vit"}, {"seq": 32}, "reads images, so it takes no seq"),
         ({"model_type": "resnet"}, {"depths": "3"}, "depths=3 is not a list; write it like"),
         ({"model_type": "wav2vec2"}, {}, "knows no training head for model_type 'wav2vec2'"),
     ],

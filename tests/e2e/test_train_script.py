@@ -42,6 +42,7 @@ def train(plan_file: Path, losses: Path, *flags: str, processes: int = 2) -> lis
         text=True,
         timeout=240,
     )
+    losses.with_suffix(".err").write_text(done.stderr)
     assert done.returncode == 0, done.stderr[-3000:]
     found: list[float] = json.loads(losses.read_text())
     return found
@@ -55,6 +56,7 @@ def test_losses_are_those_of_one_process_and_survive_a_change_of_plan(tmp_path: 
     out = ("--out", str(tmp_path / "out"), "--save-every", "2")
     first = train(pipeline, tmp_path / "first.json", "--steps", "3", *out)
     rest = train(data, tmp_path / "rest.json", "--steps", "6", *out)
+    assert "going on after 3 steps, from" in (tmp_path / "rest.err").read_text()
     assert [*first, *rest] == pytest.approx(single, rel=1e-5)
     assert single[-1] < single[0]
     kept = [json.loads(line) for line in (tmp_path / "out" / "losses.jsonl").read_text().splitlines()]

@@ -171,7 +171,9 @@ def test_what_less_memory_costs_is_planned_for() -> None:
     tight = replace(costing(), memory_limit_bytes=CLUSTER.device.framework_reserved_bytes * 3)
     found = planned_with_less(planner, tight)
     assert set(found) == {0.5, 0.75}  # a quarter of it does not even hold the framework
-    assert found[0.5] >= found[0.75] == planner.plan(Plan()).prediction.step_time_s
+    free = planner.plan(Plan())
+    assert found[0.5] >= found[0.75] == free.prediction.step_time_s
+    assert planned_with_less(planner, tight, free) == found
     drawn = picture_of(tight, None, "title", (), "yaml", {**found, 0.5: 2 * found[0.75]}).sensitivities[2]
     shares = dict(drawn.points)
     assert (drawn.name, min(shares)) == ("memory of a device", 0.5)
