@@ -18,7 +18,7 @@ from autopar.cost.choice import BlockChoice, ParameterShare
 from autopar.cost.effects import Effect
 from autopar.cost.flops import forward_flops
 from autopar.cost.local_run import LocalRun, LocalValue, Timed
-from autopar.cost.measured import with_measured_times
+from autopar.cost.measured import OperatorSum, with_measured_times
 from autopar.cost.operators import operator_name
 from autopar.cost.storages import BlockMemory
 from autopar.hardware.cluster import Cluster
@@ -106,29 +106,23 @@ def read_block(
     """Times and memory of a block on ``cluster``, the ranks of its axis ``tensor_stride`` apart."""
     run = LocalRun(block, sharding, facts or CallFacts(block, {}), cluster.device)
     run.walk()
-    forward, backward, again = _Pass(), _Pass(), _Pass()
+    forward, backward, again = _passes(run, cluster.device)
     weight_s = 0.0
     for call in run.calls:
         cost = call.cost
-        forward.add(cost.forward_s, cost.forward_kernels)
-        backward.add(cost.backward_s, cost.backward_kernels)
-        if not call.is_kept:
-            again.add(cost.forward_s, cost.forward_kernels)
         weight_s += cost.backward_s - call.without_weights_s
         for backwards, one in ((False, forward), (True, backward)):
             transfers = (t for t in call.transfers if t.backward is backwards)
             one.add_comm(
                 sum(_sticking_out_s(t, call, sharding.degree, cluster, tensor_stride) for t in transfers)
             )
-    for seconds in _accumulations_s(run.made, cluster.device):
-        backward.add(seconds, 1)
     forward_s, backward_s, again_s = with_measured_times(
         block,
         sharding.degree,
         cluster.device,
-        forward.bounded_s(cluster),
-        backward.bounded_s(cluster),
-        again.bounded_s(cluster),
+        forward.operators(cluster),
+        backward.operators(cluster),
+        again.operators(cluster),
     )
     return BlockReading(
         forward_compute_s=forward_s,
@@ -143,6 +137,28 @@ def read_block(
         forward_host_s=forward_s * forward.host_share(cluster),
         backward_host_s=backward_s * backward.host_share(cluster),
     )
+
+
+def operator_sums(block: Block, sharding: BlockSharding, cluster: Cluster) -> tuple[OperatorSum, OperatorSum]:
+    """Operators of both passes of a block under a sharding, as if none had been measured."""
+    run = LocalRun(block, sharding, CallFacts(block, {}), cluster.device)
+    run.walk()
+    forward, backward, _ = _passes(run, cluster.device)
+    return forward.operators(cluster), backward.operators(cluster)
+
+
+def _passes(run: LocalRun, device: Device) -> tuple[_Pass, _Pass, _Pass]:
+    """Operators forward, backward, and of what selective recompute runs again."""
+    forward, backward, again = _Pass(), _Pass(), _Pass()
+    for call in run.calls:
+        cost = call.cost
+        forward.add(cost.forward_s, cost.forward_kernels, call.is_divided)
+        backward.add(cost.backward_s, cost.backward_kernels, call.is_divided)
+        if not call.is_kept:
+            again.add(cost.forward_s, cost.forward_kernels, call.is_divided)
+    for seconds in _accumulations_s(run.made, device):
+        backward.add(seconds, 1, False)
+    return forward, backward, again
 
 
 def _sticking_out_s(transfer: Transfer, call: Timed, degree: int, cluster: Cluster, stride: int) -> float:
@@ -284,10 +300,13 @@ class _Pass:
     compute_s: float = 0.0
     comm_s: float = 0.0
     kernels: int = 0
+    divided_s: float = 0.0
 
-    def add(self, seconds: float, kernels: int) -> None:
+    def add(self, seconds: float, kernels: int, is_divided: bool) -> None:
         self.compute_s += seconds
         self.kernels += kernels
+        if is_divided:
+            self.divided_s += seconds
 
     def add_comm(self, seconds: float) -> None:
         if seconds:
@@ -297,6 +316,11 @@ class _Pass:
     def bounded_s(self, cluster: Cluster) -> float:
         """Compute time, or what the host needs to dispatch everything where the device would wait for it."""
         return max(self.compute_s, self.kernels * cluster.device.dispatch_s - self.comm_s)
+
+    def operators(self, cluster: Cluster) -> OperatorSum:
+        """That time, and which part of it is divided."""
+        divided = self.divided_s / self.compute_s if self.compute_s else 0.0
+        return OperatorSum(self.bounded_s(cluster), divided)
 
     def host_share(self, cluster: Cluster) -> float:
         """Which part of that time the device waits for its host."""

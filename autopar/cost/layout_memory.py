@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from autopar.cost.layout import Layout
 from autopar.cost.prediction import StageMemory
 from autopar.cost.repeated_elements import repeated_elements
@@ -10,17 +12,15 @@ from autopar.cost.training import Training
 from autopar.schedule.actions import rank_in_flight, rank_stages
 
 
-def layout_memory(layout: Layout, training: Training) -> tuple[StageMemory, ...]:
-    """Peak memory of a rank at each position of the pipeline axis."""
+def rank_memories(layout: Layout, training: Training) -> Iterator[StageMemory]:
+    """Peak memory of a rank at each position of the pipeline axis, one after the other."""
     pieces = layout_pieces(layout, training)
-    found = []
     for rank in range(layout.pipeline):
         stages = rank_stages(layout.schedule, rank, layout.pipeline, layout.virtual)
         held = rank_in_flight(
             layout.schedule, len(layout.stages), layout.num_micro_batches, rank, layout.virtual
         )
-        found.append(rank_memory([pieces[s] for s in stages], training, held))
-    return tuple(found)
+        yield rank_memory([pieces[s] for s in stages], training, held)
 
 
 def layout_pieces(layout: Layout, training: Training) -> list[StagePieces]:

@@ -88,6 +88,7 @@ class Timed:
     Attributes:
         without_weights_s: of its backward pass, without gradients of parameters.
         beside_s: of the product beside which the backward pass gathers again.
+        is_divided: whether the ranks have divided it among them.
     """
 
     cost: OperatorCost
@@ -95,6 +96,7 @@ class Timed:
     is_kept: bool
     transfers: tuple[Transfer, ...]
     beside_s: float = 0.0
+    is_divided: bool = True
 
 
 class LocalRun(LocalWalk[LocalValue]):
@@ -257,7 +259,7 @@ class LocalRun(LocalWalk[LocalValue]):
             elif any(a.of_parameters and a.has_gradient for a in arguments):
                 rest = tuple(a.has_gradient and not a.of_parameters for a in arguments)
                 without_s = specs_seconds(node, name, inputs, outputs, rest, self._device).backward_s
-        self.calls.append(Timed(cost, without_s, is_kept, transfers))
+        self.calls.append(Timed(cost, without_s, is_kept, transfers, is_divided=not rule.is_replicated))
         for argument in arguments:
             if argument.gathered is not None:
                 argument.gathered.beside_s = without_s  # of the last reader, whose backward pass is the first

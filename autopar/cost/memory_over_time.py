@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from autopar.cost.layout import Layout
-from autopar.cost.layout_memory import layout_memory, layout_pieces
+from autopar.cost.layout_memory import layout_pieces, rank_memories
 from autopar.cost.step_timeline import Span, SpanKind, StepTimeline
 from autopar.cost.training import training_of
 from autopar.hardware.cluster import Cluster
@@ -27,7 +27,7 @@ def memory_over_time(layout: Layout, cluster: Cluster, timeline: StepTimeline) -
     offloads = "activations" in training.offload
     kept = [piece.handed_on + (0 if offloads else piece.saved) for piece in pieces]
     curves = []
-    for lane, memory in zip(timeline.lanes, layout_memory(layout, training), strict=True):
+    for lane, memory in zip(timeline.lanes, rank_memories(layout, training), strict=True):
         base = memory.total_bytes - memory.activations_bytes
         curves.append(_curve(lane, kept, base, timeline.step_time_s))
     return tuple(curves)

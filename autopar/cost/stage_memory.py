@@ -92,7 +92,7 @@ def rank_memory(
     states = [stage.state for stage in stages]
     offloads = "activations" in training.offload
     staying = [stage.handed_on + (0 if offloads else stage.saved) for stage in stages]
-    leaving = [stage.saved if offloads else 0 for stage in stages]
+    leaving = [stage.saved for stage in stages]
     activations = max(_weighed(counts, staying) for counts in in_flight)
     return StageMemory(
         parameters_bytes=sum(state.parameters for state in states),
@@ -107,7 +107,7 @@ def rank_memory(
         + max(stage.reduced for stage in stages)
         + sum(stage.messages for stage in stages),
         host_bytes=sum(stage.host_state for stage in stages)
-        + max(_weighed(counts, leaving) for counts in in_flight),
+        + (max(_weighed(counts, leaving) for counts in in_flight) if offloads else 0),
     )
 
 

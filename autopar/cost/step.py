@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from autopar.cost.layout import Layout
-from autopar.cost.layout_memory import layout_memory
+from autopar.cost.layout_memory import rank_memories
 from autopar.cost.parameter_state import GRADIENT_BYTES
 from autopar.cost.prediction import Prediction, StageMemory, StagePrediction
 from autopar.cost.repeated_elements import repeated_elements
@@ -37,7 +37,7 @@ def predict(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Predic
     """
     pieces = step_pieces(layout, cluster)
     seconds, step_s = pieces.seconds, pieces.step_s
-    memory = layout_memory(layout, training_of(layout, cluster))
+    memory = tuple(rank_memories(layout, training_of(layout, cluster)))
     model_flops = sum(b.model_flops for blocks in layout.stages for b in blocks)
     step_flops = 3 * model_flops * layout.num_micro_batches * layout.data
     peak = layout.num_devices * cluster.device.peak(layout.precision)
@@ -64,9 +64,9 @@ def predict(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Predic
 
 def fits(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> bool:
     """What ``predict(...).fits`` says, without playing the schedule."""
-    memory = layout_memory(layout, training_of(layout, cluster))
-    return max(m.total_bytes for m in memory) <= memory_limit_bytes and (
-        max(m.host_bytes for m in memory) <= cluster.host_bytes_per_device
+    return all(
+        memory.total_bytes <= memory_limit_bytes and memory.host_bytes <= cluster.host_bytes_per_device
+        for memory in rank_memories(layout, training_of(layout, cluster))
     )
 
 

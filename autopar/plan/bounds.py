@@ -108,6 +108,8 @@ def size_of_stage(sizes: tuple[StageSize, ...], stage: int, num_stages: int) -> 
 
 def stages_can_hold(sizes: tuple[StageSize, ...], num_stages: int, num_blocks: int) -> bool:
     """Whether so many blocks can be cut into so many stages of the sizes allowed."""
+    if not sizes:
+        return num_stages <= num_blocks
     least = most = 0
     for stage in range(num_stages):
         bound = size_of_stage(sizes, stage, num_stages)

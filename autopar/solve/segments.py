@@ -100,6 +100,7 @@ class Segments:
         self._known: dict[tuple[int | None, int, int | None], int] = {}
         self._quickest: dict[tuple[int, int | None], list[list[_Path | None]]] = {}
         self._fronts: dict[tuple[int, int], list[list[MemoryFront | None]]] = {}
+        self._least_s: dict[int, float] = {}
         self._ways_of: dict[tuple[int, int], list[list[Ways]]] = {}
         self._best: dict[int, list[list[SegmentCost | None]]] = {}
         self._lean: dict[tuple[int, int], list[list[float]]] = {}
@@ -146,8 +147,11 @@ class Segments:
 
     def quickest_s(self, composition: int) -> float:
         """Least seconds over all words, without regard to memory."""
-        paths = self._paths(composition, None)
-        return min((p.seconds for row in paths for p in row if p is not None), default=float("inf"))
+        if composition not in self._least_s:
+            paths = self._paths(composition, None)
+            found = (path.seconds for row in paths for path in row if path is not None)
+            self._least_s[composition] = min(found, default=float("inf"))
+        return self._least_s[composition]
 
     def best(self, composition: int) -> list[list[SegmentCost | None]]:
         """Optimum for every (input word, output word), by index in ``words``; None where nothing fits."""

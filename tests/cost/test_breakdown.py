@@ -10,7 +10,7 @@ import pytest
 
 from autopar.cost.breakdown import TERMS, break_down
 from autopar.cost.layout import Layout, SharedParameter
-from autopar.cost.layout_memory import layout_memory
+from autopar.cost.layout_memory import rank_memories
 from autopar.cost.memory_over_time import memory_over_time
 from autopar.cost.step import predict
 from autopar.cost.step_timeline import SpanKind, step_timeline
@@ -117,7 +117,7 @@ def test_timeline_ends_when_the_step_does_and_never_overlaps_itself(cluster: Clu
 
 def test_the_highest_point_of_a_memory_curve_is_the_predicted_memory(cluster: Cluster) -> None:
     for whole in varied():
-        memory = layout_memory(whole, training_of(whole, cluster))
+        memory = rank_memories(whole, training_of(whole, cluster))
         curves = memory_over_time(whole, cluster, step_timeline(whole, cluster))
         for curve, predicted in zip(curves, memory, strict=True):
             assert max(num_bytes for _, num_bytes in curve) == predicted.total_bytes
