@@ -5,6 +5,7 @@ from __future__ import annotations
 from autopar.export.exported import Exported, commented, header, one_zero_level, recompute_word
 from autopar.export.subject import Subject
 from autopar.plan.decisions import MESH_AXES, Precision, Recompute, ScheduleName
+from autopar.sharding.placement import Shard
 
 _PRECISION = {Precision.BF16: ["--bf16"], Precision.FP16: ["--fp16"], Precision.FP32: []}
 _OPTIMIZER = {
@@ -111,8 +112,12 @@ def _tensor(subject: Subject, left_out: list[str]) -> list[str]:
     ]
     if whole:
         left_out.append(
-            f"tensor: {whole[0]} and {len(whole) - 1} more are whole; Megatron-LM splits every product of"
-            " a layer by column or row"
+            f"tensor: {whole[0]}{f' and {len(whole) - 1} more' if whole[1:] else ''}: whole here; Megatron-LM"
+            " splits every product of a layer by column or row"
+        )
+    if other := _vocabulary_not_split(subject, layers):
+        left_out.append(
+            f"tensor: {', '.join(other)}: Megatron-LM splits embedding and head by the vocabulary, always"
         )
     others = sorted({b.output_word for b in subject.layers} - {"sequence", "replicate"})
     if others or (subject.has_sequence and any(b.output_word == "replicate" for b in subject.layers)):
@@ -121,6 +126,17 @@ def _tensor(subject: Subject, left_out: list[str]) -> list[str]:
     if subject.plan.operators:
         left_out.append(f"operators: {len(subject.plan.operators)} lines: Megatron-LM decides inside a layer")
     return flags
+
+
+def _vocabulary_not_split(subject: Subject, layers: list[str]) -> list[str]:
+    """Matrices outside the layers with a row for each word, where rows are not what is split."""
+    outside = [
+        parameter
+        for parameter in subject.parameters
+        if parameter.num_dims == 2 and not any(parameter.name.startswith(f"{name}.") for name in layers)
+    ]
+    num_words = max((parameter.shape[0] for parameter in outside), default=0)
+    return [one.name for one in outside if one.shape[0] == num_words and one.placement != Shard(0)]
 
 
 def _data(subject: Subject, left_out: list[str]) -> list[str]:

@@ -13,11 +13,15 @@ DTYPES = {Precision.BF16: "torch.bfloat16", Precision.FP16: "torch.float16"}
 _HEADS = ("lm_head", "head", "classifier", "output", "score")
 
 
-def split_modules(subject: Subject, left_out: list[str]) -> str:
-    """``parallelize_module`` with a style for each module."""
+def split_modules(subject: Subject, is_cut: bool, left_out: list[str]) -> str:
+    """``parallelize_module`` with a style for each module.
+
+    Args:
+        is_cut: whether the script has a pipeline.
+    """
     if subject.degrees[2] == 1:
         return ""
-    if subject.degrees[0] > 1:
+    if is_cut:
         left_out.append(
             f"mesh.tensor: {subject.degrees[2]}: pipelining traces whole sizes, which shards do not have; the"
             " ranks of the tensor axis repeat each other's work. Cut the model by hand to use them"
@@ -58,15 +62,21 @@ for name in {names!r}:
 """
 
 
-def shard_data(subject: Subject, level: int, left_out: list[str]) -> str:
-    """``fully_shard`` under ZeRO, else ``DistributedDataParallel``."""
+def shard_data(subject: Subject, level: int, is_cut: bool, left_out: list[str]) -> str:
+    """``fully_shard`` under ZeRO, else ``DistributedDataParallel``.
+
+    Args:
+        is_cut: whether the script has a pipeline.
+    """
     precision = subject.plan.precision or Precision.FP32
     dtype = DTYPES.get(precision)
     if not level or subject.degrees[1] == 1:
-        if dtype:
+        if dtype and is_cut:
+            left_out.append(f"precision: {precision}: stages that were traced compute in float32")
+        elif dtype:
             left_out.append(f"precision: {precision}: weights stay float32 and torch.autocast computes")
-        if subject.degrees[1] == 1 or subject.degrees[0] > 1:
-            return ""  # stages that were traced cannot be wrapped: their gradients are averaged in the loop
+        if subject.degrees[1] == 1 or is_averaged_by_hand(subject, level, is_cut):
+            return ""
         return """
 parts = [DistributedDataParallel(part, process_group=mesh["data"].get_group()) for part in parts]
 """
@@ -74,11 +84,10 @@ parts = [DistributedDataParallel(part, process_group=mesh["data"].get_group()) f
         left_out.append("zero: 1: FSDP2 shards gradients as well, which is level 2")
     if subject.shard_group < subject.degrees[1]:
         left_out.append(f"shard_group: {subject.shard_group}: state is sharded over the whole data axis here")
-    policy = (
-        f"MixedPrecisionPolicy(param_dtype={dtype}, reduce_dtype=torch.float32)"
-        if dtype
-        else ("MixedPrecisionPolicy()")
-    )
+    dtypes = f"param_dtype={dtype}, reduce_dtype=torch.float32" if dtype else ""
+    if dtype and is_cut:
+        dtypes += ", output_dtype=torch.float32"  # as the stages hand over what was traced
+    policy = f"MixedPrecisionPolicy({dtypes})"
     names = [block.name for block in subject.layers]
     return f"""
 options = {{"mesh": mesh["data"], "mp_policy": {policy}, "reshard_after_forward": {level == 3}}}
@@ -89,6 +98,25 @@ for part in parts:
             fully_shard(inside[name], **options)
     fully_shard(part, **options)
 """
+
+
+def is_averaged_by_hand(subject: Subject, level: int, is_cut: bool) -> bool:
+    """Whether the loop averages gradients: stages that were traced cannot be wrapped, and
+    ``DistributedDataParallel`` takes no shards of the tensor axis."""
+    return subject.degrees[1] > 1 and not level and (is_cut or subject.degrees[2] > 1)
+
+
+def averaged_gradients(subject: Subject, level: int, is_cut: bool) -> str:
+    """Lines of the loop that average gradients over the data axis; empty where a wrapper does."""
+    if not is_averaged_by_hand(subject, level, is_cut):
+        return ""
+    return f"""
+    for part in parts:
+        for parameter in part.parameters():
+            if parameter.grad is not None:
+                grad = parameter.grad.to_local() if hasattr(parameter.grad, "to_local") else parameter.grad
+                torch.distributed.all_reduce(grad, group=mesh["data"].get_group())
+                grad /= {subject.degrees[1]}"""
 
 
 def _style(parameter: ExportedParameter) -> str:

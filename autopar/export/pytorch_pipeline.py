@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from autopar.export.pytorch_axes import averaged_gradients
 from autopar.export.subject import Subject
 from autopar.plan.decisions import ScheduleName
 
@@ -20,12 +21,8 @@ def schedule_of(subject: Subject, left_out: list[str]) -> ScheduleName | None:
     if subject.degrees[0] == 1:
         return None
     wanted = subject.plan.schedule or ScheduleName.ONE_F_ONE_B
-    if subject.is_hugging_face or _first_blocks(subject) is None:
-        what = (
-            "models of transformers return more than tensors"
-            if subject.is_hugging_face
-            else ("a stage begins inside of what is no module")
-        )
+    what = _why_not_cut(subject)
+    if what:
         left_out.append(
             f"mesh.pipeline: {subject.degrees[0]}: {what}; cut the model by hand. Every rank holds it whole"
         )
@@ -38,7 +35,29 @@ def schedule_of(subject: Subject, left_out: list[str]) -> ScheduleName | None:
     if wanted not in SCHEDULES:
         left_out.append(f"pipeline.schedule: {wanted}: not of one stage a rank in PyTorch; 1F1B is written")
         return ScheduleName.ONE_F_ONE_B
+    if wanted is ScheduleName.ZBV:
+        left_out.append(
+            "pipeline.schedule: zbv: ranks of stages that pipelining traced begin by sending to themselves"
+            " (torch 2.13), which gloo, on CPUs, refuses: there, write another schedule"
+        )
     return wanted
+
+
+def _why_not_cut(subject: Subject) -> str:
+    """What keeps ``pipelining`` from running the model in stages; empty where nothing does."""
+    if subject.is_hugging_face:
+        return "models of transformers return more than tensors"
+    if _first_blocks(subject) is None:
+        return "a stage begins inside of what is no module"
+    if any(entry.batch_dim for entry in subject.batch):
+        return "pipelining counts samples along the first dim alone"
+    late = [entry.name for entry in subject.batch if entry.is_read_late]
+    if late:
+        return f"a later stage reads {', '.join(late)}, and pipelining gives inputs to the first alone"
+    positions = sorted(entry.position for entry in subject.batch if entry.position is not None)
+    if positions != list(range(len(positions))):
+        return "pipelining hands over arguments by their order, and one before the last is not in the batch"
+    return ""
 
 
 def split_stages(subject: Subject, schedule: ScheduleName | None) -> str:
@@ -56,6 +75,9 @@ pipe = pipeline(
     mb_args=tuple(example[name][: {subject.plan.micro_batch}] for name in inputs),
     split_spec={{name: SplitPoint.BEGINNING for name in {first!r}}},
 )
+roots = list(pipe.split_gm.graph.find_nodes(op="placeholder"))
+first = next(node for node in pipe.split_gm.graph.nodes if node.op == "call_module")
+inputs = [inputs[roots.index(node)] for node in first.args]  # in the order in which stage 0 reads them
 rank = mesh["pipeline"].get_local_rank()
 stages = {stages}
 parts = [pipe.get_stage_module(stage) for stage in stages]
@@ -64,14 +86,6 @@ parts = [pipe.get_stage_module(stage) for stage in stages]
 
 def pipelined_steps(subject: Subject, schedule: ScheduleName, level: int) -> str:
     """The steps; gradients are averaged here where no ZeRO level does."""
-    data = subject.degrees[1]
-    averaging = f"""
-    for part in parts:
-        for parameter in part.parameters():
-            if parameter.grad is not None:
-                torch.distributed.all_reduce(parameter.grad, group=mesh["data"].get_group())
-                parameter.grad /= {data}"""
-    average = averaging if data > 1 and not level else ""
     given = "built[0]" if schedule in _OF_ONE else "built"
     return f"""
 group = mesh["pipeline"].get_group()
@@ -79,17 +93,22 @@ built = [
     build_stage(part, stage, pipe.info(), torch.device(device), group)
     for part, stage in zip(parts, stages)
 ]
-assert len(labels) == 1, "pipelining hands one tensor to the loss"
-schedule = {SCHEDULES[schedule]}(
-    {given}, num_micro_batches, loss_fn=lambda output, target: loss_of(output, {{labels[0]: target}})
-)
+rows = torch.arange({subject.plan.micro_batch} * num_micro_batches, device=device)
+
+
+def loss_of_rows(output, rows):  # pipelining hands one tensor to the loss: the numbers of the samples
+    return loss_of(output, {{name: value[rows] for name, value in whole.items()}})
+
+
+schedule = {SCHEDULES[schedule]}({given}, num_micro_batches, loss_fn=loss_of_rows)
 last = {subject.num_stages - 1} in stages
 for step in range(int(os.environ.get("STEPS", "10"))):
     whole, losses = batch(), []
     schedule.step(
         *((whole[name] for name in inputs) if 0 in stages else ()),
-        **({{"target": whole[labels[0]], "losses": losses}} if last else {{}}),
-    ){average}
+        **({{"target": rows, "losses": losses}} if last else {{}}),
+        return_outputs=False,
+    ){averaged_gradients(subject, level, is_cut=True)}
     optimizer.step()
     optimizer.zero_grad()
     if losses and mesh["data"].get_local_rank() == 0:

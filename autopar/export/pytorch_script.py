@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from autopar.export.exported import Exported, header, one_zero_level
-from autopar.export.pytorch_axes import DTYPES, recompute_layers, shard_data, split_modules
+from autopar.export.pytorch_axes import (
+    DTYPES,
+    averaged_gradients,
+    recompute_layers,
+    shard_data,
+    split_modules,
+)
 from autopar.export.pytorch_model import load_model
 from autopar.export.pytorch_pipeline import SCHEDULES, pipelined_steps, schedule_of, split_stages
 from autopar.export.subject import Subject
@@ -13,15 +19,15 @@ from autopar.plan.decisions import MESH_AXES, Precision, ScheduleName
 def to_pytorch(subject: Subject) -> Exported:
     """A training script to read, change and run under torchrun."""
     left_out: list[str] = []
-    level = one_zero_level(subject, left_out)
+    level = one_zero_level(subject, left_out) if subject.degrees[1] > 1 else 0
     schedule = schedule_of(subject, left_out)
     parts = [
         _mesh(subject),
         load_model(subject, left_out),
         split_stages(subject, schedule),
-        split_modules(subject, left_out),
+        split_modules(subject, schedule is not None, left_out),
         recompute_layers(subject, left_out),
-        shard_data(subject, level, left_out),
+        shard_data(subject, level, schedule is not None, left_out),
         _loop(subject, schedule, level),
     ]
     if subject.plan.compile:
@@ -47,9 +53,11 @@ def _local(subject: Subject) -> int:
 
 
 _MODULES = {
+    "importlib.import_module": "import importlib",
     "importlib.util": "import importlib.util",
     "inspect.": "import inspect",
     "os.environ": "import os",
+    "sys.path": "import sys",
     "torch.": "import torch",
     "transformers.": "import transformers",
 }
@@ -105,14 +113,16 @@ torch.manual_seed(1 + mesh["data"].get_local_rank())  # every data rank has samp
     )
     if dtype and not level:
         forward = f"with torch.autocast(device, {dtype}):\n            {forward}"
+    dims = {one.name: one.batch_dim for one in subject.batch if one.batch_dim}
+    chunk = f", {dims!r}.get(name, 0)" if dims else ""
     return f"""{start}
 for step in range(int(os.environ.get("STEPS", "10"))):
     whole, total = batch(), 0.0
     for index in range(num_micro_batches):
-        micro = {{name: value.chunk(num_micro_batches)[index] for name, value in whole.items()}}
+        micro = {{name: value.chunk(num_micro_batches{chunk})[index] for name, value in whole.items()}}
         {forward}
         loss.backward()
-        total += loss.item()
+        total += loss.item(){averaged_gradients(subject, level, is_cut=False)}
     optimizer.step()
     optimizer.zero_grad()
     if torch.distributed.get_rank() == 0:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from autopar.capture.capture import Capture, capture
 from autopar.capture.fake_model import build_fake_model, new_fake_mode
+from autopar.capture.model_graph import InputKind
 from autopar.capture.target import ModelSource
 from autopar.lower.resolve import ResolvedPlan, resolve
 from autopar.plan.decisions import Plan, Recompute
@@ -41,7 +44,7 @@ class ExportedParameter:
     Attributes:
         module: name of the module that holds it.
         module_class: of that module, e.g. ``Linear``.
-        num_dims: of the whole tensor.
+        shape: of the whole tensor.
         fused_dims: dim -> number of equal parts that are fused along it.
         stages: that read it, ascending.
     """
@@ -49,15 +52,38 @@ class ExportedParameter:
     name: str
     module: str
     module_class: str
-    num_dims: int
+    shape: tuple[int, ...]
     placement: Placement
     fused_dims: Mapping[int, int]
     stages: tuple[int, ...]
 
     @property
+    def num_dims(self) -> int:
+        """Of the whole tensor."""
+        return len(self.shape)
+
+    @property
     def is_sharded(self) -> bool:
         """Whether the tensor axis divides it."""
         return self.placement != REPLICATE
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedEntry:
+    """An entry of a batch.
+
+    Attributes:
+        shape: of one sample, without the dim that counts samples.
+        batch_dim: which counts samples.
+        position: among the arguments of ``forward``, from 0; None where it is none of them.
+        is_read_late: whether the model, and not only its loss, reads it behind the first stage.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    batch_dim: int
+    position: int | None
+    is_read_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,15 +94,23 @@ class Subject:
         plan: complete; what a plan need not say is filled in.
         blocks: the chain.
         parameters: each once, under its first name.
-        is_hugging_face: whether the model is one of transformers.
-        batch_keys: entries of a batch, in order.
+        batch: its entries, in order.
+        model_class: name of the model's class.
+        settings: of a model of transformers, the fields of its configuration that the plan's arguments set;
+            None for other models.
     """
 
     plan: Plan
     blocks: tuple[ExportedBlock, ...]
     parameters: tuple[ExportedParameter, ...]
-    is_hugging_face: bool
-    batch_keys: tuple[str, ...]
+    batch: tuple[ExportedEntry, ...]
+    model_class: str
+    settings: Mapping[str, object] | None
+
+    @property
+    def is_hugging_face(self) -> bool:
+        """Whether the model is one of transformers."""
+        return self.settings is not None
 
     @property
     def degrees(self) -> tuple[int, int, int]:
@@ -137,9 +171,35 @@ def subject_of(plan: Plan, source: ModelSource, captured: Capture | None = None)
         plan=plan,
         blocks=_blocks(resolved, classes, {name for name, m in model.named_modules() if any(m.children())}),
         parameters=_parameters(resolved, classes),
-        is_hugging_face=type(model).__module__.startswith("transformers."),
-        batch_keys=tuple(resolved.graph.batch),
+        batch=_entries(source, model, resolved),
+        model_class=type(model).__name__,
+        settings=_settings(source, model),
     )
+
+
+def _entries(source: ModelSource, model: nn.Module, resolved: ResolvedPlan) -> tuple[ExportedEntry, ...]:
+    arguments = list(inspect.signature(model.forward).parameters)
+    late = {
+        item.source
+        for decision in resolved.blocks
+        if decision.stage and decision.block.name != "loss"
+        for item in decision.block.inputs
+        if item.kind is InputKind.BATCH
+    }
+    found = []
+    for name, value in source.example_batch(1).items():
+        dim = source.batch_dims.get(name, 0)
+        shape = (*value.shape[:dim], *value.shape[dim + 1 :])
+        position = arguments.index(name) if name in arguments else None
+        found.append(ExportedEntry(name, shape, dim, position, name in late))
+    return tuple(found)
+
+
+def _settings(source: ModelSource, model: nn.Module) -> Mapping[str, object] | None:
+    if not type(model).__module__.startswith("transformers."):
+        return None
+    config = model.config
+    return {name: getattr(config, name) for name in source.args if hasattr(config, name)}
 
 
 def _blocks(
@@ -173,7 +233,7 @@ def _parameters(resolved: ResolvedPlan, classes: Mapping[str, str]) -> tuple[Exp
                 name=name,
                 module=module,
                 module_class=classes.get(module, ""),
-                num_dims=len(spec.spec.shape),
+                shape=tuple(int(size) for size in spec.spec.shape),
                 placement=resolved.parameter_placements.get(name, REPLICATE),
                 fused_dims=dict(spec.fused_dims or {}),
                 stages=tuple(sorted(readers.get(name, ()))),

@@ -53,6 +53,8 @@ GPT_PLAN = plan_text(
     zero="1",
 )
 
+ANYWHERE = "\n".join(line for line in GPT_PLAN.splitlines() if not line.startswith("cluster")) + "\n"
+
 _LLAMA_COLUMNS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "mlp.gate_proj", "mlp.up_proj")
 _LLAMA_ROWS = ("self_attn.o_proj", "mlp.down_proj")
 LLAMA_PLAN = plan_text(

@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 
 from autopar.export.pytorch_script import to_pytorch
-from tests.export.subjects import GPT_PLAN, LLAMA_PLAN, subject
+from tests.export.subjects import ANYWHERE, LLAMA_PLAN, subject
 
-PLAN = "\n".join(line for line in GPT_PLAN.splitlines() if not line.startswith("cluster")) + "\n"
 ALWAYS = ["mesh.tensor=1", "zero=0", "precision=fp32", "batch.global=8"]
 ONE = [*ALWAYS, "mesh.pipeline=1", "mesh.data=1"]
 WHOLE = "pipeline.stages=[[wte, wpe, blocks.0-3, ln_f, lm_head, loss]]"
 FOUR = "pipeline.stages=[[wte, wpe, blocks.0], [blocks.1], [blocks.2], [blocks.3, ln_f, lm_head, loss]]"
 
 
-def losses(folder: Path, num_ranks: int, *changes: str, text: str = PLAN) -> list[float]:
+def losses(folder: Path, num_ranks: int, *changes: str, text: str = ANYWHERE) -> list[float]:
     script = folder / f"script{num_ranks}.py"
     script.write_text(to_pytorch(subject(*changes, text=text)).text)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_ranks}"]
@@ -49,6 +48,12 @@ def losses(folder: Path, num_ranks: int, *changes: str, text: str = PLAN) -> lis
 def test_a_pipeline_gives_the_losses_of_one_process(tmp_path: Path, changes: list[str]) -> None:
     one = losses(tmp_path, 1, *ONE, WHOLE)
     assert losses(tmp_path, 2, *ALWAYS, "mesh.data=1", *changes) == pytest.approx(one, abs=2e-4)
+
+
+@pytest.mark.slow
+def test_a_pipeline_with_shards_runs_in_bf16(tmp_path: Path) -> None:
+    found = losses(tmp_path, 4, "mesh.tensor=1", "batch.global=8", "zero=2")
+    assert all(3.5 < loss < 4.8 for loss in found)  # about log(64): random tokens of a vocabulary of 64
 
 
 @pytest.mark.slow

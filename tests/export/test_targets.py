@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +16,10 @@ from autopar.export.accelerate import to_accelerate
 from autopar.export.hf_tp_plan import to_hf_tp_plan
 from autopar.export.megatron import to_megatron
 from autopar.export.pytorch_script import to_pytorch
-from autopar.export.subject import Subject
+from autopar.export.subject import ExportedEntry, Subject
 from autopar.export.targets import TARGETS
 from autopar.export.torchtitan import to_torchtitan
-from tests.export.subjects import GPT_PLAN, LLAMA_PLAN, subject
+from tests.export.subjects import ANYWHERE, GPT_PLAN, LLAMA_PLAN, subject
 
 ZBV = (
     "pipeline.schedule=zbv; pipeline.virtual=2; "
@@ -90,7 +91,12 @@ def test_megatron_flag_of_a_decision(change: str, flag: str) -> None:
         ("offload=activations", "offload: activations"),
         ("compile=true", "compile: true"),
         ("pipeline.stages=[[wte], [wpe, blocks.0-3, ln_f, lm_head, loss]]", "pipeline.stages: wpe"),
-        ("tensor.blocks.*.mlp.fc=replicate", "tensor: blocks.0.mlp.fc.weight and 3 more are whole"),
+        ("tensor.blocks.*.mlp.fc=replicate", "tensor: blocks.0.mlp.fc.weight and 3 more: whole here"),
+        ("tensor.blocks.3.mlp.fc=replicate", "tensor: blocks.3.mlp.fc.weight: whole here"),
+        (
+            "tensor.lm_head=replicate; activations.lm_head=replicate",
+            "tensor: lm_head.weight: Megatron-LM splits embedding and head by the vocabulary, always",
+        ),
     ],
 )
 def test_megatron_says_what_it_leaves_out(change: str, said: str) -> None:
@@ -237,7 +243,72 @@ def test_pytorch_script_is_python_and_says_what_it_leaves_out() -> None:
         compile(exported.text, "script.py", "exec")
     assert "mesh.tensor: 2: pipelining traces whole sizes" in left_out("pytorch")
     assert "pipeline.schedule: zero-bubble" in left_out("pytorch", "pipeline.schedule=zero-bubble")
+    assert "gloo, on CPUs, refuses" in left_out("pytorch", *ZBV.split("; "))
     assert "ColwiseParallel()" in to_pytorch(subject(text=LLAMA_PLAN)).text
+
+
+def test_pytorch_script_makes_what_the_model_of_transformers_reads() -> None:
+    llama = subject(text=LLAMA_PLAN)
+    tokens = to_pytorch(llama).text
+    assert "transformers.LlamaForCausalLM(config)" in tokens
+    assert '"labels": torch.randint(config.vocab_size, (2 * num_micro_batches, 16,), device=device)' in tokens
+    assert "hidden_size=32" in tokens and "seq=" not in tokens  # seq is autopar's word
+    images = (ExportedEntry("pixel_values", (3, 8, 8), 0, 0), ExportedEntry("labels", (), 0, 1))
+    script = to_pytorch(replace(llama, batch=images)).text
+    assert '"pixel_values": torch.randn((2 * num_micro_batches, 3, 8, 8,), device=device)' in script
+    assert '"labels": torch.randint(config.num_labels, (2 * num_micro_batches,), device=device)' in script
+
+
+def test_pytorch_script_counts_samples_where_the_model_does() -> None:
+    entries = (ExportedEntry("x", (16,), 1, 0), ExportedEntry("target", (), 0, None))
+    exported = to_pytorch(replace(subject(), batch=entries))
+    assert "value.chunk(num_micro_batches, {'x': 1}.get(name, 0))" in exported.text
+    assert any("samples along the first dim alone" in line for line in exported.left_out)
+
+
+def test_pytorch_script_does_not_hand_an_argument_to_another() -> None:
+    entries = (ExportedEntry("x", (16,), 0, 0), ExportedEntry("third", (), 0, 2))
+    exported = to_pytorch(replace(subject(), batch=entries))
+    assert any("arguments by their order" in line for line in exported.left_out)
+    assert "build_stage" not in exported.text
+
+
+def test_pytorch_script_of_a_pipeline_hands_over_what_was_traced() -> None:
+    assert "output_dtype=torch.float32" in to_pytorch(subject("zero=2")).text
+    assert "precision: bf16: stages that were traced compute in float32" in left_out("pytorch", "zero=0")
+
+
+def test_pytorch_script_gives_inputs_to_the_first_stage_alone() -> None:
+    entries = (ExportedEntry("x", (16,), 0, 0), ExportedEntry("mask", (16,), 0, 1, is_read_late=True))
+    exported = to_pytorch(replace(subject(), batch=entries))
+    assert any("a later stage reads mask" in line for line in exported.left_out)
+    assert "build_stage" not in exported.text
+    assert not any(entry.is_read_late for entry in subject().batch)  # of the labels, the loss alone
+
+
+def test_pytorch_script_averages_gradients_whoever_holds_the_model() -> None:
+    def script(*changes: str, settings: dict[str, object] | None = None) -> str:
+        return to_pytorch(replace(subject(*changes, text=ANYWHERE), settings=settings)).text
+
+    one_stage = ("mesh.pipeline=1", "pipeline.stages=[[wte, wpe, blocks.0-3, ln_f, lm_head, loss]]")
+    by_hand, wrapped = "torch.distributed.all_reduce(grad", "parts = [DistributedDataParallel("
+    assert by_hand in script("zero=0")  # stages that were traced
+    assert by_hand in script("zero=0", *one_stage)  # shards of the tensor axis
+    assert wrapped in script("zero=0", *one_stage, "mesh.tensor=1")
+    uncut = script("zero=0", "mesh.tensor=1", settings={})  # pipelining cuts no model of transformers
+    assert wrapped in uncut and "build_stage" not in uncut
+    for changes in ((), one_stage):
+        text = script("zero=2", *changes)
+        assert by_hand not in text and wrapped not in text and "fully_shard(part" in text
+
+
+def test_pytorch_script_imports_the_module_that_the_plan_names() -> None:
+    whole = subject()
+    assert whole.plan.model is not None
+    model = replace(whole.plan.model, source="package.models:small")
+    text = to_pytorch(replace(whole, plan=replace(whole.plan, model=model))).text
+    assert "model_file = importlib.import_module('package.models')" in text
+    assert "model_file.small(**accepted(model_file.small))" in text
 
 
 def test_export_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
