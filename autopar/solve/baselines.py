@@ -25,7 +25,7 @@ from autopar.solve.table_floor import TableFloor
 from autopar.solve.why_not import does_not_fit
 
 if TYPE_CHECKING:
-    from autopar.solve.search import Search
+    from autopar.solve.work_queue import Search
 
 _WORDS = ("replicate", "sequence")
 _MOST_SOLVED = 24

@@ -17,7 +17,7 @@ from autopar.solve.recipes import Recipes
 from autopar.solve.scout import shortened
 
 if TYPE_CHECKING:
-    from autopar.solve.search import Search
+    from autopar.solve.work_queue import Search
 
 _MOST_ROUNDS = 8
 # Of the neighbours: how many are solved in a round, and how much slower than the best plan they may look.

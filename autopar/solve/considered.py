@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from autopar.solve.candidate import Candidate, Considered
 
 if TYPE_CHECKING:
-    from autopar.solve.search import Search
+    from autopar.solve.work_queue import Search
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from autopar.solve.candidate import Family
 from autopar.solve.scout import Scout
 
 if TYPE_CHECKING:
-    from autopar.solve.search import Search
+    from autopar.solve.work_queue import Search
 
 # Of what a quick look promises: how many are solved at once, and how much slower than the best plan they may
 # look.

@@ -54,7 +54,6 @@ class Floors:
         self._smallest: dict[int, int] = {}
         self._elements: int | None = None
         self._sizes: dict[int, set[int]] = {}
-        self._scaled: dict[tuple[int, int, int, int], TableFloor] = {}
         self._refused: set[tuple[int, int, int]] = set()
         self._known_parts: dict[tuple[_Place, Training, int], Parts] = {}
 
@@ -97,12 +96,10 @@ class Floors:
             except CaptureError:
                 self._refused.add(key)
                 continue
-            if (*key, size) not in self._scaled:
-                tables = self._choices.tables(*key)
-                self._scaled[*key, size] = TableFloor(tables, size / other)
-            floor, m = self._scaled[*key, size], family.num_micro_batches
-            steps_s = [s for name in named for s in floor.steps_s(name, family.pipeline, m, self._job)]
-            step_s, chain_s = max(step_s, min(steps_s, default=float("inf"))), max(chain_s, floor.chain_s)
+            floor, share, p, m = self.of_tables[key], size / other, family.pipeline, family.num_micro_batches
+            steps_s = [s for name in named for s in floor.steps_s(name, p, m, self._job, share)]
+            step_s = max(step_s, min(steps_s, default=float("inf")))
+            chain_s = max(chain_s, share * floor.chain_s)
         return step_s, chain_s
 
     def table_floor(self, item: Candidate | Family) -> TableFloor:

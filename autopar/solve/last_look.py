@@ -14,7 +14,7 @@ from autopar.solve.mesh import best_of_tables
 from autopar.solve.polish import polished
 
 if TYPE_CHECKING:
-    from autopar.solve.search import Search
+    from autopar.solve.work_queue import Search
 
 _MOST_CANDIDATES = 3
 _WORTH_A_LOOK = 1.03

@@ -10,7 +10,6 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
-from typing import TypeAlias
 
 from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout
@@ -20,9 +19,8 @@ from autopar.plan.bounds import Bound
 from autopar.plan.decisions import Recompute
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
 from autopar.solve.chain_build import chosen_stages, layout_of
+from autopar.solve.cheapest_chain import cheapest_chains, least_by_words, unwound
 
-# Options up to a block, last first: (those before, the last).
-_Way: TypeAlias = "tuple[_Way, int] | None"
 # A byte saved is weighed against the time that it takes to make it again, by this much.
 _MEMORY_WEIGHTS = (0.0, 0.3)
 
@@ -159,37 +157,22 @@ def _recipes_of(table: ChoiceTable) -> Iterator[Recipe]:
 def _cheapest(table: ChoiceTable, recompute: Recompute, weight: float) -> Recipe | None:
     """The cheapest options of all blocks whose words meet."""
     rate = weight * _seconds_per_byte(table)
-    offered: list[list[tuple[int, BlockChoice, float]]] = []
+    steps = []
     for kind in table.kinds:
-        costed = [(i, c, c.forward_s + c.backward_s + rate * c.saved_bytes) for i, c in enumerate(kind)]
-        offered.append([item for item in costed if item[1].recompute is recompute] or costed)
-    reached: dict[str, tuple[float, _Way]] = {"replicate": (0.0, None)}
-    for kind_index in table.blocks:
-        after: dict[str, tuple[float, _Way]] = {}
-        for index, choice, cost in offered[kind_index]:
-            before = reached.get(choice.input_word)
-            if before is None:
-                continue
-            total = before[0] + cost
-            if choice.output_word not in after or total < after[choice.output_word][0]:
-                after[choice.output_word] = (total, (before[1], index))
-        reached = after
-    way = reached.get("replicate")
-    if way is None:
+        offered = [item for item in enumerate(kind) if item[1].recompute is recompute] or enumerate(kind)
+        steps.append(
+            least_by_words(
+                (index, (c.input_word, c.output_word), c.forward_s + c.backward_s + rate * c.saved_bytes)
+                for index, c in offered
+            )
+        )
+    reached = cheapest_chains(steps, table.blocks).get("replicate")
+    if reached is None:
         return None
-    options = _unwound(way[1])
+    options = unwound(reached[1])
     chosen = [table.kinds[kind][option] for kind, option in zip(table.blocks, options, strict=True)]
     seconds = tuple(c.forward_s + c.backward_s for c in chosen)
-    return Recipe(tuple(options), seconds, sum(c.saved_bytes for c in chosen))
-
-
-def _unwound(way: _Way) -> list[int]:
-    options: list[int] = []
-    while way is not None:
-        way, option = way
-        options.append(option)
-    options.reverse()
-    return options
+    return Recipe(options, seconds, sum(c.saved_bytes for c in chosen))
 
 
 def _seconds_per_byte(table: ChoiceTable) -> float:

@@ -14,7 +14,7 @@ from autopar.solve.recipes import Recipes
 from autopar.solve.why_not import does_not_fit, why_not
 
 if TYPE_CHECKING:
-    from autopar.solve.search import Search
+    from autopar.solve.work_queue import Search
 
 _MOST_TRIED = 3
 _MOST_NEW_TABLES = 2

@@ -10,6 +10,7 @@ from autopar.plan.decisions import ScheduleName
 from autopar.schedule.actions import SPLIT_BACKWARD
 from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
+from autopar.solve.cheapest_chain import cheapest_chains, least_by_words
 from autopar.solve.packing import least_load
 
 _LARGEST_ELEMENT_BYTES = 4
@@ -22,27 +23,20 @@ class TableFloor:
         is_empty: no table has a choice for every block.
     """
 
-    def __init__(self, tables: Sequence[ChoiceTable], share: float = 1.0) -> None:
-        """
-        Args:
-            share: of the micro-batch that is asked about. No operator is quicker a sample on fewer samples,
-                so that a share of its time bounds it.
-        """
+    def __init__(self, tables: Sequence[ChoiceTable]) -> None:
         self.is_empty = not tables
-        self._loads: list[list[float]] = []
-        self._chains: list[float] = []
-        self._paths: list[float] = []
-        self._forwards: list[float] = []
         self._tables = tuple(tables)
-        self._least: dict[tuple[int, int], float] = {}
+        self._loads: list[list[float]] = []
         for table in tables:
             whole = [min(c.forward_s + c.backward_s for c in kind) for kind in table.kinds]
-            self._loads.append([share * whole[kind] for kind in table.blocks])
-            self._chains.append(share * _least_chain_s(table, lambda c: c.forward_s + c.backward_s))
-            self._paths.append(
-                share * _least_chain_s(table, lambda c: c.forward_s + c.backward_s - c.backward_weight_s)
-            )
-            self._forwards.append(share * _least_chain_s(table, lambda c: c.forward_s))
+            self._loads.append([whole[kind] for kind in table.blocks])
+        self._chains = [_least_chain_s(table, lambda c: c.forward_s + c.backward_s) for table in tables]
+        self._paths = [
+            _least_chain_s(table, lambda c: c.forward_s + c.backward_s - c.backward_weight_s)
+            for table in tables
+        ]
+        self._forwards = [_least_chain_s(table, lambda c: c.forward_s) for table in tables]
+        self._least: dict[tuple[int, int], float] = {}
 
     @property
     def chain_s(self) -> float:
@@ -68,17 +62,22 @@ class TableFloor:
         steps_s = self.steps_s(candidate.schedule, candidate.pipeline, candidate.num_micro_batches, job)
         return min(steps_s, default=float("inf"))
 
-    def steps_s(self, schedule: ScheduleName, p: int, m: int, job: Job) -> list[float]:
-        """By table, of a schedule on ``p`` ranks with ``m`` micro-batches."""
+    def steps_s(self, schedule: ScheduleName, p: int, m: int, job: Job, share: float = 1.0) -> list[float]:
+        """By table, of a schedule on ``p`` ranks with ``m`` micro-batches.
+
+        Args:
+            share: of the tables' micro-batch. No operator is quicker a sample on fewer samples, so that a
+                share of its time bounds it.
+        """
         return [
             makespan_floor_s(
                 schedule,
                 p,
                 m,
-                chain_s,
-                self.slowest_s(index, p),
-                path_s=path_s if schedule in SPLIT_BACKWARD else None,
-                forward_s=self._forwards[index],
+                share * chain_s,
+                share * self.slowest_s(index, p),
+                path_s=share * path_s if schedule in SPLIT_BACKWARD else None,
+                forward_s=share * self._forwards[index],
                 time_share=job.cluster.device.time_share,
             )
             for index, (chain_s, path_s) in enumerate(zip(self._chains, self._paths, strict=True))
@@ -93,22 +92,12 @@ class TableFloor:
 
 def _least_chain_s(table: ChoiceTable, of: Callable[[BlockChoice], float]) -> float:
     """The least sum over the blocks of a chain whose placements meet; infinite where none do."""
-    steps: list[dict[tuple[str, str], float]] = []
-    for choices in table.kinds:
-        least: dict[tuple[str, str], float] = {}
-        for choice in choices:
-            words = choice.input_word, choice.output_word
-            least[words] = min(least.get(words, float("inf")), of(choice))
-        steps.append(least)
-    reached = {"replicate": 0.0}
-    for kind in table.blocks:
-        following: dict[str, float] = {}
-        for (before, after), seconds in steps[kind].items():
-            if before in reached:
-                total_s = reached[before] + seconds
-                following[after] = min(following.get(after, float("inf")), total_s)
-        reached = following
-    return min(reached.values(), default=float("inf"))
+    steps = [
+        least_by_words((i, (c.input_word, c.output_word), of(c)) for i, c in enumerate(choices))
+        for choices in table.kinds
+    ]
+    ends = cheapest_chains(steps, table.blocks).values()
+    return min((total_s for total_s, _ in ends), default=float("inf"))
 
 
 def _running_bytes(choice: BlockChoice) -> int:
