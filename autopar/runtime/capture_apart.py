@@ -55,7 +55,12 @@ def _may_fork(device: torch.device) -> bool:
 def _written_by_child(source: ModelSource, dtype: torch.dtype, micro_batch: int) -> bytes:
     """The captured model as the child writes it; empty where it fails."""
     reading, writing = os.pipe()
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:  # no memory for as much again, or no more processes allowed
+        os.close(reading)
+        os.close(writing)
+        return b""
     if child == 0:
         os.close(reading)
         _capture_and_end(source, dtype, micro_batch, writing)

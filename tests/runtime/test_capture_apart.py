@@ -99,6 +99,10 @@ found["threads"] = told(source) == expected
 found["randomness"] = random.getstate() == drawing[0] and torch.equal(torch.get_rng_state(), drawing[1])
 waits.set()
 thread.join()
+os.fork = lambda: os.open("/nowhere", os.O_RDONLY)  # an OSError
+open_files = len(os.listdir("/proc/self/fd"))
+found["refused"] = told(source) == expected and len(os.listdir("/proc/self/fd")) == open_files
 """)
     assert found["broken"] and found["killed"] and found["threads"] and found["randomness"]
+    assert found["refused"]
     assert found["read"] == 1
