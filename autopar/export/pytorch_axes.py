@@ -70,10 +70,14 @@ def shard_data(subject: Subject, level: int, is_cut: bool, left_out: list[str]) 
     """
     precision = subject.plan.precision or Precision.FP32
     dtype = DTYPES.get(precision)
+    if dtype and is_cut:
+        left_out.append(
+            f"precision: {precision}: stages hand over float32, as traced, and so compute in it: cast the"
+            " model before `pipeline` to change that"
+        )
+        dtype = None
     if not level or subject.degrees[1] == 1:
-        if dtype and is_cut:
-            left_out.append(f"precision: {precision}: stages that were traced compute in float32")
-        elif dtype:
+        if dtype:
             left_out.append(f"precision: {precision}: weights stay float32 and torch.autocast computes")
         if subject.degrees[1] == 1 or is_averaged_by_hand(subject, level, is_cut):
             return ""
@@ -85,8 +89,6 @@ parts = [DistributedDataParallel(part, process_group=mesh["data"].get_group()) f
     if subject.shard_group < subject.degrees[1]:
         left_out.append(f"shard_group: {subject.shard_group}: state is sharded over the whole data axis here")
     dtypes = f"param_dtype={dtype}, reduce_dtype=torch.float32" if dtype else ""
-    if dtype and is_cut:
-        dtypes += ", output_dtype=torch.float32"  # as the stages hand over what was traced
     policy = f"MixedPrecisionPolicy({dtypes})"
     names = [block.name for block in subject.layers]
     return f"""

@@ -274,8 +274,9 @@ def test_pytorch_script_does_not_hand_an_argument_to_another() -> None:
 
 
 def test_pytorch_script_of_a_pipeline_hands_over_what_was_traced() -> None:
-    assert "output_dtype=torch.float32" in to_pytorch(subject("zero=2")).text
-    assert "precision: bf16: stages that were traced compute in float32" in left_out("pytorch", "zero=0")
+    for level in (0, 2):
+        assert "bfloat16" not in to_pytorch(subject(f"zero={level}")).text
+        assert "precision: bf16: stages hand over float32" in left_out("pytorch", f"zero={level}")
 
 
 def test_pytorch_script_gives_inputs_to_the_first_stage_alone() -> None:
