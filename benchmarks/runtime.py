@@ -131,7 +131,7 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Result:
-    """A row of the table; bytes beyond what the imports take."""
+    """A row of the table."""
 
     subject: str
     way: str
@@ -140,7 +140,6 @@ class Result:
     busy_ratio: float
     autopar_bytes: int
     peer_bytes: int
-    imported_bytes: int
 
     @property
     def time_ratio(self) -> float:
@@ -150,8 +149,8 @@ class Result:
 
     @property
     def memory_ratio(self) -> float:
-        """Of the whole resident memory at its peak."""
-        return (self.autopar_bytes + self.imported_bytes) / (self.peer_bytes + self.imported_bytes)
+        """Of the whole resident memory at its peak, Python and PyTorch included."""
+        return self.autopar_bytes / self.peer_bytes
 
 
 def plan_of(subject: Chain, way: Way) -> Plan:
@@ -242,9 +241,8 @@ def compare(subject_name: str, way_name: str, rounds: int) -> Result:
         both.step_s["autopar"],
         both.step_s["peer"],
         statistics.median(both.busy_s["autopar"]) / statistics.median(both.busy_s["peer"]),
-        alone["autopar"].peak_bytes["autopar"] - alone["autopar"].imported_bytes,
-        alone["peer"].peak_bytes["peer"] - alone["peer"].imported_bytes,
-        alone["peer"].imported_bytes,
+        alone["autopar"].peak_bytes["autopar"],
+        alone["peer"].peak_bytes["peer"],
     )
 
 
@@ -306,7 +304,6 @@ def document(results: Sequence[Result]) -> dict[str, Any]:
                 "busy_ratio": row.busy_ratio,
                 "autopar_bytes": row.autopar_bytes,
                 "peer_bytes": row.peer_bytes,
-                "imported_bytes": row.imported_bytes,
                 "memory_ratio": row.memory_ratio,
             }
             for row in results

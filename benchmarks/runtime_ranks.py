@@ -1,7 +1,8 @@
 """One rank of one comparison of ``runtime.py``, which starts it under torch.distributed's environment.
 
 Run as ``python benchmarks/runtime_ranks.py FOLDER``: the folder holds ``job.pickle``; rank 0 leaves
-``result.pickle``. The sides of a comparison are built in one group of processes and take turns.
+``result.pickle``. The sides of a comparison are built in one group of processes and take turns; a side that
+is alone imports what it needs, and nothing of the other.
 """
 
 from __future__ import annotations
@@ -16,15 +17,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import runtime_peers
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import autopar
 from autopar.capture.target import ModelSource, load_target
 from autopar.plan.decisions import Plan, Scalar
-from autopar.verify.rank import share_of
 
 _PIPELINED = ("pipeline", "pipeline_data", "pipeline_tensor")
 _TURN_S = 0.3
@@ -58,13 +56,11 @@ class Measured:
         step_s: by side, seconds of a step, one per round, of the slowest rank.
         busy_s: by side, processor seconds of a step over all ranks and threads, one per round.
         peak_bytes: by side, resident memory of the rank that has most, at its peak while steps run.
-        imported_bytes: resident memory once everything is imported.
     """
 
     step_s: Mapping[str, list[float]]
     busy_s: Mapping[str, list[float]]
     peak_bytes: Mapping[str, int]
-    imported_bytes: int
 
 
 @dataclass
@@ -78,7 +74,6 @@ def main(folder: Path) -> None:
     """Runs this rank."""
     job: RuntimeJob = pickle.loads((folder / "job.pickle").read_bytes())
     torch.set_num_threads(1)
-    imported_bytes = _resident_bytes()
     source = load_target(job.target, job.args)
     makers = {"autopar": _autopar, "peer": _peer}
     torch.manual_seed(0)
@@ -101,7 +96,6 @@ def main(folder: Path) -> None:
             {name: side.times_s for name, side in sides.items()},
             {name: side.busy_s for name, side in sides.items()},
             dict.fromkeys(job.sides, peak_bytes),
-            imported_bytes,
         )
         (folder / "result.pickle").write_bytes(pickle.dumps(result))
     dist.barrier()
@@ -109,16 +103,18 @@ def main(folder: Path) -> None:
 
 
 def _autopar(job: RuntimeJob, source: ModelSource, whole: Mapping[str, Tensor]) -> Callable[[], None]:
+    import autopar
+
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what the first step says of itself
     model = autopar.parallelize(
         source.build_model, job.plan, loss=source.loss, example_batch=source.example_batch
     )
-    return _training(
-        model.step, model.parameters(), share_of(dict(whole), {}, model.data_rank, model.data_world_size)
-    )
+    return _training(model.step, model.parameters(), _share(whole, model.data_rank, model.data_world_size))
 
 
 def _peer(job: RuntimeJob, source: ModelSource, whole: Mapping[str, Tensor]) -> Callable[[], None]:
+    import runtime_peers
+
     if not dist.is_initialized():  # parallelize() makes the group where it comes first
         dist.init_process_group("gloo")
     module, loss = source.build_model(), source.loss
@@ -130,8 +126,12 @@ def _peer(job: RuntimeJob, source: ModelSource, whole: Mapping[str, Tensor]) -> 
     if job.peer.endswith("_compiled"):
         extra = (True,)
     peer: runtime_peers.Peer = make(module, loss, *extra)
-    share = share_of(dict(whole), {}, peer.data_rank, peer.data_size)
-    return _training(peer.step, peer.parameters, share)
+    return _training(peer.step, peer.parameters, _share(whole, peer.data_rank, peer.data_size))
+
+
+def _share(whole: Mapping[str, Tensor], rank: int, size: int) -> dict[str, Tensor]:
+    """What one data rank trains on: neighbouring samples of every entry."""
+    return {name: entry.chunk(size)[rank] for name, entry in whole.items()}
 
 
 def _training(
@@ -185,11 +185,6 @@ def _peak_bytes() -> int:
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * resource.getpagesize()
 
 
 if __name__ == "__main__":
