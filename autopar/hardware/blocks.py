@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Slowdown:
+    """How many times as long as thought operators take, in each pass."""
+
+    forward: float = 1.0
+    backward: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +24,7 @@ class MeasuredBlock:
         forward_s: median.
         backward_s: median.
         name: of a block of the class, for people.
+        sharded: by tensor degree, of the operators that are divided among so many ranks.
     """
 
     class_key: str
@@ -22,3 +32,4 @@ class MeasuredBlock:
     forward_s: float
     backward_s: float
     name: str = ""
+    sharded: Mapping[int, Slowdown] = field(default_factory=dict)

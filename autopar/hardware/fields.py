@@ -17,6 +17,7 @@ _SCALES = {
     "GiB": float(2**30),
     "us": 1e-6,
     "fraction": 1.0,
+    "times": 1.0,
     "devices": 1.0,
     "elements": 1.0,
 }
@@ -28,6 +29,7 @@ MOST = {
     "GiB": 1e9,
     "us": 1e9,
     "fraction": 1.0,
+    "times": 1e6,
     "devices": 1e6,
     "elements": 1e9,
 }

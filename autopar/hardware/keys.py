@@ -56,12 +56,15 @@ _INTRA_NODE = Section(
     }
 )
 
+_SHARDED = Section({"forward": Number("times"), "backward": Number("times")})
+
 _BLOCK = Section(
     {
         "name": Text(),
         "precision": Text(words=PRECISIONS),
         "forward": Number("us"),
         "backward": Number("us"),
+        "sharded": Named(_SHARDED, optional=True),
     }
 )
 

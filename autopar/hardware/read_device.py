@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autopar.errors import CostModelError
-from autopar.hardware.blocks import MeasuredBlock
+from autopar.hardware.blocks import MeasuredBlock, Slowdown
 from autopar.hardware.device import PRECISIONS, Device
 from autopar.hardware.fields import Fields
 from autopar.hardware.keys import DEVICE, OWN_CURVES
@@ -100,7 +100,18 @@ def _blocks(top: Fields) -> dict[str, MeasuredBlock]:
             forward_s=block.number("forward", "us"),
             backward_s=block.number("backward", "us"),
             name=block.text("name"),
+            sharded=_sharded(block.section("sharded", required=False)),
         )
+    return found
+
+
+def _sharded(section: Fields) -> dict[int, Slowdown]:
+    found: dict[int, Slowdown] = {}
+    for name in section.values:
+        if not name.isdigit():
+            section.fail(name, f"'{name}' is no tensor degree; name each by its number of ranks")
+        factors = section.section(name)
+        found[int(name)] = Slowdown(factors.number("forward", "times"), factors.number("backward", "times"))
     return found
 
 

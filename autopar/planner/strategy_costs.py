@@ -38,7 +38,7 @@ class StrategyCosts:
         self._device = cluster.device
         self._stride = stride
         self._gradients = facts.gradients
-        self._factors = correction(block, cluster.device)
+        self._factors = correction(block, cluster.device, degree)
         self._conversions: dict[tuple[TensorSpec, str, Demand, bool, bool], Cost] = {}
 
     def parameter(self, num_elements: int, placement: Placement) -> Cost:
@@ -49,7 +49,8 @@ class StrategyCosts:
     def rule(self, node: fx.Node, rule: Rule) -> Cost:
         """What a call costs that runs by a rule."""
         cost = rule_seconds(node, rule, self._degree, self._gradients, self._device)
-        seconds = cost.forward_s * self._factors.forward + cost.backward_s * self._factors.backward
+        factors = self._factors.whole if rule.is_replicated else self._factors.divided
+        seconds = cost.forward_s * factors.forward + cost.backward_s * factors.backward
         for transfer in transfers_inside(node, rule):
             seconds += self._cluster.collective_s(
                 transfer.kind, transfer.num_bytes, self._degree, self._stride
@@ -78,7 +79,7 @@ class StrategyCosts:
     ) -> Cost:
         here, wanted = parse_placement(source), parse_placement(demand.placement)
         assert here is not None and wanted is not None
-        seconds, saved_bytes = 0.0, 0.0
+        seconds, saved_bytes, factors = 0.0, 0.0, self._factors.divided
         for step in conversion(here, wanted, demand.gradient_partial):
             after = _after(step.function, step.arguments, wanted)
             step = kept_as_shard(step) if keeps_shard and has_gradient else step
@@ -86,7 +87,7 @@ class StrategyCosts:
             local = operator_seconds(
                 f"axis.{step.function}", pair[:1], pair[1:], (has_gradient,), self._device
             )
-            seconds += local.forward_s * self._factors.forward + local.backward_s * self._factors.backward
+            seconds += local.forward_s * factors.forward + local.backward_s * factors.backward
             for kind, runs in ((step.forward, True), (step.backward, has_gradient)):
                 if kind is not None and runs:
                     share = self._degree if kind is CollectiveKind.ALL_TO_ALL else 1
@@ -95,7 +96,7 @@ class StrategyCosts:
                     )
             if step.again is not None:
                 again_s = self._cluster.collective_s(step.again, spec.num_bytes, self._degree, self._stride)
-                seconds += local.forward_s * self._factors.backward + (1 - self._device.overlap) * again_s
+                seconds += local.forward_s * factors.backward + (1 - self._device.overlap) * again_s
             elif has_gradient and after != here:
                 saved_bytes += pair[1].num_bytes
             here = after
