@@ -1,4 +1,4 @@
-"""Times of a model's block classes: the program that a stage runs for each, whole, forward and backward."""
+"""Times of a model's block classes: the program that a stage runs for each, whole or a rank's share of it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, fx
 
 from autopar.capture.model_graph import Block, BlockInput, InputKind, ModelGraph
+from autopar.hardware.blocks import Slowdown
 from autopar.plan.decisions import Precision
+from autopar.profile.lone_axis import LoneAxis
 from autopar.profile.spread import Spread, mean_of
 from autopar.profile.stopwatch import Stopwatch, Task
+from autopar.runtime.routes import lowered_program
+from autopar.sharding.propagation import BlockSharding
 from autopar.units import MiB
 
 # Blocks of one class that run in turn, and bytes of their parameters, beyond which more would change nothing.
@@ -27,12 +31,19 @@ class BlockToTime:
         block: one of the class.
         graph: that it belongs to.
         batch: a micro-batch of the user's, by key.
+        sharding: how a rank of the tensor axis runs it, its collectives left out; None: whole.
     """
 
     block: Block
     graph: ModelGraph
     batch: dict[str, Tensor]
     precision: Precision
+    sharding: BlockSharding | None = None
+
+    @property
+    def degree(self) -> int:
+        """Ranks that the block is divided among."""
+        return self.sharding.degree if self.sharding is not None else 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,8 @@ class BlockTimes:
     Attributes:
         name: of a block of the class.
         backward: of the backward pass alone.
+        degree: ranks that the block is divided among.
+        slowdown: how much slower than thought divided operators are; None of whole blocks.
     """
 
     class_key: str
@@ -49,6 +62,8 @@ class BlockTimes:
     name: str
     forward: Spread
     backward: Spread
+    degree: int = 1
+    slowdown: Slowdown | None = None
 
 
 def classes_of(graph: ModelGraph) -> Iterator[Block]:
@@ -73,7 +88,7 @@ def _in_turn(stopwatch: Stopwatch, blocks: Sequence[BlockToTime]) -> tuple[Block
     """All blocks run forward one after the other, and then backward from the last to the first, as they do in
     a step: what a block reads was last used a step ago, and has left the caches where they are small.
     """
-    runs = [_Run(item, stopwatch.device) for item in blocks for _ in range(_num_copies(item))]
+    runs = [BlockRun(item, stopwatch.device) for item in blocks for _ in range(_num_copies(item))]
     ahead = [Task(f"forward {i}", run.forward) for i, run in enumerate(runs)]
     back = [Task(f"backward {i}", run.backward) for i, run in enumerate(runs)]
     seconds = stopwatch.run_in_order(_label(blocks[0]), [*ahead, *reversed(back)])
@@ -88,7 +103,7 @@ def _in_turn(stopwatch: Stopwatch, blocks: Sequence[BlockToTime]) -> tuple[Block
 
 def _alone(stopwatch: Stopwatch, item: BlockToTime) -> BlockTimes:
     """One block again and again: the host runs ahead of its device, as in a step."""
-    run = _Run(item, stopwatch.device)
+    run = BlockRun(item, stopwatch.device)
 
     def both() -> None:
         run.forward()
@@ -107,11 +122,12 @@ def _alone(stopwatch: Stopwatch, item: BlockToTime) -> BlockTimes:
 
 
 def _times(item: BlockToTime, forward: Spread, backward: Spread) -> BlockTimes:
-    return BlockTimes(item.block.class_key, item.precision, item.block.name, forward, backward)
+    return BlockTimes(item.block.class_key, item.precision, item.block.name, forward, backward, item.degree)
 
 
 def _label(item: BlockToTime) -> str:
-    return f"block {item.block.name} at micro-batch {item.graph.micro_batch}"
+    divided = f", divided by {item.degree}" if item.degree > 1 else ""
+    return f"block {item.block.name} at micro-batch {item.graph.micro_batch}{divided}"
 
 
 def _num_copies(item: BlockToTime) -> int:
@@ -126,16 +142,23 @@ def _num_copies(item: BlockToTime) -> int:
     return max(1, min(count, _MOST_COPIES, _COPIES_BYTES // max(1, num_bytes)))
 
 
-class _Run:
+class BlockRun:
     """The program of a block with inputs of its own, run forward and then backward."""
 
     def __init__(self, item: BlockToTime, device: torch.device) -> None:
         self.item = item
-        self._module = fx.GraphModule(torch.nn.Module(), item.block.graph)
-        placeholders = {node.name: node for node in item.block.graph.nodes if node.op == "placeholder"}
+        self._axis: list[LoneAxis] = []
+        if item.sharding is None:
+            self._module = fx.GraphModule(torch.nn.Module(), item.block.graph)
+        else:
+            self._module = lowered_program(item.block, item.sharding, device)
+            self._axis.append(LoneAxis(item.degree))
+        # A lowered program may name its inputs otherwise; they come in the same order, behind the axis.
+        placeholders = [node for node in self._module.graph.nodes if node.op == "placeholder"]
+        given = placeholders[len(self._axis) :]
         self._arguments = [
-            _argument(entry, placeholders[entry.placeholder].meta["val"], item, device)
-            for entry in item.block.inputs
+            _argument(entry, node.meta["val"], item, device)
+            for entry, node in zip(item.block.inputs, given, strict=True)
         ]
         self._received = [
             tensor
@@ -145,12 +168,17 @@ class _Run:
         self._roots: list[Tensor] = []
         self._seeds: list[Tensor] = []
 
+    @property
+    def gradients(self) -> list[Tensor | None]:
+        """Of all that the program was given."""
+        return [tensor.grad for tensor in self._arguments]
+
     def forward(self) -> None:
         """Keeps what the backward pass needs."""
         self._roots = []
         for tensor in self._received:  # a micro-batch brings its own; gradients of parameters add up
             tensor.grad = None
-        results = self._module(*self._arguments)
+        results = self._module(*self._axis, *self._arguments)
         self._roots = [value for value in results if isinstance(value, Tensor) and value.requires_grad]
         if not self._seeds:
             self._seeds = [torch.ones_like(v) if v.dim() == 0 else torch.randn_like(v) for v in self._roots]
@@ -165,9 +193,9 @@ class _Run:
 def _argument(entry: BlockInput, value: Tensor, item: BlockToTime, device: torch.device) -> Tensor:
     shape, dtype = tuple(value.shape), value.dtype
     if entry.kind is InputKind.CONSTANT:
-        return item.graph.constants[entry.source].to(device)
+        return _piece(item.graph.constants[entry.source].to(device), shape)
     if entry.kind is InputKind.BATCH:
-        return item.batch[entry.source].to(device=device, dtype=dtype)
+        return _piece(item.batch[entry.source].to(device=device, dtype=dtype), shape)
     if entry.kind is InputKind.BUFFER:
         return torch.ones(shape, dtype=dtype, device=device)
     if not dtype.is_floating_point:
@@ -176,3 +204,8 @@ def _argument(entry: BlockInput, value: Tensor, item: BlockToTime, device: torch
     scale = 0.02 if entry.kind is InputKind.PARAMETER else 1.0
     frozen = entry.kind is InputKind.PARAMETER and not item.graph.parameters[entry.source].requires_grad
     return (torch.randn(shape, device=device) * scale).to(dtype).requires_grad_(not frozen)
+
+
+def _piece(value: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The first rank's part of a value."""
+    return value[tuple(slice(size) for size in shape)].contiguous() if value.shape != shape else value

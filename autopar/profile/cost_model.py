@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import yaml
@@ -12,6 +12,7 @@ from autopar.hardware.catalog import find_local_device, load_device
 from autopar.hardware.device import Device
 from autopar.hardware.link import CollectiveKind
 from autopar.plan.schema import editor_line
+from autopar.profile.block_times import BlockTimes
 from autopar.profile.entries import BORROWED, MEASURED, Document, borrowed, measured, rounded, seconds, width
 from autopar.profile.link_entries import intra_node
 from autopar.profile.settings import HOST_COPY_BYTES, ProfileResult
@@ -84,16 +85,28 @@ def cost_model_document(result: ProfileResult, name: str) -> Document:
         "default_devices_per_node": measured(settings.num_processes, "devices"),
     }
     if result.blocks:
-        document["blocks"] = {
-            block.class_key: {
-                "name": block.name,
-                "precision": str(block.precision),
-                "forward": seconds(block.forward),
-                "backward": seconds(block.backward),
-            }
-            for block in result.blocks
-        }
+        document["blocks"] = _blocks(result.blocks)
     return document
+
+
+def _blocks(blocks: Sequence[BlockTimes]) -> Document:
+    found: Document = {
+        block.class_key: {
+            "name": block.name,
+            "precision": str(block.precision),
+            "forward": seconds(block.forward),
+            "backward": seconds(block.backward),
+        }
+        for block in blocks
+        if block.degree == 1
+    }
+    for block in blocks:
+        if block.slowdown is not None:
+            found[block.class_key].setdefault("sharded", {})[str(block.degree)] = {
+                "forward": measured(block.slowdown.forward, "times", width(block.forward)),
+                "backward": measured(block.slowdown.backward, "times", width(block.backward)),
+            }
+    return found
 
 
 def _description(result: ProfileResult) -> str:

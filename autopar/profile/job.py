@@ -30,6 +30,7 @@ from autopar.profile.machine import describe_machine
 from autopar.profile.merged import merged
 from autopar.profile.overheads import OverheadResult, TinyModels, measure_overheads, tiny_models
 from autopar.profile.settings import HOST_COPY_BYTES, ProfileResult, ProfileSettings
+from autopar.profile.sharded_blocks import shardings_of, with_slowdowns
 from autopar.profile.spread import Spread
 from autopar.profile.stopwatch import Stopwatch, Task
 from autopar.verify.job import failure_of, run_ranks, write_failure
@@ -38,8 +39,10 @@ _DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precis
 
 
 def blocks_to_time(settings: ProfileSettings) -> tuple[BlockToTime, ...]:
-    """One block of every class of every model, at every micro-batch asked for."""
-    found: dict[tuple[str, Precision], BlockToTime] = {}
+    """One block of every class of every model, at every micro-batch asked for; whole, and as the
+    plans asked for divide it.
+    """
+    found: dict[tuple[str, Precision, int], BlockToTime] = {}
     for model in settings.models:
         source = load_target(model.target, model.args)
         precision = model.precision or (Precision.FP32 if settings.kind == "cpu" else Precision.BF16)
@@ -49,7 +52,12 @@ def blocks_to_time(settings: ProfileSettings) -> tuple[BlockToTime, ...]:
             batch = source.example_batch(micro_batch)
             for block in classes_of(graph):
                 item = BlockToTime(block, graph, batch, precision)
-                found.setdefault((block.class_key, precision), item)
+                found.setdefault((block.class_key, precision, 1), item)
+            for shardings in [shardings_of(plan, graph) for plan in model.sharded]:
+                for block in classes_of(graph):
+                    if block.class_key in shardings:
+                        item = BlockToTime(block, graph, batch, precision, shardings[block.class_key])
+                        found.setdefault((block.class_key, precision, item.degree), item)
     return tuple(found.values())
 
 
@@ -75,7 +83,7 @@ def profile_rank(
         deadline_s = time.monotonic() + settings.wanted_s / num_parts
         return Stopwatch(device, settings.window_s, settings.num_repetitions, tell, share, deadline_s)
 
-    graphs = [tuple(items) for _, items in groupby(blocks, key=lambda item: id(item.graph))]
+    graphs = [tuple(items) for _, items in groupby(blocks, key=lambda item: (id(item.graph), item.degree))]
 
     def measure() -> _Measured:
         times: list[BlockTimes] = []
@@ -147,6 +155,7 @@ def main(folder: Path) -> int:
     def body(rank: int) -> None:
         result = profile_rank(settings, tiny, blocks, tell_as(rank), load)
         if rank == 0:
+            result = with_slowdowns(result, blocks, folder)
             (folder / "result.pickle").write_bytes(pickle.dumps(result))
 
     backend = "nccl" if settings.kind == "cuda" else "gloo"

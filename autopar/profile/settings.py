@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from autopar.plan.decisions import Precision, Scalar
+from autopar.plan.decisions import Plan, Precision, Scalar
 from autopar.profile.block_times import BlockTimes
 from autopar.profile.communication import CommunicationResult
 from autopar.profile.compute import ComputeResult
@@ -26,12 +26,14 @@ class ModelToTime:
         target, args: as for ``load_target``.
         micro_batches: sizes to time.
         precision: None: that which the device is planned for by default.
+        sharded: complete plans, one for each tensor degree at which blocks are timed as they divide them.
     """
 
     target: str
     args: Mapping[str, Scalar]
     micro_batches: tuple[int, ...]
     precision: Precision | None = None
+    sharded: tuple[Plan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from autopar.hardware.blocks import Slowdown
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import make_cluster
 from autopar.hardware.device import Device
@@ -23,7 +24,8 @@ def written(result: ProfileResult, folder: Path) -> Device:
 
 
 def test_file_reads_back_what_was_measured(tmp_path: Path) -> None:
-    result = made_up_profile(blocks=(block_times("abc-4", 1e-3, 2e-3),))
+    halves = replace(block_times("abc-4", 6e-4, 1e-3), degree=2, slowdown=Slowdown(1.5, 1.25))
+    result = made_up_profile(blocks=(block_times("abc-4", 1e-3, 2e-3), halves))
     device = written(result, tmp_path)
     assert device.name == "here" and device.kind == "cpu" and device.default_devices_per_node == 4
     assert yaml.safe_load((tmp_path / "here.yaml").read_text()) == cost_model_document(result, "here")
@@ -35,6 +37,7 @@ def test_file_reads_back_what_was_measured(tmp_path: Path) -> None:
     assert device.update_bytes_per_s == pytest.approx(4e9, rel=1e-3)
     block = device.blocks["abc-4"]
     assert (block.forward_s, block.backward_s) == pytest.approx((1e-3, 2e-3))
+    assert block.sharded == {2: Slowdown(1.5, 1.25)}
     assert not device.supports("bf16") and device.supports("fp32")
 
 

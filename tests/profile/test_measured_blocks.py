@@ -4,19 +4,24 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from autopar.capture.capture import Capture, capture
+from autopar.capture.model_graph import Block
 from autopar.capture.target import load_target
-from autopar.cost.blocks import Readings, block_choice
-from autopar.cost.measured import correction, measured_note
-from autopar.hardware.blocks import MeasuredBlock
+from autopar.cost.blocks import Readings, block_choice, operator_sums
+from autopar.cost.measured import OperatorSum, correction, measured_note, slowdown
+from autopar.hardware.blocks import MeasuredBlock, Slowdown
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
-from autopar.plan.decisions import Mesh, Plan, Recompute
+from autopar.plan.decisions import Mesh, PatternLine, Plan, Precision, Recompute
 from autopar.planner.planner import make_plan
 from autopar.planner.request import PlanRequest
+from autopar.profile.block_times import BlockRun, BlockToTime, classes_of
+from autopar.profile.sharded_blocks import shardings_of, with_slowdowns
 from autopar.sharding.placement import REPLICATE, Shard
-from autopar.sharding.propagation import propagate
+from autopar.sharding.propagation import BlockSharding, propagate
+from tests.profile.made_up import block_times, made_up_profile
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGS = {"n_layer": 2, "n_embd": 64, "n_head": 4, "seq": 32, "vocab": 256}
@@ -44,20 +49,91 @@ def test_a_whole_block_takes_what_was_measured(captured: Capture) -> None:
     assert again.backward_compute_s == 1.75
 
 
+def divided(block: Block) -> BlockSharding:
+    """A sharding that divides one product."""
+    weights = [item.source for item in block.inputs if item.source.endswith("mlp.fc.weight")]
+    assert weights
+    return propagate(block, 2, {name: Shard(0) for name in weights}, {}, (REPLICATE,))
+
+
 def test_a_sharded_block_is_corrected_by_the_same_factor(captured: Capture) -> None:
     block = captured.at(4).blocks[2]
     plain = make_cluster(load_device("cpu"), 1, 4)
-    weights = [item.source for item in block.inputs if item.source.endswith("mlp.fc.weight")]
-    assert weights
-    sharding = propagate(block, 2, {name: Shard(0) for name in weights}, {}, (REPLICATE,))
+    sharding = divided(block)
     slow = with_blocks(captured, 4, 0.5, 1.25)
-    factors = correction(block, slow.device)
+    factors = correction(block, slow.device).whole
     assert factors.forward > 1 and factors.backward > 1
     before = block_choice(block, sharding, Recompute.NONE, plain, 4)
     after = block_choice(block, sharding, Recompute.NONE, slow, 4)
     assert after.forward_compute_s == pytest.approx(before.forward_compute_s * factors.forward)
     assert after.backward_compute_s == pytest.approx(before.backward_compute_s * factors.backward)
     assert after.forward_comm_s == before.forward_comm_s
+
+
+def test_a_sharding_that_was_measured_takes_what_was_measured(captured: Capture) -> None:
+    block = captured.at(4).blocks[2]
+    sharding, cluster = divided(block), with_blocks(captured, 4, 0.5, 1.25)
+    sums = operator_sums(block, sharding, cluster)
+    whole = correction(block, cluster.device).whole
+    known = replace(cluster.device.blocks[block.class_key], sharded={2: slowdown((0.4, 1.1), *sums, whole)})
+    measured = make_cluster(replace(cluster.device, blocks={block.class_key: known}), 1, 4)
+    choice = block_choice(block, sharding, Recompute.NONE, measured, 4)
+    assert (choice.forward_compute_s, choice.backward_compute_s) == pytest.approx((0.4, 1.1))
+    # Where nothing is divided, and at other degrees, the whole block's factor holds.
+    nothing = propagate(block, 2, {}, {}, (REPLICATE,))
+    same = block_choice(block, nothing, Recompute.NONE, measured, 4)
+    assert same.forward_compute_s == pytest.approx(0.5)
+    assert correction(block, measured.device, 4).divided == whole
+
+
+def test_what_is_divided_next_to_nothing_says_little(captured: Capture) -> None:
+    found = slowdown((9.0, 1.0), OperatorSum(1.0, 0.001), OperatorSum(1.0, 0.0), Slowdown(2.0, 3.0))
+    assert found == Slowdown(8.0, 3.0)
+
+
+@pytest.mark.parametrize("degree", [2, 4])
+def test_programs_of_sharded_blocks_run_alone(captured: Capture, degree: int) -> None:
+    graph, batch = captured.at(2), captured.source.example_batch(2)
+    names = ("attn.qkv.weight", "attn.proj.weight", "mlp.fc.weight", "mlp.proj.weight")
+    placements = (Shard(0, 3), Shard(1), Shard(0), Shard(1))
+    for block in classes_of(graph):
+        placed = {
+            item.source: placement
+            for item in block.inputs
+            for name, placement in zip(names, placements, strict=True)
+            if item.source.endswith(name)
+        }
+        sharding = propagate(block, degree, placed, {}, (REPLICATE,) * len(block.outputs))
+        item = BlockToTime(block, graph, batch, Precision.FP32, sharding)
+        run = BlockRun(item, torch.device("cpu"))
+        run.forward()
+        run.backward()
+        assert item.degree == degree
+        assert all(value is None or value.isfinite().all() for value in run.gradients)
+
+
+def test_shardings_are_those_of_a_plan_at_any_micro_batch(captured: Capture) -> None:
+    cluster = make_cluster(load_device("cpu"), 1, 2)
+    pins = Plan(mesh=Mesh(1, 1, 2), tensor=(PatternLine("blocks.*.mlp.fc", "column"),))
+    request = PlanRequest(captured.source, cluster, global_batch=8, constraints=pins, top=1)
+    plan = make_plan(request, captured=captured).plan
+    for micro_batch in (2, 4):
+        graph = captured.at(micro_batch)
+        found = shardings_of(plan, graph)
+        assert graph.blocks[2].class_key in found
+        assert all(sharding.degree == 2 for sharding in found.values())
+
+
+def test_times_of_sharded_blocks_are_explained(captured: Capture, tmp_path: Path) -> None:
+    graph, block = captured.at(4), captured.at(4).blocks[2]
+    items = [BlockToTime(block, graph, {}, Precision.FP32, s) for s in (None, divided(block))]
+    times = (
+        block_times(block.class_key, 0.5, 1.25),
+        replace(block_times(block.class_key, 0.4, 1.1), degree=2),
+    )
+    whole, half = with_slowdowns(replace(made_up_profile(), blocks=times), items, tmp_path).blocks
+    assert whole.slowdown is None and half.slowdown is not None
+    assert half.slowdown.forward > 0 and half.slowdown.backward > 0
 
 
 def test_a_plan_rests_on_measured_blocks_and_says_so(captured: Capture) -> None:
@@ -78,6 +154,6 @@ def test_a_plan_rests_on_measured_blocks_and_says_so(captured: Capture) -> None:
 
 def test_other_micro_batches_are_not_taken_for_measured(captured: Capture) -> None:
     cluster = with_blocks(captured, 4, 0.5, 1.25)
-    assert correction(captured.at(2).blocks[2], cluster.device).forward == 1.0
+    assert correction(captured.at(2).blocks[2], cluster.device).whole == Slowdown()
     assert "other micro-batches than 2" in measured_note(captured.at(2), cluster.device)
     assert measured_note(captured.at(2), load_device("cpu")) == ""
