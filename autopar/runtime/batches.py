@@ -32,6 +32,7 @@ def split_batch(
     expected = ", ".join(
         f"'{key}' {_shape(key, spec, graph, num_micro_batches)}" for key, spec in graph.batch.items()
     )
+    _check_is_dict(batch, graph, caller)
     for key in batch:
         if key not in graph.batch:
             raise UsageError(
@@ -78,6 +79,7 @@ def count_micro_batches(batch: Mapping[str, Tensor], graph: ModelGraph, caller: 
     Raises:
         UsageError: it holds none of the model's entries, or is no multiple of the micro-batch.
     """
+    _check_is_dict(batch, graph, caller)
     for key, value in batch.items():
         if key not in graph.batch or not isinstance(value, Tensor):
             continue
@@ -90,3 +92,12 @@ def count_micro_batches(batch: Mapping[str, Tensor], graph: ModelGraph, caller: 
             )
         return num_samples // graph.batch[key].shape[dim]
     raise UsageError(f"{caller}: the batch holds none of the model's entries {', '.join(graph.batch)}")
+
+
+def _check_is_dict(batch: object, graph: ModelGraph, caller: str) -> None:
+    if not isinstance(batch, Mapping):
+        names = ", ".join(f"'{key}'" for key in graph.batch)
+        raise UsageError(
+            f"{caller} takes a dict of tensors, not a {type(batch).__name__}: give {names} by name, as"
+            " example_batch() does"
+        )

@@ -76,6 +76,11 @@ class BlockGroup(nn.Module):
         """The blocks in order."""
         return tuple(block for block in self.blocks if isinstance(block, BlockModule))
 
+    @property
+    def only_looks_up(self) -> bool:
+        """Whether the backward pass of all blocks does without the values of their parameters."""
+        return all(block.only_looks_up for block in self.members())
+
     def forward(self, values: Mapping[str, Tensor], work: GroupWork) -> dict[str, Tensor]:
         """Runs the blocks.
 

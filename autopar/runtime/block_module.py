@@ -21,7 +21,7 @@ from autopar.lower.evaluation import check_evaluation, evaluation_program
 from autopar.lower.keeping import KeepingAxis, keep_results
 from autopar.lower.weight_gradients import WeightGradients
 from autopar.plan.decisions import Recompute
-from autopar.runtime.routes import BlockProgram
+from autopar.runtime.routes import BlockProgram, only_looks_up
 from autopar.runtime.saved_tensors import OffloadedActivations
 from autopar.runtime.storage import StoredParameter, local_tensor
 from autopar.runtime.views import own
@@ -122,6 +122,12 @@ class BlockModule(nn.Module):
         self.weights = Holder()
         self.clones_views = False
         self.offloaded: OffloadedActivations | None = None
+
+    @property
+    def only_looks_up(self) -> bool:
+        """Whether the backward pass does without the values of its parameters: they are tables of embeddings,
+        of which it needs the size alone."""
+        return self._compiler is None and all(only_looks_up(form.program) for form in self._forms.values())
 
     def forward(
         self,

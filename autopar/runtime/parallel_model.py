@@ -27,6 +27,7 @@ from autopar.runtime.mesh import RankMesh
 from autopar.runtime.optimizer_watch import OptimizerWatch
 from autopar.runtime.options import Options
 from autopar.runtime.outputs import ModelOutputs
+from autopar.runtime.placed_module import PlacedModule
 from autopar.runtime.same_outcome import same_outcome
 from autopar.runtime.seeds import Seeds, block_seeds
 from autopar.runtime.step_trace import SecondStep
@@ -35,7 +36,7 @@ from autopar.runtime.watchdog import Watchdog
 from autopar.runtime.whole_state import WholeState
 
 
-class ParallelModel(nn.Module):
+class ParallelModel(PlacedModule):
     """This rank's part of a model that trains under a plan; made by :func:`parallelize`.
 
     ``parameters()`` and ``named_parameters()`` give this rank's pieces under the model's own names, for an
@@ -56,7 +57,7 @@ class ParallelModel(nn.Module):
         options: Options,
         watchdog: Watchdog,
     ) -> None:
-        super().__init__()
+        super().__init__(mesh.device)
         self._plan = plan
         self._graph = graph
         self._assembly = assembly
@@ -138,17 +139,6 @@ class ParallelModel(nn.Module):
         """Drops all gradients, those that wait to be synchronised among them."""
         super().zero_grad(set_to_none)
         self._driving.forget()
-
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, Any]:  # type: ignore[override]
-        """Not offered: this rank holds pieces only.
-
-        Raises:
-            UsageError: always; says what to call.
-        """
-        raise UsageError(
-            "a parallel model has no state_dict() of its own: call save(path) for a checkpoint, or"
-            " full_state_dict() for whole tensors on every rank"
-        )
 
     def step(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Forward and backward of all micro-batches of this data rank's share of a step; gradients are then

@@ -168,6 +168,10 @@ class Replicas:
                 # FSDP would give them gradients of zeros, which optimisers take for gradients.
                 ignored_params=set(self._stage.idle.parameters()),
             )
+        for group in groups:
+            if turns_round and group.only_looks_up:
+                assert isinstance(group, FSDPModule)
+                group.set_unshard_in_backward(False)
         register_fsdp_forward_method(self._stage, "touch")
         self._sharded = [module for module in self._stage.modules() if isinstance(module, FSDPModule)]
 

@@ -44,6 +44,20 @@ class BlockProgram:
     has_split_backward: bool = False
 
 
+def only_looks_up(program: BlockProgram) -> bool:
+    """Whether all that a block does with its parameters is to look up rows of them, once."""
+    if program.recompute is not Recompute.NONE:
+        return False
+    placeholders = [node for node in program.module.graph.nodes if node.op == "placeholder"]
+    inputs = zip(reversed(placeholders), reversed(program.block.inputs), strict=False)  # after the axis
+    parameters = [node for node, entry in inputs if entry.kind is InputKind.PARAMETER]
+    return all(
+        user.target is torch.ops.aten.embedding.default and user.args[0] is node and node not in user.args[1:]
+        for node in parameters
+        for user in node.users
+    )
+
+
 @dataclass(frozen=True)
 class Route:
     """The programs of a stage for one purpose.

@@ -132,12 +132,22 @@ def test_exact_initialisation_equals_manual_seed(found, case):
         ("list", "is a list, not a tensor"),
         ("forward", "call it as model(**batch)"),
         ("state", "call save(path) for a checkpoint"),
+        ("whole", "give it to parallelize(..., init=state_dict), or call load(path)"),
+        ("half", "half() would change the precision of a model under a plan: write 'precision: bf16'"),
+        ("dtype of all", "to(torch.float16) would change the precision"),
+        ("device", "the model is on cpu, where its rank runs, and stays there: do not move it to meta"),
+        ("no dict", "step() takes a dict of tensors, not a list: give 'tokens', 'labels' by name"),
+        ("no dict to evaluate", "eval_step() takes a dict of tensors, not a list"),
         ("eval", "call model.train() first"),
         ("stale", "AdamW was stepped, but holds none of the parallel model's parameters"),
     ],
 )
 def test_misuse_says_what_to_do(found, mistake, message):
     assert_refused(found["misuse"], 2, mistake, message)
+
+
+def test_a_move_to_where_the_model_is_changes_nothing(found):
+    assert [messages["stays"] for messages in check(found["misuse"], 2)] == ["True", "True"]
 
 
 def test_ranks_with_different_plans_are_named(found):
