@@ -220,11 +220,11 @@ def _stages(plan: Plan) -> Iterator[PlanError]:
     fits = num_stages == wanted if virtual is not None else num_stages % plan.mesh.pipeline == 0
     if not fits:
         times = f" x virtual {virtual}" if virtual and virtual > 1 else ""
+        there = "there is 1 stage" if num_stages == 1 else f"there are {num_stages} stages"
         yield plan.error(
             "pipeline.stages",
-            f"there {'is 1 stage' if num_stages == 1 else f'are {num_stages} stages'}, but mesh.pipeline {plan.mesh.pipeline}{times} asks for "
-            f"{wanted}; move the blocks into that many lists, or change mesh.pipeline"
-            + _clashing(plan, "mesh.pipeline", "pipeline.stages"),
+            f"{there}, but mesh.pipeline {plan.mesh.pipeline}{times} asks for {wanted}; move the blocks into that"
+            " many lists, or change mesh.pipeline" + _clashing(plan, "mesh.pipeline", "pipeline.stages"),
         )
 
 
