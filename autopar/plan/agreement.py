@@ -223,8 +223,8 @@ def _stages(plan: Plan) -> Iterator[PlanError]:
         there = "there is 1 stage" if num_stages == 1 else f"there are {num_stages} stages"
         yield plan.error(
             "pipeline.stages",
-            f"{there}, but mesh.pipeline {plan.mesh.pipeline}{times} asks for {wanted}; move the blocks into that"
-            " many lists, or change mesh.pipeline" + _clashing(plan, "mesh.pipeline", "pipeline.stages"),
+            f"{there}, but mesh.pipeline {plan.mesh.pipeline}{times} asks for {wanted}; move the blocks into"
+            " that many lists, or change mesh.pipeline" + _clashing(plan, "mesh.pipeline", "pipeline.stages"),
         )
 
 
