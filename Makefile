@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 export HF_HUB_OFFLINE := 1
 
-.PHONY: demo test check clean
+.PHONY: demo test test-slow check clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "autopar needs Python 3.11 or later; set PYTHON=python3.x")'
@@ -20,10 +20,14 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh examples/demo.sh
 
-# Everything that has to hold; the long ones last.
+# Everything that has to hold, in some ten minutes on two cores. A module's tests stay on one worker: what they
+# share is set up once.
 test: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist worksteal
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
+	$(BIN)/python -m pytest -n 2 --dist loadscope
+
+# The tests of more than five seconds each: larger samples and products, some forty minutes.
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m slow
 
 check: $(STAMP)
 	$(BIN)/ruff format --check .
