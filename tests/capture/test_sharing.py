@@ -29,7 +29,13 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-@pytest.mark.parametrize("name", SMALL)
+# Traced twice each, which takes these longest.
+LONG = ("hf-llama", "hf-mixtral", "hf-t5")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in SMALL]
+)
 def test_example_models(name: str) -> None:
     assert_same_graph(*capture_both_ways(small_source(name)))
 

@@ -55,7 +55,9 @@ def check(block: Block, sharding: BlockSharding, made: Readings) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "hf-t5" else ()) for name in MODELS]
+)
 def test_the_walk_finds_what_the_program_shows(name: str, seed: int) -> None:
     _, graph = load(name)
     chance = random.Random(f"{name} {seed}")
