@@ -107,7 +107,10 @@ def break_down(layout: Layout, cluster: Cluster) -> Breakdown:
     """Where the step of a layout goes."""
     training, pieces = training_of(layout, cluster), step_pieces(layout, cluster)
     bare_ends_s = stage_ends(layout, pieces, with_messages=False)
-    per_stage = [_stage_parts(layout, stage, pieces, training) for stage in range(len(layout.stages))]
+    per_stage = [
+        _stage_parts(layout, stage, pieces, training, repeated)
+        for stage, repeated in enumerate(repeated_elements(layout, training))
+    ]
     ranks, hidden = [], []
     for rank, stages in enumerate(pieces.ranks):
         own = _added_up([per_stage[stage] for stage in stages])
@@ -138,11 +141,13 @@ class _Parts:
     sent_s: float
 
 
-def _stage_parts(layout: Layout, stage: int, pieces: StepPieces, training: Training) -> _Parts:
+def _stage_parts(
+    layout: Layout, stage: int, pieces: StepPieces, training: Training, repeated: Sequence[int]
+) -> _Parts:
     blocks, seconds = layout.stages[stage], pieces.seconds[stage]
     level = training.level(layout.zero[stage])
     action_s = training.action_s(level)
-    owned = owned_elements(blocks, repeated_elements(layout, training)[stage])
+    owned = owned_elements(blocks, repeated)
     num_actions = 3 if training.splits_backward else 2
     waits_s = sum(b.forward_host_s + b.backward_host_s for b in blocks)
     recompute_s = sum(b.recompute_s for b in blocks)

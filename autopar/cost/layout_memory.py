@@ -29,9 +29,8 @@ def layout_pieces(layout: Layout, training: Training) -> list[StagePieces]:
     sent = [layout.boundary_bytes(boundary) for boundary in range(num_stages - 1)] + [0]
     known: dict[tuple[object, ...], StagePieces] = {}
     found = []
-    repeated_by_stage = repeated_elements(layout, training)
-    for stage, blocks in enumerate(layout.stages):
-        repeated = repeated_by_stage[stage]
+    for stage, repeated in enumerate(repeated_elements(layout, training)):
+        blocks = layout.stages[stage]
         messages = sent[stage] + (sent[stage - 1] if stage else 0)
         key = (tuple(map(id, blocks)), layout.zero[stage], repeated, messages, sent[stage])
         if key not in known:

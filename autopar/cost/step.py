@@ -208,9 +208,8 @@ def _all_seconds(layout: Layout, training: Training) -> list[StageSeconds]:
     """Times of every stage; those that are alike are worked out once."""
     known: dict[tuple[object, ...], StageSeconds] = {}
     found = []
-    repeated_by_stage = repeated_elements(layout, training)
-    for stage, blocks in enumerate(layout.stages):
-        repeated = repeated_by_stage[stage]
+    for stage, repeated in enumerate(repeated_elements(layout, training)):
+        blocks = layout.stages[stage]
         key = (tuple(map(id, blocks)), layout.zero[stage], repeated)
         if key not in known:
             known[key] = stage_seconds(blocks, training, layout.zero[stage], repeated)

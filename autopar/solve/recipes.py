@@ -92,16 +92,20 @@ class Recipes:
     ) -> Tried | None:
         """The quickest; else, if the leanest fits, the first on the way to it."""
         leanest = min(range(len(recipes)), key=lambda number: recipes[number].saved_bytes)
-        for number in range(leanest + 1):
-            layout = self._layout(candidate, job, index, number)
-            if fits(layout, job.cluster, job.memory_limit_bytes):
-                prediction = predict(layout, job.cluster, job.memory_limit_bytes)
-                return Tried(candidate, layout, prediction, index)
-            if number == 0 < leanest:
-                lean = self._layout(candidate, job, index, leanest)
-                if not fits(lean, job.cluster, job.memory_limit_bytes):
-                    return None
-        return None
+        layout = self._fitting(candidate, job, index, 0)
+        if layout is None and leanest > 0:
+            layout = self._fitting(candidate, job, index, leanest)
+            if layout is not None:
+                between = (self._fitting(candidate, job, index, number) for number in range(1, leanest))
+                layout = next((other for other in between if other is not None), layout)
+        if layout is None:
+            return None
+        return Tried(candidate, layout, predict(layout, job.cluster, job.memory_limit_bytes), index)
+
+    def _fitting(self, candidate: Candidate, job: Job, index: int, number: int) -> Layout | None:
+        """The plan of a recipe, if it fits."""
+        layout = self._layout(candidate, job, index, number)
+        return layout if fits(layout, job.cluster, job.memory_limit_bytes) else None
 
     def _recipes(self) -> list[list[Recipe]]:
         if self._made is None:
