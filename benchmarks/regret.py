@@ -202,7 +202,9 @@ def measure(
 def run_in_time(command: Sequence[str], folder: Path, limit_s: float, name: str) -> None:
     """Runs a script with all that it starts, tells how far it is, and ends it after ``limit_s``."""
     environment = dict(os.environ, OMP_NUM_THREADS="1", TORCH_CPP_LOG_LEVEL="ERROR", CUDA_VISIBLE_DEVICES="")
-    process = subprocess.Popen([sys.executable, *command], env=environment, stdout=2, start_new_session=True)
+    process = subprocess.Popen(
+        [sys.executable, *command, str(os.getpid())], env=environment, stdout=2, start_new_session=True
+    )
     told, deadline_s = "", time.monotonic() + limit_s
     try:
         while process.poll() is None:

@@ -1,7 +1,8 @@
 """Measures training steps of plans on gloo processes of this machine; ``regret.py`` starts it.
 
-Run as ``python benchmarks/regret_ranks.py FOLDER``: the folder holds ``job.pickle``, and ``result.pickle``
-comes back. One group of processes builds the plans and keeps them, so that their steps can take turns.
+Run as ``python benchmarks/regret_ranks.py FOLDER PARENT``, with the number of the process that starts it and
+with which it ends: the folder holds ``job.pickle``, and ``result.pickle`` comes back. One group of processes
+builds the plans and keeps them, so that their steps can take turns.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from autopar.capture.capture import Capture, capture
 from autopar.capture.target import ModelSource, load_target
 from autopar.plan.decisions import Plan, Scalar
+from autopar.runtime.lifeline import end_with_parent
 from autopar.runtime.options import Options
 from autopar.runtime.parallel import ParallelModel, start
 from autopar.verify.job import failure_of, run_ranks, write_failure
@@ -177,4 +179,5 @@ if __name__ == "__main__":
     # Under its own name: what is pickled here is read by a process that knows this module by it.
     import regret_ranks as this
 
+    end_with_parent(int(sys.argv[2]))
     sys.exit(this.main(Path(sys.argv[1])))

@@ -183,7 +183,7 @@ def measure(subject: Chain, way: Way, plan: Plan, sides: tuple[str, ...], rounds
             port = free.getsockname()[1]
         shared = dict(os.environ, OMP_NUM_THREADS="1", TORCH_CPP_LOG_LEVEL="ERROR", CUDA_VISIBLE_DEVICES="")
         shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(num_ranks)}
-        command = [sys.executable, str(Path(__file__).with_name("runtime_ranks.py")), name]
+        command = [sys.executable, str(Path(__file__).with_name("runtime_ranks.py")), name, str(os.getpid())]
         logs = [open(folder / f"log-{rank}", "w+") for rank in range(num_ranks)]  # noqa: SIM115
         processes = [
             subprocess.Popen(

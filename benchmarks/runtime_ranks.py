@@ -1,8 +1,9 @@
 """One rank of one comparison of ``runtime.py``, which starts it under torch.distributed's environment.
 
-Run as ``python benchmarks/runtime_ranks.py FOLDER``: the folder holds ``job.pickle``; rank 0 leaves
-``result.pickle``. The sides of a comparison are built in one group of processes and take turns; a side that
-is alone imports what it needs, and nothing of the other.
+Run as ``python benchmarks/runtime_ranks.py FOLDER PARENT``, with the number of the process that starts it and
+with which it ends: the folder holds ``job.pickle``; rank 0 leaves ``result.pickle``. The sides of a
+comparison are built in one group of processes and take turns; a side that is alone imports what it needs, and
+nothing of the other.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 
 from autopar.capture.target import ModelSource, load_target
 from autopar.plan.decisions import Plan, Scalar
+from autopar.runtime.lifeline import end_with_parent
 
 _PIPELINED = ("pipeline", "pipeline_data", "pipeline_tensor")
 _TURN_S = 0.3
@@ -191,4 +193,5 @@ if __name__ == "__main__":
     # Under its own name: what is pickled here is read by a process that knows this module by it.
     import runtime_ranks as this
 
+    end_with_parent(int(sys.argv[2]))
     this.main(Path(sys.argv[1]))

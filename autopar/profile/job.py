@@ -1,8 +1,9 @@
 """The process that profiles: captures the models to be timed, then forks one process for each rank.
 
-Run as ``python -m autopar.profile.job FOLDER``. The folder holds ``job.pickle``; what comes back is
-``result.pickle``, or ``error-<rank>.pickle`` of every rank that failed. ``progress-<rank>`` says what a rank
-is at, for whoever watches, and for the message if it never comes back.
+Run as ``python -m autopar.profile.job FOLDER PARENT``, with the number of the process that starts it and with
+which it ends. The folder holds ``job.pickle``; what comes back is ``result.pickle``, or
+``error-<rank>.pickle`` of every rank that failed. ``progress-<rank>`` says what a rank is at, for whoever
+watches, and for the message if it never comes back.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from autopar.profile.settings import HOST_COPY_BYTES, ProfileResult, ProfileSett
 from autopar.profile.sharded_blocks import shardings_of, with_slowdowns
 from autopar.profile.spread import Spread
 from autopar.profile.stopwatch import Stopwatch, Task
+from autopar.runtime.lifeline import end_with_parent
 from autopar.verify.job import failure_of, run_ranks, write_failure
 
 _DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}
@@ -167,4 +169,5 @@ if __name__ == "__main__":
     # Under its own name: what is pickled here is read by a process that knows this module by it.
     from autopar.profile import job as this
 
+    end_with_parent(int(sys.argv[2]))
     sys.exit(this.main(Path(sys.argv[1])))

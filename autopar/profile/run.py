@@ -65,7 +65,7 @@ def _job(folder: Path, settings: ProfileSettings) -> Iterator[subprocess.Popen[b
     if settings.kind == "cpu":
         environment["CUDA_VISIBLE_DEVICES"] = ""
     process = subprocess.Popen(
-        [sys.executable, "-m", "autopar.profile.job", str(folder)],
+        [sys.executable, "-m", "autopar.profile.job", str(folder), str(os.getpid())],
         env=environment,
         stdout=2,  # stdout is for results
         start_new_session=True,  # so that all ranks can be ended together

@@ -20,6 +20,7 @@ from autopar.capture.capture import capture
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.portable import read_model, write_model
 from autopar.capture.target import ModelSource
+from autopar.runtime.lifeline import end_with_parent
 from autopar.runtime.randomness import untouched_randomness
 
 _THREADS = Path("/proc/self/task")
@@ -55,6 +56,7 @@ def _may_fork(device: torch.device) -> bool:
 def _written_by_child(source: ModelSource, dtype: torch.dtype, micro_batch: int) -> bytes:
     """The captured model as the child writes it; empty where it fails."""
     reading, writing = os.pipe()
+    parent = os.getpid()
     try:
         child = os.fork()
     except OSError:  # no memory for as much again, or no more processes allowed
@@ -63,6 +65,7 @@ def _written_by_child(source: ModelSource, dtype: torch.dtype, micro_batch: int)
         return b""
     if child == 0:
         os.close(reading)
+        end_with_parent(parent)
         _capture_and_end(source, dtype, micro_batch, writing)
     os.close(writing)
     try:

@@ -24,7 +24,8 @@ class PlacedModule(nn.Module):
         self._device = device
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Does nothing for the device on which the model is; another device or a dtype is refused.
+        """Does nothing for the device on which the model is; another device, a dtype or a memory format is
+        refused.
 
         Raises:
             UsageError: says what decides instead.
@@ -32,6 +33,12 @@ class PlacedModule(nn.Module):
         for value in (*args, *kwargs.values()):
             if isinstance(value, torch.dtype):
                 _refuse_cast(f"to({value})")
+            if isinstance(value, torch.memory_format):
+                raise UsageError(
+                    f"to(memory_format={value}): the parameters of a model under a plan lie as its captured"
+                    " program reads them; convert what the module computes with inside its forward(), as in"
+                    f" images = images.to(memory_format={value})"
+                )
             if isinstance(value, Tensor):
                 _refuse_cast("to(tensor)")
             if isinstance(value, str | int | torch.device) and not isinstance(value, bool):

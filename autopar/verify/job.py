@@ -1,8 +1,9 @@
 """The process that verifies: captures the model once, then forks one process for each rank.
 
-Run as ``python -m autopar.verify.job FOLDER``. The folder holds ``job.pickle``; what comes back is
-``report.pickle``, or ``error-<rank>.pickle`` of every rank that failed. Forking after the capture spares each
-rank the import of torch and a capture of its own.
+Run as ``python -m autopar.verify.job FOLDER PARENT``, with the number of the process that starts it and with
+which it ends. The folder holds ``job.pickle``; what comes back is ``report.pickle``, or
+``error-<rank>.pickle`` of every rank that failed. Forking after the capture spares each rank the import of
+torch and a capture of its own.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from autopar.capture.target import ModelSource, load_target
 from autopar.errors import AutoparError, DistributedError
 from autopar.lower.resolve import resolve
 from autopar.plan.decisions import Plan, Scalar
+from autopar.runtime.lifeline import end_with_parent
 from autopar.runtime.watchdog import is_communication_error
 from autopar.verify.rank import VerifyOptions, verify_rank
 from autopar.verify.without_dropout import without_dropout
@@ -96,10 +98,12 @@ def run_ranks(
         body: called with the rank.
         backend: of the group.
     """
+    parent = os.getpid()
     processes: dict[int, int] = {}
     for rank in range(num_ranks):
         process = os.fork()
         if process == 0:
+            end_with_parent(parent)
             os._exit(_run_rank(folder, rank, num_ranks, timeout_s, body, backend))
         processes[process] = rank
     deadline_s = float("inf")
@@ -193,4 +197,5 @@ if __name__ == "__main__":
     # Under its own name: what is pickled here is read by a process that knows this module by it.
     from autopar.verify import job as this
 
+    end_with_parent(int(sys.argv[2]))
     sys.exit(this.main(Path(sys.argv[1])))

@@ -93,7 +93,7 @@ def _run(job: Job, folder: Path) -> None:
         TORCH_CPP_LOG_LEVEL="ERROR",  # why a rank stops is said by our own message
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "autopar.verify.job", str(folder)],
+        [sys.executable, "-m", "autopar.verify.job", str(folder), str(os.getpid())],
         env=environment,
         stdout=sys.stderr,
         start_new_session=True,  # so that all ranks can be ended together

@@ -1,11 +1,9 @@
 """``autopar profile``: what it refuses, what it writes, and that it leaves nothing behind when it fails."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from autopar.cli.main import main
 from autopar.hardware.catalog import load_device
 from autopar.hardware.link import CollectiveKind
+from tests.cli.processes import descendants, ended
 
 ROOT = Path(__file__).resolve().parents[2]
 GPT = str(ROOT / "examples" / "gpt.py")
@@ -92,15 +91,12 @@ def test_interrupted_profile_leaves_nothing(tmp_path: Path) -> None:
         for line in process.stderr:
             if "compute" in line:
                 break
-        children = _descendants(process.pid)
+        children = descendants(process.pid)
         assert children
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 130
     assert list(tmp_path.iterdir()) == []
-    deadline_s = time.monotonic() + 30
-    while any(_is_alive(child) for child in children):
-        assert time.monotonic() < deadline_s, "ranks outlive the profile"
-        time.sleep(0.1)
+    assert ended(children, within_s=30), "ranks outlive the profile"
 
 
 @pytest.mark.slow
@@ -114,20 +110,3 @@ def test_a_profile_that_takes_too_long_says_where_its_ranks_were(
     err = capsys.readouterr().err
     assert ("did not finish within 2" in err and "it was" in err) or "rank 0 was at" in err
     assert path.read_text() == "what was there before\n"
-
-
-def _descendants(pid: int) -> list[int]:
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text().split():
-            found += [int(child), *_descendants(int(child))]
-    return found
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    status = Path(f"/proc/{pid}/stat")
-    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"

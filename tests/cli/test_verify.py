@@ -1,12 +1,16 @@
 """``verify``: processes of this machine against one process."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from autopar.cli.main import main
 from tests.cli.conftest import GPT, SMALL
+from tests.cli.processes import descendants, ended
 
 pytestmark = pytest.mark.slow  # and capfd, since processes write to the streams themselves
 
@@ -39,3 +43,13 @@ def test_verify_of_a_model_plans_it_first(capfd: pytest.CaptureFixture[str]) -> 
     assert out.startswith("DIFFERENT from one process: 1 steps, worst error of the loss ")
     assert "device: 2 x cpu (the default here)" in err
     assert "autopar: the parallel run and the single process disagree: gradient of '" in err
+
+
+def test_the_ranks_of_a_killed_verify_end() -> None:
+    command = [sys.executable, "-m", "autopar.cli", "verify", GPT, *SMALL, "--gpus", "2", "--batch", "4"]
+    with subprocess.Popen([*command, "--steps", "100000"], stderr=subprocess.DEVNULL) as process:
+        while len(started := descendants(process.pid)) < 3:  # the job and its ranks
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.kill()
+    assert ended(started, within_s=10)

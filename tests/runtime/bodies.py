@@ -227,6 +227,7 @@ def misuse(case):
     messages["whole"] = said(lambda: run.model.load_state_dict({"weight": good[key]}))
     messages["half"] = said(lambda: run.model.half())
     messages["dtype of all"] = said(lambda: run.model.to(torch.float16))
+    messages["memory format"] = said(lambda: run.model.to(memory_format=torch.channels_last))
     messages["device"] = said(lambda: run.model.to("meta"))
     messages["stays"] = str(run.model.to("cpu") is run.model.cpu())
     messages["no dict"] = said(lambda: run.model.step([1, 2]))

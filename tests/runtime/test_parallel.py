@@ -136,6 +136,10 @@ def test_exact_initialisation_equals_manual_seed(found, case):
         ("half", "half() would change the precision of a model under a plan: write 'precision: bf16'"),
         ("dtype of all", "to(torch.float16) would change the precision"),
         ("device", "the model is on cpu, where its rank runs, and stays there: do not move it to meta"),
+        (
+            "memory format",
+            "to(memory_format=torch.channels_last): the parameters of a model under a plan lie as",
+        ),
         ("no dict", "step() takes a dict of tensors, not a list: give 'tokens', 'labels' by name"),
         ("no dict to evaluate", "eval_step() takes a dict of tensors, not a list"),
         ("eval", "call model.train() first"),
