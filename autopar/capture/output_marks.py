@@ -72,6 +72,9 @@ def _needs(node: fx.Node, inputs: Mapping[str, BlockInput]) -> frozenset[str]:
         if current in seen:
             continue
         seen.add(current)
+        if isinstance(current.meta.get("val"), torch.SymInt):
+            # The number of samples, read off whichever entry comes to hand: a plan knows it.
+            continue
         if current.op == "placeholder" and inputs[current.name].kind is InputKind.BATCH:
             found.add(inputs[current.name].source)
         pending += current.all_input_nodes

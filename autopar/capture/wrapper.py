@@ -92,7 +92,11 @@ class LossModule(nn.Module):
         with compute_in(self.dtype):
             output = self.module(**{key: batch[key] for key in self._forward_keys})
             if self.last_output is not None:
-                self.last_output.form, self.last_output.tensors = describe_output(output)
+                # Aliases: where an operator of the loss returns its very argument, as broadcast_tensors does,
+                # the tracer would take the output for that operator's result.
+                form, tensors = describe_output(output)
+                aliases = tuple(torch.ops.aten.alias.default(tensor) for tensor in tensors)
+                self.last_output.form, self.last_output.tensors = form, aliases
             if self._loss is not None:
                 return _scalar(self._loss(output, batch), "loss()")
             return _loss_of(output, type(self.module).__name__)

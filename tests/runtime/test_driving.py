@@ -47,6 +47,24 @@ LLAMA = {
     },
     "extra": {"inputs": ("input_ids",), "without_labels": True},
 }
+# What the losses of these read of the outputs depends on labels: as their sizes, and through what hands back
+# its argument.
+VIT = {
+    "model": str(ROOT / "examples" / "hf" / "vit"),
+    "args": {
+        "num_hidden_layers": 2,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_attention_heads": 2,
+        "image_size": 32,
+    },
+    "extra": {"inputs": ("pixel_values",), "without_labels": True},
+}
+RECOMMENDER = {
+    "model": str(ROOT / "examples" / "recommender.py"),
+    "args": {"num_users": 40, "num_items": 20, "dim": 8},
+    "extra": {"inputs": ("users", "items"), "without_labels": True},
+}
 LLAMA_TENSOR = (
     ("model.embed_tokens", "vocab"),
     ("model.layers.*.self_attn.q_proj", "column"),
@@ -76,6 +94,7 @@ DRIVEN = [
     case("sequence-recompute", GPT, **SEQUENCE, recompute="full", extra=NO_SYNC),
     case("virtual-zero2", GPT, data=2, zero=2, schedule="zbv", virtual=2, extra=NO_SYNC),
     case("optimizer-away", GPT, data=2, offload="optimizer,activations"),
+    case("recommender", RECOMMENDER, data=2, zero=3),
     case("perception", PERCEPTION, data=2, recompute="selective"),
 ]
 INFERRED = [
@@ -124,6 +143,7 @@ LONG_TWO = [
     case("infer-resnet", RESNET, "infer", pipeline=2),
     case("infer-hf-gpt2", HF_GPT2, "infer", pipeline=2),
     case("infer-llama", LLAMA, "infer", pipeline=2),
+    case("infer-vit", VIT, "infer", pipeline=2),
     case("infer-t5", T5, "infer", pipeline=2),  # with an output of the first stage
     case("tensor", GPT, **TENSOR),
 ]
