@@ -34,20 +34,21 @@ from subjects import Subject
 
 from autopar.capture.capture import Capture, capture
 from autopar.capture.target import ModelSource
+from autopar.cli.models_to_time import model_to_time
 from autopar.cost.blocks import Readings
 from autopar.cost.prediction import Prediction
 from autopar.errors import AutoparError
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
 from autopar.hardware.read_device import read_device
-from autopar.plan.decisions import Mesh, PatternLine, Plan
+from autopar.plan.decisions import Mesh, Plan
 from autopar.planner.check import predict_plan
 from autopar.planner.planner import make_plan
 from autopar.planner.request import PlanRequest
 from autopar.profile.cost_model import cost_model_text
 from autopar.profile.machine import host_memory_bytes, num_cores
 from autopar.profile.run import run_profile
-from autopar.profile.settings import ModelToTime, ProfileSettings
+from autopar.profile.settings import ProfileSettings
 
 # Part of the host's memory that the plans kept at one time may take.
 _MEMORY_SHARE = 0.4
@@ -222,26 +223,6 @@ def run_in_time(command: Sequence[str], folder: Path, limit_s: float, name: str)
             process.wait()
 
 
-def usual_plans(subject: Subject, micro_batch: int, degrees: Sequence[int]) -> tuple[Plan, ...]:
-    """How an ordinary CPU's cost model divides the model on tensor axes alone: blocks are timed so, too."""
-    source = subject.load()
-    captured = capture(source, torch.float32)
-    none = (PatternLine("*", "none"),)
-    found = []
-    for degree in degrees:
-        pins = Plan(mesh=Mesh(1, 1, degree), micro_batch=micro_batch, zero=0, recompute=none, offload="none")
-        request = PlanRequest(
-            source,
-            make_cluster(load_device("cpu"), 1, degree),
-            global_batch=micro_batch,
-            constraints=pins,
-            top=1,
-            with_baselines=False,
-        )
-        found.append(make_plan(request, captured=captured).plan)
-    return tuple(found)
-
-
 def profiled(options: argparse.Namespace) -> str:
     """Path of the cost model: the one given, or a profile of this machine with the models' blocks."""
     if options.device is not None:
@@ -251,8 +232,8 @@ def profiled(options: argparse.Namespace) -> str:
         subject = SUBJECTS[name]
         degrees = [n for n in range(1, options.processes + 1) if options.processes % n == 0]
         sizes = {size for d in degrees for size in micro_batches(subject.batch, d, options.micro_batches)}
-        plans = usual_plans(subject, max(sizes), [n for n in degrees if n > 1])
-        models.append(ModelToTime(subject.target, subject.args, tuple(sorted(sizes)), sharded=plans))
+        axes = [n for n in degrees if n > 1]
+        models.append(model_to_time(subject.target, subject.args, sorted(sizes), axes, load_device("cpu")))
     settings = ProfileSettings(options.processes, quick=options.quick, models=tuple(models), timeout_s=900.0)
     result = run_profile(settings, tell)
     path = Path(

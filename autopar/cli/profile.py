@@ -2,8 +2,9 @@
 
 Every process runs the same at once, as in training: matrix products, memory-bound operators, collectives and
 messages by size, the runtime's own overhead. With --model, the block classes of a model are timed as well,
-and plans of it rest on what they took. The cost model goes to stdout, or to FILE under -o. It takes some two
-minutes, some twenty seconds under --quick, and a machine with nothing else to do.
+whole and as tensor axes of 2, 4, ... processes divide them, and plans of it rest on what they took. The cost
+model goes to stdout, or to FILE under -o. It takes some two minutes, some twenty seconds under --quick, and a
+machine with nothing else to do.
 """
 
 from __future__ import annotations
@@ -113,16 +114,32 @@ def _settings(args: argparse.Namespace) -> ProfileSettings:
         has = f"{found} GPUs here" if kind == "cuda" else f"at most {_MOST_PROCESSES} processes"
         raise UsageError(f"--processes {num_processes}: there are {has}; ask for fewer")
     settings = ProfileSettings(num_processes, kind, quick=args.quick, timeout_s=args.timeout)
-    return replace(settings, models=tuple(_model(target, arguments, args) for target in args.model))
+    return replace(settings, models=tuple(_model(target, arguments, settings, args) for target in args.model))
 
 
-def _model(target: str, arguments: dict[str, Scalar], args: argparse.Namespace) -> ModelToTime:
-    from autopar.capture.target import load_target
-    from autopar.profile.settings import ModelToTime
+def _model(
+    target: str, arguments: dict[str, Scalar], settings: ProfileSettings, args: argparse.Namespace
+) -> ModelToTime:
+    from autopar.cli.models_to_time import model_to_time
+    from autopar.profile.communication import group_sizes
+    from autopar.profile.cost_model import base_device
 
-    load_target(target, arguments)  # a mistake is found before anything is measured
-    sizes = tuple(sorted(set(args.micro or _MICRO_BATCHES)))
-    return ModelToTime(target, arguments, sizes, Precision(args.precision) if args.precision else None)
+    num = settings.num_processes
+    return model_to_time(
+        target,
+        arguments,
+        args.micro or _MICRO_BATCHES,
+        group_sizes(num) if num > 1 else (),
+        base_device(settings.kind, _processor(settings.kind)),
+        Precision(args.precision) if args.precision else None,
+        (lambda text: None) if args.quiet else tell,
+    )
+
+
+def _processor(kind: str) -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if kind == "cuda" else ""
 
 
 def _kind(device: str | None) -> tuple[str, int]:

@@ -63,9 +63,7 @@ def cost_model_document(result: ProfileResult, name: str) -> Document:
     """The content of the file."""
     settings, machine = result.settings, result.machine
     is_gpu = settings.kind == "cuda"
-    base = (find_local_device(machine.processor) if is_gpu else None) or load_device(
-        "h100-sxm-80gb" if is_gpu else "cpu"
-    )
+    base = base_device(settings.kind, machine.processor)
     document: Document = {
         "version": 1,
         "name": name,
@@ -87,6 +85,13 @@ def cost_model_document(result: ProfileResult, name: str) -> Document:
     if result.blocks:
         document["blocks"] = _blocks(result.blocks)
     return document
+
+
+def base_device(kind: str, processor: str) -> Device:
+    """The device that comes along and is most like the one measured: what is not measured is as there."""
+    if kind == "cuda":
+        return find_local_device(processor) or load_device("h100-sxm-80gb")
+    return load_device("cpu")
 
 
 def _blocks(blocks: Sequence[BlockTimes]) -> Document:
