@@ -76,6 +76,9 @@ class ModelChoices:
 
     Args:
         store: of the same capture and cluster, to take from and add to.
+
+    Attributes:
+        has_store: whether there is one.
     """
 
     def __init__(
@@ -94,6 +97,8 @@ class ModelChoices:
         self._uses: Mapping[str, tuple[Use, ...]] | None = None
         self._pins: dict[int, Pins] = {}
         self._probe: ModelGraph | None = None
+        self._given: dict[tuple[int, int], tuple[ChoiceTable, ...]] = {}
+        self.has_store = store is not None
         self._store = store or BlockStore(Readings(cluster))
 
     @property
@@ -155,13 +160,25 @@ class ModelChoices:
         Args:
             thorough: whether what is near the best of every block is among them as well.
         """
-        setting = self._setting(tensor, micro_batch, tensor_stride)
         thorough = thorough and tensor > 1
+        if not thorough and tensor_stride == 1 and (tensor, micro_batch) in self._given:
+            return self._given[tensor, micro_batch]
+        setting = self._setting(tensor, micro_batch, tensor_stride)
         if thorough not in setting.choice_tables:
             tied_ways = self._tied_placements(setting)
             found = [self._choice_table(setting, tied, thorough) for tied in tied_ways]
             setting.choice_tables[thorough] = tuple(table for table in found if all(table.kinds))
         return setting.choice_tables[thorough]
+
+    def has_tables(self, tensor: int, micro_batch: int) -> bool:
+        """Whether these tables are made already."""
+        key = tensor, micro_batch, self._cluster.spread(tensor, 1)
+        made = key in self._settings and False in self._settings[key].choice_tables
+        return made or (tensor, micro_batch) in self._given
+
+    def give(self, tensor: int, micro_batch: int, tables: tuple[ChoiceTable, ...]) -> None:
+        """Tables that were made elsewhere."""
+        self._given[tensor, micro_batch] = tables
 
     def _least_sample_s(self) -> float:
         """Least seconds of a sample: FLOPs at peak, or the operators of the whole global batch at once.

@@ -32,6 +32,7 @@ from autopar.planner.request import (
     SearchStatistics,
 )
 from autopar.planner.settle import settle
+from autopar.planner.tables_ahead import TablesAhead
 from autopar.solve.candidate import Alternative, BaselineFound, Family, Job, SearchResult
 from autopar.solve.candidates import Space
 from autopar.solve.considered import News
@@ -186,17 +187,18 @@ class PlanningTask:
         if not may_fit(choices, legal, space, job):
             return None  # told at once: the search would first cost what it cannot place
         try:
-            return search(
-                choices,
-                legal,
-                space,
-                job,
-                num_alternatives=max(0, self._request.top - 1),
-                with_baselines=self._request.with_baselines,
-                time_limit_s=time_limit_s,
-                progress=progress,
-                watch=watch,
-            )
+            with TablesAhead(choices, legal) as ahead:
+                return search(
+                    ahead,
+                    legal,
+                    space,
+                    job,
+                    num_alternatives=max(0, self._request.top - 1),
+                    with_baselines=self._request.with_baselines,
+                    time_limit_s=time_limit_s,
+                    progress=progress,
+                    watch=watch,
+                )
         except InfeasibleError:
             # It gave up before it had found anything: is there anything to be found?
             leanest = fits(choices, legal, space, job)

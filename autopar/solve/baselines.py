@@ -12,8 +12,9 @@ of one device's worth, which cost little.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autopar.cost.choice import BlockChoice
@@ -31,8 +32,8 @@ _WORDS = ("replicate", "sequence")
 _MOST_SOLVED = 24
 
 
-def baselines(state: Search, families: Sequence[Family]) -> tuple[BaselineFound, ...]:
-    """The best plan of every kind.
+def baselines(state: Search, families: Sequence[Family]) -> list[Callable[[], BaselineFound]]:
+    """What finds the best plan of every kind, each for itself.
 
     Args:
         families: legal ones, whatever the constraints leave of them.
@@ -40,11 +41,11 @@ def baselines(state: Search, families: Sequence[Family]) -> tuple[BaselineFound,
     flat = [f for f in families if f.pipeline == f.tensor == 1]
     data = [f for f in flat if state.floors.is_tabulated(f)] or flat[-1:]
     known = [f for f in families if state.floors.is_tabulated(f)]
-    return (
-        _best("Megatron", state, known or flat[-1:], (0, 1)),
-        _best("data parallel", state, _with_smaller(data, flat), (0,)),
-        _best("FSDP", state, _with_smaller(data, flat), (3,)),
-    )
+    return [
+        partial(_best, "Megatron", state, known or flat[-1:], (0, 1)),
+        partial(_best, "data parallel", state, _with_smaller(data, flat), (0,)),
+        partial(_best, "FSDP", state, _with_smaller(data, flat), (3,)),
+    ]
 
 
 def _with_smaller(data: Sequence[Family], flat: Sequence[Family]) -> list[Family]:

@@ -26,6 +26,8 @@ from numpy.typing import NDArray
 
 from autopar.solve.chain_ilp import solve_chain_ilp
 from autopar.solve.chain_problem import ChainProblem, ChainSolution, evaluate_chain, objective_s
+from autopar.solve.compositions import Compositions
+from autopar.solve.segment_paths import SegmentPaths
 from autopar.solve.segments import Segments
 
 _WIDENINGS = (1.02, 1.1, 1.25, 1.6, 2.5, 5.0, float("inf"))
@@ -51,10 +53,13 @@ class ChainSolver:
     """Solves one chain problem; keeps what it computed, for the solution and for the diagnosis of a
     failure."""
 
-    def __init__(self, problem: ChainProblem, proof_s: float = _PROOF_S) -> None:
+    def __init__(
+        self, problem: ChainProblem, proof_s: float = _PROOF_S, like: ChainSolver | None = None
+    ) -> None:
         """
         Args:
             proof_s: seconds for the ILP where a front was cut short; 0: the solution is not proved.
+            like: of a problem that differs in memory alone, whose work is used again.
         """
         self._problem = problem
         self._proof_s = proof_s
@@ -68,13 +73,23 @@ class ChainSolver:
             words |= {w for kind in table for o in kind for w in (o.input_word, o.output_word)}
         self._words = tuple(sorted(words))
         self._sends: dict[int, NDArray[np.float64]] = {}
+        # What does not depend on how much memory there is.
+        self._compositions: dict[int, Compositions] = {} if like is None else like._compositions
+        self._paths: dict[tuple[int, int], SegmentPaths] = {} if like is None else like._paths
 
     def segments(self, stage: int) -> Segments:
         """The segments of a stage; stages with the same table, limit and micro-batches in flight share
         them."""
         key = (*self._group(stage), self._problem.in_flight[stage])
         if key not in self._segments:
-            self._segments[key] = Segments(self._problem, stage, self._words)
+            table, in_flight = key[0], key[2]
+            if table not in self._compositions:
+                self._compositions[table] = Compositions(self._problem, stage, self._words)
+            if (table, in_flight) not in self._paths:
+                self._paths[table, in_flight] = SegmentPaths(
+                    self._compositions[table], self._problem.table(stage), in_flight, self._words
+                )
+            self._segments[key] = Segments(self._paths[table, in_flight], self._problem.limit(stage))
         return self._segments[key]
 
     def _group(self, stage: int) -> tuple[int, int]:
@@ -151,16 +166,18 @@ class ChainSolver:
         self._costs, self._bare = {}, {}
         last = self._problem.num_stages - 1
         # What fits with most micro-batches in flight fits with fewer.
-        loose: dict[tuple[int, int], NDArray[np.float64]] = {}
-        by_flight: dict[tuple[tuple[int, int], int], NDArray[np.float64]] = {}
+        loose: dict[object, NDArray[np.float64]] = {}
+        by_flight: dict[object, NDArray[np.float64]] = {}
         for stage in sorted(range(last + 1), key=lambda s: -self._problem.in_flight[s]):
             group, flight = self._group(stage), self._problem.in_flight[stage]
             pinned = self._problem.first_blocks is not None or bool(self._problem.sizes)
-            costs = None if pinned else loose.get(group, by_flight.get((group, flight)))
+            # The first stage begins the chain and the last one ends it; those between may lie anywhere.
+            place = group, stage == 0, stage == last
+            costs = None if pinned else loose.get(place, by_flight.get((place, flight)))
             if costs is None:
-                costs = by_flight[group, flight] = self._stage_costs(stage)
+                costs = by_flight[place, flight] = self._stage_costs(stage)
                 if not self.segments(stage).limited:
-                    loose[group] = costs
+                    loose[place] = costs
             self._bare[stage] = np.where(costs <= width_s, costs, np.inf)
             if stage < last:
                 costs = self._with_send(costs, stage)
@@ -215,33 +232,41 @@ class ChainSolver:
     def _stage_costs(self, stage: int) -> NDArray[np.float64]:
         """Seconds by (first block, length - 1, input word, output word), without hand-over; infinite where
         not allowed."""
-        last = self._problem.num_stages - 1
-        firsts = self._problem.first_blocks
-        starts = [firsts[stage]] if firsts else [0] if last == 0 else range(self._size)
-        only_end = (firsts[stage + 1] if firsts and stage < last else self._size) if firsts or not last else 0
-        segments = self.segments(stage)
-        found: dict[tuple[int, int], int] = {}
-        for start in starts:
-            composition = None
-            for block in range(start, only_end or self._size):
-                composition = segments.extend(composition, block)
-                if segments.quickest_s(composition) > self._width_s:
-                    break
-                if only_end in (0, block + 1) and self._problem.may_hold(stage, block + 1 - start):
-                    found[start, block] = composition
-        longest = max((block - start + 1 for start, block in found), default=1)
+        segments, extra_s = self.segments(stage), self._problem.extra_s
+        allowed = self._allowed_spans(stage)
+        starts = np.flatnonzero(allowed.any(axis=1)).tolist()
+        numbers, least_s = self._compositions[self._group(stage)[0]].spans(starts, self._width_s)
+        allowed &= np.logical_and.accumulate(least_s <= self._width_s, axis=1)
+        longest = max(int(np.flatnonzero(allowed.any(axis=0))[-1]) + 1 if allowed.any() else 1, 1)
         costs = np.full((self._size, longest, len(self._words), len(self._words)), np.inf)
-        known: dict[int, NDArray[np.float64]] = {}
-        extra_s = self._problem.extra_s
-        for (start, block), composition in found.items():
-            if composition not in known:
-                # Segments of one composition hold the same kinds and the same tied parameters.
-                added_s = 0.0 if extra_s is None else extra_s(stage, start, block + 1)
-                known[composition] = added_s + np.array(
-                    [[np.inf if c is None else c.seconds for c in row] for row in segments.best(composition)]
-                )
-            costs[start, block - start] = known[composition]
+        compositions, examples, inverse = np.unique(numbers[allowed], return_index=True, return_inverse=True)
+        firsts, lengths = np.nonzero(allowed)
+        known = []
+        for composition, example in zip(compositions, examples, strict=True):
+            # Segments of one composition hold the same kinds and the same tied parameters.
+            start, end = int(firsts[example]), int(firsts[example] + lengths[example] + 1)
+            added_s = 0.0 if extra_s is None else extra_s(stage, start, end)
+            best = segments.best(int(composition))
+            known.append(
+                added_s + np.array([[np.inf if c is None else c.seconds for c in row] for row in best])
+            )
+        if known:
+            costs[firsts, lengths] = np.stack(known)[inverse]
         return costs
+
+    def _allowed_spans(self, stage: int) -> NDArray[np.bool_]:
+        """Which segments a stage may hold, by (first block, length - 1)."""
+        last, firsts, size = self._problem.num_stages - 1, self._problem.first_blocks, self._size
+        starts, lengths = np.arange(size)[:, None], np.arange(1, size + 1)[None, :]
+        only_start = firsts[stage] if firsts else 0 if stage == 0 else None
+        only_end = size if stage == last else firsts[stage + 1] if firsts else None
+        allowed = starts + lengths <= size
+        if only_start is not None:
+            allowed &= starts == only_start
+        if only_end is not None:
+            allowed &= starts + lengths == only_end
+        held = [self._problem.may_hold(stage, length) for length in range(1, size + 1)]
+        return np.asarray(allowed & np.array(held)[None, :])
 
     def _with_send(self, costs: NDArray[np.float64], stage: int) -> NDArray[np.float64]:
         """The same with the hand-over at the end."""

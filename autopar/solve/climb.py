@@ -70,10 +70,11 @@ class Climb:
             left = [c for c in promising if c not in self._attempted]
             if not left:
                 return
-            for candidate in left[:_MOST_SOLVED]:
-                if not self._is_over(kept):
-                    self._attempted.add(candidate)
-                    state.attempt(candidate)
+            with state.about_to_attempt(left[:_MOST_SOLVED]):
+                for candidate in left[:_MOST_SOLVED]:
+                    if not self._is_over(kept):
+                        self._attempted.add(candidate)
+                        state.attempt(candidate)
 
     def _is_over(self, kept: float) -> bool:
         return self._state.is_late or self._state.work_left < kept

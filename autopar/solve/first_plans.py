@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from autopar.solve.candidate import Family
-from autopar.solve.scout import Scout
+from autopar.solve.scout import Promise, Scout
 
 if TYPE_CHECKING:
     from autopar.solve.work_queue import Search
@@ -30,15 +30,15 @@ def find_first_plans(state: Search, guesses: Mapping[Family, float]) -> None:
     """
     scout = Scout(state.choices, state.space, state.job, lambda: state.is_late)
     state.promises = scout.look(guesses)
-    tried: dict[Family, None] = {}
+    first: dict[Family, Promise] = {}
     for promise in state.promises:
-        family = promise.candidate.family
-        if len(tried) >= _MOST_SCOUTED or _is_enough(state):
-            break
-        if state.best is not None and promise.step_s > _WORTH_A_TRY * state.best.step_s:
-            break
-        if family not in tried:
-            tried[family] = None
+        first.setdefault(promise.candidate.family, promise)
+    chosen = list(first.values())[:_MOST_SCOUTED]
+    with state.about_to_attempt([promise.candidate for promise in chosen]):
+        for promise in chosen:
+            is_slow = state.best is not None and promise.step_s > _WORTH_A_TRY * state.best.step_s
+            if is_slow or _is_enough(state):
+                break
             state.attempt(promise.candidate)
 
 

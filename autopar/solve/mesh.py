@@ -198,7 +198,7 @@ class TableAttempt:
         missing = Shortfall(self._candidate, 0, self._job.memory_limit_bytes)
         for attempt in range(_RETRIES):
             if attempt or (limits and limited):
-                solution = ChainSolver(self._problem(margin_bytes, limits), proof_s=0.0).solve()
+                solution = ChainSolver(self._problem(margin_bytes, limits), proof_s=0.0, like=solver).solve()
             if solution is None:
                 too_much_bytes = margin_bytes
                 if attempt == 0:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autopar.errors import CaptureError
@@ -23,16 +25,23 @@ _MANY_UNITS = 1_000
 Mesh = tuple[int, int, int]
 
 
-def runners_up(state: Search, num_wanted: int) -> tuple[Alternative, ...]:
-    """Other meshes: those solved on the way, then those next in the queue, then those that do not fit."""
+def runners_up(
+    state: Search, num_wanted: int, promised: Iterable[MeshSolution | None]
+) -> tuple[Alternative, ...]:
+    """Other meshes: those solved on the way, then those next in the queue, then those that do not fit.
+
+    Args:
+        promised: plans of what a first look promised most of.
+    """
     best = state.best
     assert best is not None
     found: dict[Mesh, MeshSolution] = {}
-    for solution in state.solved:
+    for solution in (*state.solved, *promised):
+        if solution is None or solution.candidate.mesh == best.candidate.mesh:
+            continue
         mesh = solution.candidate.mesh
-        if mesh != best.candidate.mesh and (mesh not in found or solution.step_s < found[mesh].step_s):
+        if mesh not in found or solution.step_s < found[mesh].step_s:
             found[mesh] = solution
-    _solve_promised(state, found, num_wanted)
     if len(found) < num_wanted:
         _solve_more(state, found, num_wanted)
     ranked = [
@@ -51,20 +60,14 @@ def runners_up(state: Search, num_wanted: int) -> tuple[Alternative, ...]:
     return tuple(alternatives[:num_wanted])
 
 
-def _solve_promised(state: Search, found: dict[Mesh, MeshSolution], num_wanted: int) -> None:
-    """Solves what a first look promised most of every other mesh, without proof."""
+def promised_plans(state: Search, num_wanted: int) -> list[Callable[[], MeshSolution | None]]:
+    """What solves what a first look promised most of every other mesh, without proof; each for itself."""
     assert state.best is not None
-    looked_at: set[Mesh] = {state.best.candidate.mesh}
+    first: dict[Mesh, Candidate] = {}
     for promise in state.promises:
-        mesh = promise.candidate.mesh
-        if len(looked_at) > num_wanted or state.is_late:
-            return
-        if mesh in looked_at:
-            continue
-        looked_at.add(mesh)
-        solution = _solved(state, promise.candidate)
-        if solution is not None and (mesh not in found or solution.step_s < found[mesh].step_s):
-            found[mesh] = solution
+        first.setdefault(promise.candidate.mesh, promise.candidate)
+    first.pop(state.best.candidate.mesh, None)
+    return [partial(_solved, state, candidate) for candidate in list(first.values())[:num_wanted]]
 
 
 def _solve_more(state: Search, found: dict[Mesh, MeshSolution], num_wanted: int) -> None:
@@ -108,6 +111,8 @@ def _simple_candidates(state: Search, example: Family | Bundle | Candidate) -> l
 
 def _solved(state: Search, candidate: Candidate) -> MeshSolution | None:
     """A plan of a candidate, without proof."""
+    if state.is_late:
+        return None
     try:
         if state.choices.num_blocks * candidate.num_stages > _MANY_UNITS:
             return _by_recipe(state, candidate)

@@ -6,16 +6,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from autopar.errors import InfeasibleError
 from autopar.solve.baselines import baselines
-from autopar.solve.candidate import Choices, Family, Job, SearchResult
+from autopar.solve.candidate import Alternative, BaselineFound, Choices, Family, Job, SearchResult
 from autopar.solve.candidates import Space
 from autopar.solve.considered import News, considered
+from autopar.solve.errands import Errands
 from autopar.solve.floors import Progress
 from autopar.solve.last_look import look_again
-from autopar.solve.runners_up import runners_up
+from autopar.solve.runners_up import promised_plans, runners_up
+from autopar.solve.solved_ahead import LARGE_UNITS
 from autopar.solve.work_queue import Search
 
 _TOLERANCE = 1e-9
@@ -63,6 +65,7 @@ def search(
     num_solved = len(state.solved) + len(state.shortfalls)
     best = look_again(state)
     bound_s = min(bound_s, best.step_s)
+    alternatives, by_hand = _beside(state, legal, num_alternatives, with_baselines)
     gap = 1 - bound_s / best.step_s
     return SearchResult(
         best=best,
@@ -70,7 +73,21 @@ def search(
         gap=gap if gap > _TOLERANCE else 0.0,
         num_candidates=state.num_candidates,
         num_solved=num_solved,
-        alternatives=runners_up(state, num_alternatives),
-        baselines=baselines(state, legal) if with_baselines else (),
+        alternatives=alternatives,
+        baselines=by_hand,
         considered=considered(state),
     )
+
+
+def _beside(
+    state: Search, legal: Sequence[Family], num_alternatives: int, with_baselines: bool
+) -> tuple[tuple[Alternative, ...], tuple[BaselineFound, ...]]:
+    """The runners-up and the plans that people write by hand."""
+    assert state.best is not None
+    promised = promised_plans(state, num_alternatives)
+    kinds = baselines(state, legal) if with_baselines else []
+    are_large = state.units_of(state.best.candidate) >= LARGE_UNITS
+    with Errands(state.choices, state.floors.of_tables, [*promised, *kinds], are_large=are_large) as errands:
+        found = errands.results()
+    plans, by_hand = found[: len(promised)], found[len(promised) :]
+    return runners_up(state, num_alternatives, plans), tuple(by_hand)

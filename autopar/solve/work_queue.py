@@ -18,6 +18,7 @@ from __future__ import annotations
 import heapq
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -37,8 +38,9 @@ from autopar.solve.climb import Climb
 from autopar.solve.considered import News, news_of
 from autopar.solve.first_plans import KEPT, find_first_plans
 from autopar.solve.floors import Floors, Progress
-from autopar.solve.mesh import free_floor_s, refine, solve_mesh
+from autopar.solve.mesh import free_floor_s, refine
 from autopar.solve.scout import Promise
+from autopar.solve.solved_ahead import SolvedAhead
 from autopar.solve.waiting import Waiting
 
 _TOLERANCE = 1e-9
@@ -88,6 +90,7 @@ class Search:
         self._progress = progress or (lambda text: None)
         self._watch = watch or (lambda news: None)
         self.floors = Floors(choices, space, job, self._progress)
+        self._ahead = SolvedAhead(self)
 
     @property
     def work_left(self) -> float:
@@ -255,6 +258,19 @@ class Search:
         heapq.heappush(self.queue, Waiting(waiting.bound_s, guess_s, candidate, 1))
         return True
 
+    def units_of(self, candidate: Candidate) -> int:
+        """Of the work allowed, what solving a candidate takes."""
+        num_blocks, num_stages = self.choices.num_blocks, candidate.num_stages
+        return num_blocks * (num_stages + num_blocks // num_stages)
+
+    def floors_by_table(self, candidate: Candidate) -> tuple[float, ...]:
+        """What no plan of a candidate goes below, by table; empty where it is not known."""
+        return tuple(self._by_table.get(candidate, ()))
+
+    def about_to_attempt(self, candidates: Sequence[Candidate]) -> AbstractContextManager[None]:
+        """Inside, these are going to be attempted, in this order."""
+        return self._ahead.expecting(candidates)
+
     def attempt(self, candidate: Candidate) -> None:
         """Solves a candidate out of turn, if it may be any better."""
         try:
@@ -274,10 +290,8 @@ class Search:
         )
         self._watch(news_of(self))
         self.tried.add(candidate)
-        num_blocks, num_stages = self.choices.num_blocks, candidate.num_stages
-        self._units_left -= num_blocks * (num_stages + num_blocks // num_stages)
-        floors_s = self._by_table.get(candidate, ())
-        found = solve_mesh(self.choices, candidate, self.job, floors_s)
+        self._units_left -= self.units_of(candidate)
+        found = self._ahead.solution(candidate, self.floors_by_table(candidate))
         if isinstance(found, Shortfall):
             self._falls_short(candidate, found)
             if found.bound_s < float("inf"):
