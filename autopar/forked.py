@@ -169,6 +169,10 @@ class Ahead:
         self._takers[position] = _TAKEN_BY_PARENT
         return self._arrived.pop(position, None)
 
+    def is_begun(self, position: int) -> bool:
+        """Whether anybody is at a piece, or through with it."""
+        return self._takers[position] != _FREE
+
     def begin(self, position: int) -> bool:
         """Keeps the forks from a piece; false where one has begun it, or this process has."""
         if self._takers[position] != _FREE or os.getpid() != self._process:

@@ -8,13 +8,22 @@ applied as any other is.
 from __future__ import annotations
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.modules import transformer
 from torch.overrides import TorchFunctionMode
 
 _MOST_FRAMES = 12  # between the question and us: torch.export's own modes
+
+
+def no_causal_shortcut(model: nn.Module) -> AbstractContextManager[object]:
+    """While active, ``torch.nn.Transformer`` in a model takes no mask for the causal one that it would
+    recognise; nothing where the model has none."""
+    askers = (nn.TransformerEncoder, nn.TransformerDecoder)
+    has_one = any(isinstance(module, askers) for module in model.modules())
+    return NoCausalShortcut() if has_one else nullcontext()
 
 
 class NoCausalShortcut(TorchFunctionMode):

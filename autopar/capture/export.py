@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind as SignatureKind
 
 from autopar.capture.capture_errors import READS_VALUE, explain_export_failure
-from autopar.capture.causal_masks import NoCausalShortcut
+from autopar.capture.causal_masks import no_causal_shortcut
 from autopar.capture.clean import clean
 from autopar.capture.expand import ExpansionError
 from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
@@ -91,7 +91,7 @@ def export_model(
     dynamic = {name: {source.batch_dims.get(name, 0): Dim.DYNAMIC} for name in batch}
     sharing = share_equal_layers(wrapper) if share_layers else nullcontext()
     try:
-        with mode, _quiet(), sharing, NoCausalShortcut():
+        with mode, _quiet(), sharing, no_causal_shortcut(wrapper):
             program = torch.export.export(
                 wrapper, (), batch, strict=False, dynamic_shapes=None if size else dynamic
             )

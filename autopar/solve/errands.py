@@ -74,6 +74,10 @@ class Errands:
                 found[position] = errand() if made is None else made
         return [found[position] for position in range(len(self._errands))]
 
+    def is_begun(self, position: int) -> bool:
+        """Whether a fork is at an errand, or through with it."""
+        return self._ahead is not None and self._ahead.is_begun(position)
+
     def taken(self, position: int) -> Any:
         """What a fork has found, waited for if one is at it; None: the caller has to do it."""
         if self._ahead is None:
