@@ -16,7 +16,6 @@ from typing import NoReturn
 
 import torch
 
-from autopar.capture.capture import capture
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.portable import read_model, write_model
 from autopar.capture.target import ModelSource
@@ -44,7 +43,13 @@ def capture_apart(
             with suppress(Exception):  # e.g. an operator that only the child has registered
                 return read_model(data)
     with untouched_randomness():
-        return capture(source, dtype).at(micro_batch)
+        return _captured(source, dtype, micro_batch)
+
+
+def _captured(source: ModelSource, dtype: torch.dtype, micro_batch: int) -> ModelGraph:
+    from autopar.capture.capture import capture  # what captures is the child's alone, too
+
+    return capture(source, dtype).at(micro_batch)
 
 
 def _may_fork(device: torch.device) -> bool:
@@ -84,7 +89,7 @@ def _capture_and_end(source: ModelSource, dtype: torch.dtype, micro_batch: int, 
     try:
         # The user's functions run in the parent as well: what they say is said there.
         with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-            data = write_model(capture(source, dtype).at(micro_batch))
+            data = write_model(_captured(source, dtype, micro_batch))
         with open(pipe, "wb") as file:
             file.write(data)
     finally:

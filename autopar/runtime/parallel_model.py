@@ -16,7 +16,6 @@ from autopar.errors import UsageError
 from autopar.plan.decisions import Plan
 from autopar.runtime.assemble import Assembly
 from autopar.runtime.batches import count_micro_batches, split_batch
-from autopar.runtime.checkpoint import load_checkpoint, save_checkpoint
 from autopar.runtime.driving import Driving
 from autopar.runtime.export import write_state_dict
 from autopar.runtime.first_step import report_first_step
@@ -233,6 +232,9 @@ class ParallelModel(PlacedModule):
         Raises:
             UsageError: the optimiser holds other parameters.
         """
+        # torch.distributed.checkpoint brings 80 modules, which most of a run does without.
+        from autopar.runtime.checkpoint import save_checkpoint
+
         parameters = self._trained.named()
         with self._watchdog.guard(f"save to {path}"):
             buffers = self._whole.own_buffers() if self._mesh.here.data == 0 else {}
@@ -247,6 +249,8 @@ class ParallelModel(PlacedModule):
         Raises:
             UsageError: no such checkpoint, another model's, or an optimiser with other parameters.
         """
+        from autopar.runtime.checkpoint import load_checkpoint
+
         parameters = self._trained.named()
         with self._watchdog.guard(f"load from {path}"):
             scale, group = self._loss_scale.state, self._mesh.world_group

@@ -11,16 +11,17 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint import FileSystemReader, load  # type: ignore[attr-defined]
-from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from autopar.errors import UsageError, closest_match
 from autopar.runtime import checkpoint_folders
 from autopar.runtime.safetensors_file import read_places
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 Given = Mapping[str, Tensor] | str | Path
 """What ``init`` may be besides a way to draw."""
@@ -127,6 +128,8 @@ def open_source(given: Given) -> StateSource:
 
 def load_alone(state: dict[str, Any], checkpoint: Path) -> None:
     """Reads entries of a folder of torch.distributed.checkpoint in place, without the other ranks."""
+    from torch.distributed.checkpoint import load  # type: ignore[attr-defined]
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # as it shall be
         load(state, checkpoint_id=checkpoint, no_dist=True)
@@ -191,6 +194,10 @@ def _of_index(folder: Path) -> StateSource:
 
 
 def _of_checkpoint(place: Path, path: Path) -> StateSource:
+    # Here, since most runs read no such folder and can spare the memory of its modules.
+    from torch.distributed.checkpoint import FileSystemReader  # type: ignore[attr-defined]
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     saved = FileSystemReader(place).read_metadata().state_dict_metadata
     ours = any(key.startswith("training.") for key in saved)
     # Others save {"model": state_dict}, whose keys come out with that in front, or the state dict itself.
