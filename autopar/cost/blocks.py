@@ -124,19 +124,27 @@ def read_block(
         backward.operators(cluster),
         again.operators(cluster),
     )
+    reading_s = _reading_s(block, sharding, cluster.device)
     return BlockReading(
-        forward_compute_s=forward_s,
+        forward_compute_s=forward_s + reading_s,
         forward_comm_s=forward.comm_s,
-        backward_compute_s=backward_s,
+        backward_compute_s=backward_s + reading_s,
         backward_comm_s=backward.comm_s,
         # Where the host is the limit, its time divides as the device's does.
         backward_weight_s=weight_s * backward_s / backward.compute_s if backward.compute_s else 0.0,
         selective_s=again_s,
         model_flops=model_flops(block),
         memory=run.ledger.memory(),
-        forward_host_s=forward_s * forward.host_share(cluster),
-        backward_host_s=backward_s * backward.host_share(cluster),
+        forward_host_s=forward_s * forward.host_share(cluster) + reading_s,
+        backward_host_s=backward_s * backward.host_share(cluster) + reading_s,
     )
+
+
+def _reading_s(block: Block, sharding: BlockSharding, device: Device) -> float:
+    """What it takes the host in each pass to take local tensors out of DTensors, or to put gradients back."""
+    if sharding.degree == 1:
+        return 0.0
+    return device.tensor_parameter_s * sum(entry.kind is InputKind.PARAMETER for entry in block.inputs)
 
 
 def operator_sums(block: Block, sharding: BlockSharding, cluster: Cluster) -> tuple[OperatorSum, OperatorSum]:

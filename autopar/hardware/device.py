@@ -48,6 +48,8 @@ class Device:
         exchange_s: likewise, for each forward and each backward of a stage that hands on to other ranks.
         sharded_action_s: likewise, for each forward and each backward under ZeRO 1 to 3.
         sharded_step_s: likewise, once a step under ZeRO 1 to 3.
+        tensor_parameter_s: likewise, for each parameter in each forward and each backward of a block on a
+            tensor axis, where parameters are DTensors.
         memory_rates: bytes/s that a memory-bound operator reaches by the bytes that it moves; None: the same
             at every size.
         update_bytes_per_s: what the optimiser's update reaches; None: as any memory-bound operator.
@@ -80,6 +82,7 @@ class Device:
     exchange_s: float = 0.0
     sharded_action_s: float = 0.0
     sharded_step_s: float = 0.0
+    tensor_parameter_s: float = 0.0
     memory_rates: SizeTable | None = None
     update_bytes_per_s: float | None = None
     blocks: Mapping[str, MeasuredBlock] = field(default_factory=dict)

@@ -29,6 +29,7 @@ _COMPUTE = Section(
         "exchange": Number("us", optional=True, nullable=True),
         "sharded_action": Number("us", optional=True, nullable=True),
         "sharded_step": Number("us", optional=True, nullable=True),
+        "tensor_parameter": Number("us", optional=True, nullable=True),
     }
 )
 

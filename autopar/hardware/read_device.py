@@ -59,6 +59,7 @@ def read_device(path: str | Path) -> Device:
         exchange_s=compute.optional_number("exchange", "us") or 0.0,
         sharded_action_s=compute.optional_number("sharded_action", "us") or 0.0,
         sharded_step_s=compute.optional_number("sharded_step", "us") or 0.0,
+        tensor_parameter_s=compute.optional_number("tensor_parameter", "us") or 0.0,
         memory_rates=memory.table("rates", "B", "GB/s") if "rates" in memory.values else None,
         update_bytes_per_s=memory.optional_number("update", "GB/s"),
         blocks=_blocks(top),

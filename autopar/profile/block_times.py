@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from autopar.capture.model_graph import Block, BlockInput, InputKind, ModelGraph
 from autopar.hardware.blocks import Slowdown
+from autopar.lower.axis import TensorAxis
 from autopar.plan.decisions import Precision
 from autopar.profile.lone_axis import LoneAxis
 from autopar.profile.spread import Spread, mean_of
@@ -31,7 +32,7 @@ class BlockToTime:
         block: one of the class.
         graph: that it belongs to.
         batch: a micro-batch of the user's, by key.
-        sharding: how a rank of the tensor axis runs it, its collectives left out; None: whole.
+        sharding: how a rank of the tensor axis runs it; None: whole.
     """
 
     block: Block
@@ -76,21 +77,33 @@ def classes_of(graph: ModelGraph) -> Iterator[Block]:
             yield block
 
 
-def measure_blocks(stopwatch: Stopwatch, blocks: Sequence[BlockToTime]) -> tuple[BlockTimes, ...]:
-    """Times block classes of one graph, on all ranks at once."""
+def measure_blocks(
+    stopwatch: Stopwatch, blocks: Sequence[BlockToTime], axes: Mapping[int, TensorAxis]
+) -> tuple[BlockTimes, ...]:
+    """Times block classes of one graph, on all ranks at once.
+
+    Args:
+        axes: by degree, those on which sharded blocks run with their collectives; others run without.
+    """
     torch.manual_seed(0)
     if stopwatch.device.type == "cpu":
-        return _in_turn(stopwatch, blocks)
+        return _in_turn(stopwatch, blocks, axes)
     return tuple(_alone(stopwatch, item) for item in blocks)
 
 
-def _in_turn(stopwatch: Stopwatch, blocks: Sequence[BlockToTime]) -> tuple[BlockTimes, ...]:
+def _in_turn(
+    stopwatch: Stopwatch, blocks: Sequence[BlockToTime], axes: Mapping[int, TensorAxis]
+) -> tuple[BlockTimes, ...]:
     """All blocks run forward one after the other, and then backward from the last to the first, as they do in
     a step: what a block reads was last used a step ago, and has left the caches where they are small.
     """
-    runs = [BlockRun(item, stopwatch.device) for item in blocks for _ in range(_num_copies(item))]
-    ahead = [Task(f"forward {i}", run.forward) for i, run in enumerate(runs)]
-    back = [Task(f"backward {i}", run.backward) for i, run in enumerate(runs)]
+    runs = [
+        BlockRun(item, stopwatch.device, axes.get(item.degree))
+        for item in blocks
+        for _ in range(_num_copies(item))
+    ]
+    ahead = [Task(f"forward {i}", run.forward, run.is_alone) for i, run in enumerate(runs)]
+    back = [Task(f"backward {i}", run.backward, run.is_alone) for i, run in enumerate(runs)]
     seconds = stopwatch.run_in_order(_label(blocks[0]), [*ahead, *reversed(back)])
     found = []
     for item in blocks:
@@ -143,16 +156,24 @@ def _num_copies(item: BlockToTime) -> int:
 
 
 class BlockRun:
-    """The program of a block with inputs of its own, run forward and then backward."""
+    """The program of a block with inputs of its own, run forward and then backward.
 
-    def __init__(self, item: BlockToTime, device: torch.device) -> None:
+    Args:
+        axis: that a sharded block communicates on; None: it does not.
+
+    Attributes:
+        is_alone: it waits for no other rank.
+    """
+
+    def __init__(self, item: BlockToTime, device: torch.device, axis: TensorAxis | None = None) -> None:
         self.item = item
-        self._axis: list[LoneAxis] = []
+        self.is_alone = item.sharding is None or axis is None
+        self._axis: list[TensorAxis] = []
         if item.sharding is None:
             self._module = fx.GraphModule(torch.nn.Module(), item.block.graph)
         else:
             self._module = lowered_program(item.block, item.sharding, device)
-            self._axis.append(LoneAxis(item.degree))
+            self._axis.append(axis or LoneAxis(item.degree))
         # A lowered program may name its inputs otherwise; they come in the same order, behind the axis.
         placeholders = [node for node in self._module.graph.nodes if node.op == "placeholder"]
         given = placeholders[len(self._axis) :]

@@ -54,7 +54,7 @@ def measure_communication(stopwatch: Stopwatch, quick: bool, timeout_s: float) -
     sizes = _QUICK_SIZES if quick else _GPU_SIZES if stopwatch.device.type == "cuda" else _SIZES
     tasks: dict[tuple[CollectiveKind, int, int], Task] = {}
     for size in group_sizes(num_ranks):
-        group = _own_group(size, num_ranks, timeout_s)
+        group = own_group(size, num_ranks, timeout_s)
         for kind in _KINDS:
             for num_bytes in sizes:
                 work = _collective(kind, num_bytes, size, group, stopwatch.device)
@@ -89,7 +89,7 @@ def group_sizes(num_ranks: int) -> tuple[int, ...]:
     return tuple(sorted({*sizes, num_ranks}))
 
 
-def _own_group(size: int, num_ranks: int, timeout_s: float) -> dist.ProcessGroup:
+def own_group(size: int, num_ranks: int, timeout_s: float) -> dist.ProcessGroup:
     """This rank's of the groups of neighbours; a collective of all ranks."""
     own: dist.ProcessGroup | None = None
     for first in range(0, num_ranks, size):

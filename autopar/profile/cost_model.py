@@ -216,6 +216,10 @@ def _runtime(result: ProfileResult, operator_s: float) -> Document:
         document["sharded_step"] = measured(
             max(_LEAST_S, once_s) * 1e6, "us", f"under ZeRO; {width(sharded.few)}"
         )
+    parameter_s = result.overheads.tensor_parameter_s
+    if parameter_s is not None:
+        note = "for each parameter in each forward and each backward on a tensor axis"
+        document["tensor_parameter"] = measured(max(_LEAST_S, parameter_s) * 1e6, "us", note)
     return document
 
 

@@ -12,7 +12,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -23,9 +23,10 @@ import torch.distributed as dist
 from autopar.capture.capture import capture
 from autopar.capture.target import load_target
 from autopar.errors import UsageError
+from autopar.lower.axis import ProcessGroupAxis, TensorAxis
 from autopar.plan.decisions import Precision
 from autopar.profile.block_times import BlockTimes, BlockToTime, classes_of, measure_blocks
-from autopar.profile.communication import CommunicationResult, measure_communication
+from autopar.profile.communication import CommunicationResult, measure_communication, own_group
 from autopar.profile.compute import ComputeResult, measure_compute
 from autopar.profile.machine import describe_machine
 from autopar.profile.merged import merged
@@ -87,10 +88,12 @@ def profile_rank(
 
     graphs = [tuple(items) for _, items in groupby(blocks, key=lambda item: (id(item.graph), item.degree))]
 
+    axes = _axes(settings, blocks)
+
     def measure() -> _Measured:
         times: list[BlockTimes] = []
         for items in graphs:
-            times += measure_blocks(stopwatch(max(1, len(graphs) // 2)), items)
+            times += measure_blocks(stopwatch(max(1, len(graphs) // 2)), items, axes)
         return _Measured(
             compute=measure_compute(stopwatch(), settings.quick),
             communication=measure_communication(stopwatch(), settings.quick, settings.timeout_s),
@@ -111,6 +114,18 @@ def profile_rank(
         elapsed_s=time.monotonic() - began_s,
         load=load,
     )
+
+
+def _axes(settings: ProfileSettings, blocks: Iterable[BlockToTime]) -> dict[int, TensorAxis]:
+    """By degree, the axes on which sharded blocks communicate: every rank is on one of each."""
+    if not settings.with_collectives:
+        return {}
+    degrees = sorted({item.degree for item in blocks if item.sharding is not None})
+    return {
+        degree: ProcessGroupAxis(own_group(degree, dist.get_world_size(), settings.timeout_s))
+        for degree in degrees
+        if dist.get_world_size() % degree == 0
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,11 +51,24 @@ class OverheadResult:
         plain: data-parallel.
         sharded: likewise, under ZeRO 1; None for one rank, and on GPUs, whose hosts run ahead.
         piped: one stage on each rank, which does as much as a rank of the others; None likewise.
+        chain: data-parallel, of ``num_chained`` parameters; None likewise.
+        tensor: the same on a tensor axis that divides none of them; None likewise.
+        num_chained: parameters of the last two.
     """
 
     plain: Steps
     sharded: Steps | None = None
     piped: Steps | None = None
+    chain: Steps | None = None
+    tensor: Steps | None = None
+    num_chained: int = 0
+
+    @property
+    def tensor_parameter_s(self) -> float | None:
+        """What a parameter takes in each pass for being on a tensor axis; None where it was not measured."""
+        if self.chain is None or self.tensor is None or not self.num_chained:
+            return None
+        return (self.tensor.micro_batch_s - self.chain.micro_batch_s) / 2 / self.num_chained
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +95,12 @@ def measure_overheads(stopwatch: Stopwatch, tiny: TinyModels, timeout_s: float) 
     across = Mesh(1, num_ranks, 1)
     ways = {"plain": (tiny.one, across, 0)}
     if num_ranks > 1 and stopwatch.share is not None:
-        ways |= {"sharded": (tiny.one, across, 1), "piped": (tiny.chain, Mesh(num_ranks, 1, 1), 0)}
+        ways |= {
+            "sharded": (tiny.one, across, 1),
+            "piped": (tiny.chain, Mesh(num_ranks, 1, 1), 0),
+            "chain": (tiny.chain, across, 0),
+            "tensor": (tiny.chain, Mesh(1, 1, num_ranks), 0),
+        }
     options = Options(timeout_s=timeout_s, device=stopwatch.device)
     # Where ranks share cores, one that waits leaves its core to the others.
     shares = stopwatch.share is not None and stopwatch.share > 1
@@ -94,7 +112,7 @@ def measure_overheads(stopwatch: Stopwatch, tiny: TinyModels, timeout_s: float) 
         }
         found = stopwatch.run("runtime", list(tasks.values()))
     steps = {way: Steps(found[tasks[way, _FEW].name], found[tasks[way, _MANY].name]) for way in ways}
-    return OverheadResult(**steps)
+    return OverheadResult(**steps, num_chained=len(tiny.chain.at(1).parameters))
 
 
 @contextmanager

@@ -59,6 +59,13 @@ class ProfileSettings:
         return max(1.0, self.num_processes / num_cores) if self.kind == "cpu" else 1.0
 
     @property
+    def with_collectives(self) -> bool:
+        """Whether sharded blocks are timed with their collectives: where sending takes the cores that
+        compute, what a rank computes after it has waited is slower, too.
+        """
+        return self.kind == "cpu"
+
+    @property
     def num_passes(self) -> int:
         """How often everything is measured, all of it in turn."""
         return 1 if self.quick else 3

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autopar.capture.model_graph import ModelGraph
-from autopar.cost.blocks import operator_sums
+from autopar.cost.blocks import operator_sums, read_block
 from autopar.cost.measured import correction, slowdown
 from autopar.errors import AutoparError
 from autopar.hardware.blocks import MeasuredBlock
@@ -57,18 +57,25 @@ def with_slowdowns(result: ProfileResult, timed: Iterable[BlockToTime], folder: 
     for times in result.blocks:
         item = items[times.class_key, times.precision, times.degree]
         if item.sharding is not None:
-            times = _explained(times, whole[times.class_key, times.precision], item, device)
+            known = whole[times.class_key, times.precision]
+            times = _explained(times, known, item, device, result.settings.with_collectives)
         blocks.append(times)
     return replace(result, blocks=tuple(blocks))
 
 
-def _explained(times: BlockTimes, whole: BlockTimes, item: BlockToTime, device: Device) -> BlockTimes:
+def _explained(
+    times: BlockTimes, whole: BlockTimes, item: BlockToTime, device: Device, with_collectives: bool
+) -> BlockTimes:
     assert item.sharding is not None
     known = MeasuredBlock(
         whole.class_key, str(whole.precision), whole.forward.median_s, whole.backward.median_s
     )
     with_whole = replace(device, blocks={whole.class_key: known})
-    sums = operator_sums(item.block, item.sharding, make_cluster(device, 1, item.degree))
+    cluster = make_cluster(device, 1, device.default_devices_per_node)
+    sums = operator_sums(item.block, item.sharding, cluster)
     factors = correction(item.block, with_whole).whole
-    measured_s = times.forward.median_s, times.backward.median_s
-    return replace(times, slowdown=slowdown(measured_s, *sums, factors))
+    forward_s, backward_s = times.forward.median_s, times.backward.median_s
+    if with_collectives:  # what they take by themselves is charged by size; the rest is computing
+        thought = read_block(item.block, item.sharding, cluster)
+        forward_s, backward_s = forward_s - thought.forward_comm_s, backward_s - thought.backward_comm_s
+    return replace(times, slowdown=slowdown((forward_s, backward_s), *sums, factors))

@@ -108,6 +108,15 @@ def test_exchanges_and_sharded_state_cost_what_they_add(tmp_path: Path) -> None:
     assert device.sharded_step_s == pytest.approx(3e-3)
 
 
+def test_parameters_on_a_tensor_axis_cost_what_they_add(tmp_path: Path) -> None:
+    assert written(made_up_profile(), tmp_path).tensor_parameter_s == 0
+    chain, tensor = Steps(spread(2e-3), spread(10e-3)), Steps(spread(3e-3), spread(27e-3))
+    overheads = OverheadResult(chain, chain=chain, tensor=tensor, num_chained=8)
+    device = written(replace(made_up_profile(), overheads=overheads), tmp_path)
+    # A millisecond for a micro-batch, which reads eight parameters and makes their gradients.
+    assert device.tensor_parameter_s == pytest.approx(1e-3 / 2 / 8)
+
+
 def test_one_process_borrows_what_needs_two(tmp_path: Path) -> None:
     device = written(made_up_profile(num_processes=1), tmp_path)
     assert device.intra_node.bytes_per_s == load_device("cpu").intra_node.bytes_per_s

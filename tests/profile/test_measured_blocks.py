@@ -7,17 +7,20 @@ import pytest
 import torch
 
 from autopar.capture.capture import Capture, capture
-from autopar.capture.model_graph import Block
+from autopar.capture.model_graph import Block, InputKind
 from autopar.capture.target import load_target
 from autopar.cost.blocks import Readings, block_choice, operator_sums
 from autopar.cost.measured import OperatorSum, correction, measured_note, slowdown
 from autopar.hardware.blocks import MeasuredBlock, Slowdown
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
+from autopar.hardware.read_device import read_device
 from autopar.plan.decisions import Mesh, PatternLine, Plan, Precision, Recompute
 from autopar.planner.planner import make_plan
 from autopar.planner.request import PlanRequest
 from autopar.profile.block_times import BlockRun, BlockToTime, classes_of
+from autopar.profile.cost_model import cost_model_text
+from autopar.profile.lone_axis import LoneAxis
 from autopar.profile.sharded_blocks import shardings_of, with_slowdowns
 from autopar.sharding.placement import REPLICATE, Shard
 from autopar.sharding.propagation import BlockSharding, propagate
@@ -131,9 +134,60 @@ def test_times_of_sharded_blocks_are_explained(captured: Capture, tmp_path: Path
         block_times(block.class_key, 0.5, 1.25),
         replace(block_times(block.class_key, 0.4, 1.1), degree=2),
     )
-    whole, half = with_slowdowns(replace(made_up_profile(), blocks=times), items, tmp_path).blocks
-    assert whole.slowdown is None and half.slowdown is not None
-    assert half.slowdown.forward > 0 and half.slowdown.backward > 0
+    profile = with_slowdowns(replace(made_up_profile(), blocks=times), items, tmp_path)
+    path = tmp_path / "here.yaml"
+    path.write_text(cost_model_text(profile, "here"))
+    choice = block_choice(block, divided(block), Recompute.NONE, make_cluster(read_device(path), 1, 4), 4)
+    # Its collectives were in what was measured, and are charged by themselves.
+    assert choice.forward_comm_s + choice.backward_comm_s > 0
+    assert choice.forward_s == pytest.approx(0.4, rel=2e-3)
+    assert choice.backward_s == pytest.approx(1.1, rel=2e-3)
+
+
+class CountingAxis(LoneAxis):
+    """Counts sums."""
+
+    num_sums = 0
+
+    def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.num_sums += 1
+        return super().all_reduce(tensor)
+
+
+def test_sharded_blocks_communicate_where_there_is_somebody(captured: Capture) -> None:
+    graph, block = captured.at(2), captured.at(2).blocks[2]
+    weights = {x.source: Shard(0) for x in block.inputs if x.source.endswith("mlp.fc.weight")}
+    weights |= {x.source: Shard(1) for x in block.inputs if x.source.endswith("mlp.proj.weight")}
+    sharding = propagate(block, 2, weights, {}, (REPLICATE,))
+    item = BlockToTime(block, graph, {}, Precision.FP32, sharding)
+    axis = CountingAxis(2)
+    run = BlockRun(item, torch.device("cpu"), axis)
+    run.forward()
+    assert axis.num_sums == 1 and not run.is_alone
+    run.backward()
+    assert axis.num_sums == 2
+    whole = BlockToTime(block, graph, {}, Precision.FP32)
+    assert BlockRun(whole, torch.device("cpu"), axis).is_alone
+    assert BlockRun(item, torch.device("cpu")).is_alone
+
+
+def test_parameters_on_a_tensor_axis_take_the_host_time(captured: Capture) -> None:
+    block, device = captured.at(4).blocks[2], load_device("cpu")
+    num = sum(item.kind is InputKind.PARAMETER for item in block.inputs)
+    slow = replace(device, tensor_parameter_s=1e-3)
+
+    def more_s(sharding: BlockSharding) -> tuple[float, float]:
+        before, after = (
+            block_choice(block, sharding, Recompute.NONE, make_cluster(d, 1, 4), 4) for d in (device, slow)
+        )
+        assert after.forward_host_s - before.forward_host_s == pytest.approx(
+            after.forward_s - before.forward_s
+        )
+        return after.forward_s - before.forward_s, after.backward_s - before.backward_s
+
+    assert num > 4
+    assert more_s(divided(block)) == pytest.approx((num * 1e-3, num * 1e-3))
+    assert more_s(propagate(block, 1, {}, {}, ())) == (0.0, 0.0)
 
 
 def test_a_plan_rests_on_measured_blocks_and_says_so(captured: Capture) -> None:
