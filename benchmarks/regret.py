@@ -19,6 +19,7 @@ import json
 import os
 import pickle
 import signal
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,7 @@ from pathlib import Path
 
 import torch
 from regret_outcome import Earlier, Outcome, Row, document, read_earlier, report
-from regret_ranks import RegretJob, chunks_of, whereabouts
+from regret_ranks import PRODUCT_EDGE, Measured, RegretJob, chunks_of, whereabouts
 from subjects import Subject
 
 from autopar.capture.capture import Capture, capture
@@ -40,6 +41,7 @@ from autopar.cost.prediction import Prediction
 from autopar.errors import AutoparError
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
+from autopar.hardware.device import Device
 from autopar.hardware.read_device import read_device
 from autopar.plan.decisions import Mesh, Plan
 from autopar.planner.check import predict_plan
@@ -154,13 +156,21 @@ def evaluate(
         found = predict_again(earlier, captured, cluster)
     tell(f"{name}: {len(found.plans)} plans made in {time.monotonic() - began_s:.0f} s")
     measured: dict[int, list[float]] = {}
+    speed = None
     if options.repetitions:
-        measured = measure(name, subject, found.plans, found.predictions, options)
+        result = measure(name, subject, found.plans, found.predictions, options)
+        measured, speed = result.steps_s, speed_since_profile(cluster.device, result)
     rows = tuple(
         Row(plan, prediction, (*(earlier.measured_s[i] if earlier else ()), *measured.get(i, ())))
         for i, (plan, prediction) in enumerate(zip(found.plans, found.predictions, strict=True))
     )
-    return Outcome(name, rows, rows[found.chosen], found.refused)
+    return Outcome(name, rows, rows[found.chosen], found.refused, speed)
+
+
+def speed_since_profile(device: Device, measured: Measured) -> float:
+    """How many times as fast as in the profile the machine multiplied while steps were measured."""
+    thought_s = 2 * PRODUCT_EDGE**3 / device.matmul_flops_per_s("fp32", PRODUCT_EDGE, PRODUCT_EDGE)
+    return thought_s / statistics.median(measured.products_s)
 
 
 def measure(
@@ -169,7 +179,7 @@ def measure(
     plans: Sequence[Plan],
     predictions: Sequence[Prediction],
     options: argparse.Namespace,
-) -> dict[int, list[float]]:
+) -> Measured:
     """Seconds of steps of every plan, from a group of processes that is ended if it takes too long."""
     # What a plan keeps between its steps, on all ranks: masters, gradients, optimiser state; and activations,
     # which allocators do not give back.
@@ -196,7 +206,7 @@ def measure(
         if failures:
             first = pickle.loads(failures[0].read_bytes())
             raise RuntimeError(f"{name}: {first.message}\n{first.trace}\n{whereabouts(folder)}")
-        measured: dict[int, list[float]] = pickle.loads((folder / "result.pickle").read_bytes())
+        measured: Measured = pickle.loads((folder / "result.pickle").read_bytes())
         return measured
 
 

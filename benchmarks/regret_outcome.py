@@ -43,12 +43,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Outcome:
-    """All plans of a model, and the one that the planner chose."""
+    """All plans of a model, and the one that the planner chose.
+
+    Attributes:
+        speed: how many times as fast as in the profile the machine was meanwhile; None: nothing was measured.
+    """
 
     name: str
     rows: tuple[Row, ...]
     chosen: Row
     refused: tuple[str, ...]
+    speed: float | None = None
 
     @property
     def spearman(self) -> float:
@@ -87,6 +92,8 @@ def report(outcome: Outcome) -> str:
             f" {predicted_s / row.median_s:8.2f}{'  <- chosen' if row is outcome.chosen else ''}"
         )
     lines += [f"not feasible: {text}" for text in outcome.refused]
+    if outcome.speed is not None:
+        lines.append(f"meanwhile the machine multiplied {outcome.speed:.2f} times as fast as in the profile")
     lines.append(
         f"Spearman {outcome.spearman:.3f} (wanted: at least 0.9); the plan chosen is"
         f" {outcome.regret:.1%} slower than the best measured (wanted: at most 5%);"
@@ -112,6 +119,7 @@ def _model_document(outcome: Outcome) -> dict[str, Any]:
         "spearman": outcome.spearman,
         "regret": outcome.regret,
         "mean_error": outcome.mean_error,
+        "speed": outcome.speed,
         "chosen": outcome.rows.index(outcome.chosen),
         "refused": outcome.refused,
         "plans": [

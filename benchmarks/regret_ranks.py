@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from autopar.capture.capture import Capture, capture
@@ -30,6 +31,9 @@ from autopar.verify.rank import share_of
 
 _LEAST_ROUNDS = 3
 _TURN_S = 0.3
+_NUM_PRODUCTS = 40
+PRODUCT_EDGE = 256
+"""Of the cubes that are multiplied to see how fast the machine is."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,19 @@ class RegretJob:
     timeout_s: float
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured.
+
+    Attributes:
+        steps_s: of every plan, one per round.
+        products_s: of one product of cubes while all ranks multiply, one per round.
+    """
+
+    steps_s: dict[int, list[float]]
+    products_s: list[float]
+
+
 @dataclass
 class _Built:
     model: ParallelModel
@@ -64,11 +81,10 @@ class _Built:
         self.optimizer.zero_grad()
 
 
-def measure_on_rank(
-    job: RegretJob, source: ModelSource, captured: Capture, progress: Path
-) -> dict[int, list[float]]:
+def measure_on_rank(job: RegretJob, source: ModelSource, captured: Capture, progress: Path) -> Measured:
     """Seconds of a step of every plan, once a round; every rank calls it. A plan that fails ends the run."""
     found: dict[int, list[float]] = {index: [] for index in range(len(job.plans))}
+    products_s: list[float] = []
     torch.manual_seed(0)
     whole = source.example_batch(job.plans[0].global_batch or 1)
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what every first step says of itself
@@ -83,6 +99,7 @@ def measure_on_rank(
             share_s = job.wanted_s * len(chunk) / len(job.plans)
             if round_ >= _LEAST_ROUNDS and _agreed(time.monotonic() - began_s) > share_s:
                 break
+            products_s.append(_product_s())
             # To and fro: what changes the machine's speed in the course of a round favours no plan.
             for index, each in list(built.items())[:: -1 if round_ % 2 else 1]:
                 progress.write_text(f"round {round_} of plan {index}: {_name(job.plans[index])}")
@@ -91,7 +108,17 @@ def measure_on_rank(
         for each in built.values():
             each.model.close()
         del built
-    return found
+    return Measured(found, products_s)
+
+
+def _product_s() -> float:
+    """Seconds of one product on the slowest rank, as the profile has them: how fast the machine is now."""
+    first, second = torch.randn(2, PRODUCT_EDGE, PRODUCT_EDGE)
+    dist.barrier()
+    began_s = time.perf_counter()
+    for _ in range(_NUM_PRODUCTS):
+        F.linear(first, second)
+    return _agreed(time.perf_counter() - began_s) / _NUM_PRODUCTS
 
 
 def _build(

@@ -30,6 +30,7 @@ def test_plans_of_two_processes_are_measured(tmp_path: Path, capsys: pytest.Capt
     assert regret.main([*flags, "--seconds", "1", "--device", str(device), "--json", str(found)]) == 0
     out = capsys.readouterr().out
     assert "<- chosen" in out and "Spearman" in out
+    assert "times as fast as in the profile" in out
     plans = json.loads(found.read_text())["models"]["recommender"]["plans"]
     meshes = {tuple(plan["key"][:3]) for plan in plans}
     assert meshes == {(1, 1, 2), (1, 2, 1), (2, 1, 1)}
