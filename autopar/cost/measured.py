@@ -113,7 +113,9 @@ def _factor(measured_s: float, thought: OperatorSum, whole: float) -> float:
     if divided_s == 0:
         return whole
     found = (measured_s - (thought.seconds - divided_s) * whole) / divided_s
-    return max(whole / _MOST_OFF, min(whole * _MOST_OFF, found))
+    # Less than the whole block's is an error of measurement, too: dividing makes no operator quicker than
+    # thought, and other shardings of this degree, with other collectives, would look too quick.
+    return max(whole, min(whole * _MOST_OFF, found))
 
 
 def measured_note(graph: ModelGraph, device: Device) -> str:

@@ -78,10 +78,10 @@ def test_a_sharding_that_was_measured_takes_what_was_measured(captured: Capture)
     sharding, cluster = divided(block), with_blocks(captured, 4, 0.5, 1.25)
     sums = operator_sums(block, sharding, cluster)
     whole = correction(block, cluster.device).whole
-    known = replace(cluster.device.blocks[block.class_key], sharded={2: slowdown((0.4, 1.1), *sums, whole)})
+    known = replace(cluster.device.blocks[block.class_key], sharded={2: slowdown((0.8, 1.6), *sums, whole)})
     measured = make_cluster(replace(cluster.device, blocks={block.class_key: known}), 1, 4)
     choice = block_choice(block, sharding, Recompute.NONE, measured, 4)
-    assert (choice.forward_compute_s, choice.backward_compute_s) == pytest.approx((0.4, 1.1))
+    assert (choice.forward_compute_s, choice.backward_compute_s) == pytest.approx((0.8, 1.6))
     # Where nothing is divided, and at other degrees, the whole block's factor holds.
     nothing = propagate(block, 2, {}, {}, (REPLICATE,))
     same = block_choice(block, nothing, Recompute.NONE, measured, 4)
@@ -92,6 +92,10 @@ def test_a_sharding_that_was_measured_takes_what_was_measured(captured: Capture)
 def test_what_is_divided_next_to_nothing_says_little(captured: Capture) -> None:
     found = slowdown((9.0, 1.0), OperatorSum(1.0, 0.001), OperatorSum(1.0, 0.0), Slowdown(2.0, 3.0))
     assert found == Slowdown(8.0, 3.0)
+    # Dividing makes nothing quicker than thought.
+    assert slowdown((0.1, 9.0), OperatorSum(1.0, 1.0), OperatorSum(1.0, 0.5), Slowdown(2.0, 3.0)) == Slowdown(
+        2.0, 12.0
+    )
 
 
 @pytest.mark.parametrize("degree", [2, 4])
@@ -132,7 +136,7 @@ def test_times_of_sharded_blocks_are_explained(captured: Capture, tmp_path: Path
     items = [BlockToTime(block, graph, {}, Precision.FP32, s) for s in (None, divided(block))]
     times = (
         block_times(block.class_key, 0.5, 1.25),
-        replace(block_times(block.class_key, 0.4, 1.1), degree=2),
+        replace(block_times(block.class_key, 0.8, 1.6), degree=2),
     )
     profile = with_slowdowns(replace(made_up_profile(), blocks=times), items, tmp_path)
     path = tmp_path / "here.yaml"
@@ -140,8 +144,8 @@ def test_times_of_sharded_blocks_are_explained(captured: Capture, tmp_path: Path
     choice = block_choice(block, divided(block), Recompute.NONE, make_cluster(read_device(path), 1, 4), 4)
     # Its collectives were in what was measured, and are charged by themselves.
     assert choice.forward_comm_s + choice.backward_comm_s > 0
-    assert choice.forward_s == pytest.approx(0.4, rel=2e-3)
-    assert choice.backward_s == pytest.approx(1.1, rel=2e-3)
+    assert choice.forward_s == pytest.approx(0.8, rel=2e-3)
+    assert choice.backward_s == pytest.approx(1.6, rel=2e-3)
 
 
 class CountingAxis(LoneAxis):
