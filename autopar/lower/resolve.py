@@ -153,24 +153,26 @@ class _Propagations:
     degree: int
     parameters: Mapping[str, Placement]
     boundary: Mapping[str, Placement]
-    known: dict[Hashable, BlockSharding] = field(default_factory=dict)
+    known: dict[Hashable, tuple[tuple[str, ...], BlockSharding]] = field(default_factory=dict)
 
     def of(self, block: Block, outputs: tuple[Placement, ...], overrides: Mapping[str, str]) -> BlockSharding:
         arriving = input_placements(block, self.degree, self.parameters, self.boundary)
         calls = [node for node in block.graph.nodes if node.op == "call_function"]
         texts = tuple(overrides.get(node.meta.get("operator_key", "")) for node in calls)
         names = tuple(node.name for node in calls)
-        key = (block.class_key, names, tuple(arriving.values()), outputs, texts)
-        found = self.known.get(key)
-        if found is None:
-            found = propagate(block, self.degree, self.parameters, self.boundary, outputs, overrides)
-            self.known[key] = found
-            return found
+        key = (block.class_key, tuple(arriving.values()), outputs, texts)
+        if key not in self.known:
+            made = propagate(block, self.degree, self.parameters, self.boundary, outputs, overrides)
+            self.known[key] = names, made
+            return made
+        # Blocks of a class have the same operators in the same order, under names of their own.
+        known_names, found = self.known[key]
         own = {i.placeholder for i in block.inputs if i.kind is InputKind.PARAMETER}
         return replace(
             found,
             parameters={name: p for name, p in arriving.items() if name in own},
             inputs={name: p for name, p in arriving.items() if name not in own},
+            rules={name: found.rules[known] for name, known in zip(names, known_names, strict=True)},
         )
 
 

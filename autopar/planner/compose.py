@@ -17,7 +17,6 @@ from autopar.planner.plan_lines import (
     tensor_lines,
 )
 from autopar.sharding.placement import Placement, parse_placement
-from autopar.sharding.roles import parameter_uses
 from autopar.solve.candidate import Candidate, MeshSolution
 
 _EVERYTHING_REPLICATED = (PatternLine("*", "replicate"),)
@@ -38,8 +37,9 @@ def compose_plan(settled: Plan, best: MeshSolution, choices: ModelChoices, clust
     activations = settled.activations or _EVERYTHING_REPLICATED
     operators: tuple[PatternLine, ...] = settled.operators
     if sharded:
-        uses = parameter_uses(graph)
-        tensor = tensor_lines(settled.tensor, _placements(best, choices), graph, uses, candidate.tensor)
+        tensor = tensor_lines(
+            settled.tensor, _placements(best, choices), graph, choices.uses, candidate.tensor
+        )
         activations = block_lines(settled.activations, words)
         operators = operator_lines(
             settled.operators, _overrides(best, choices), [operator_keys(block) for block in graph.blocks]

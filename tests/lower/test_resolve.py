@@ -19,7 +19,9 @@ from autopar.plan.decisions import (
     Recompute,
     ScheduleName,
 )
+from autopar.sharding.boundary import boundary_placements
 from autopar.sharding.placement import REPLICATE, Shard
+from autopar.sharding.propagation import propagate
 from tests.lower.models import MODELS, lines, load, plan_for
 
 GPT = {**MODELS["gpt"].vocab, **MODELS["gpt"].tensor}
@@ -93,6 +95,21 @@ def test_operator_override_wins() -> None:
     node = next(n for n in decision.block.graph.nodes if n.meta.get("operator_key") == key)
     assert str(decision.sharding.rules[node.name]) == "shard(1), shard(1) -> shard(1)"
     assert decision.overrides == {key: "shard(1), shard(1) -> shard(1)"}
+
+
+def test_blocks_of_a_class_are_laid_out_as_each_would_be_by_itself() -> None:
+    degree = 2
+    _, graph = load("gpt")
+    resolved = resolve(plan_for(graph, MODELS["gpt"].tensor, degree), graph)
+    classes = [decision.block.class_key for decision in resolved.blocks]
+    assert len(set(classes)) < len(classes)
+    words = {decision.block.index: decision.output_word for decision in resolved.blocks}
+    boundary = boundary_placements(graph, words, degree)
+    for decision in resolved.blocks:
+        block = decision.block
+        outputs = tuple(boundary[value] for value in block.outputs)
+        own = propagate(block, degree, resolved.parameter_placements, boundary, outputs)
+        assert decision.sharding == own
 
 
 def test_missing_decisions_in_the_order_of_the_file() -> None:
