@@ -47,9 +47,9 @@ def _heads_in(user: fx.Node, node: fx.Node, parts: int) -> int | None:
     for ins, outs in dim_groups(before, after):
         if ins == (len(before) - 1,) and len(outs) > 1:
             sizes: list[int] = [after[d] for d in outs]
-            if parts > 1 and sizes[0] == parts and len(sizes) > 2:
+            if parts > 1 and sizes[0] == parts:
                 sizes = sizes[1:]
-            return sizes[0]
+            return sizes[0] if len(sizes) > 1 else None
     return None
 
 

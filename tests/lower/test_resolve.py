@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from autopar.capture.capture import capture
+from autopar.capture.target import load_target
 from autopar.errors import PlanError
 from autopar.hardware.yaml_lines import Place
 from autopar.lower.resolve import missing_decisions, names_operator, resolve
@@ -22,7 +26,7 @@ from autopar.plan.decisions import (
 from autopar.sharding.boundary import boundary_placements
 from autopar.sharding.placement import REPLICATE, Shard
 from autopar.sharding.propagation import propagate
-from tests.lower.models import MODELS, lines, load, plan_for
+from tests.lower.models import MICRO_BATCH, MODELS, lines, load, plan_for
 
 GPT = {**MODELS["gpt"].vocab, **MODELS["gpt"].tensor}
 
@@ -233,6 +237,14 @@ def test_heads_that_do_not_divide_list_the_legal_degrees(name: str, pattern: str
     _, graph = load(name)
     plan = replace(plan_for(graph, {pattern: "column"}, 8), path="plan.yaml")
     fails(plan, "its 4 heads do not divide by tensor 8; legal degrees are 1, 2, 4", name)
+
+
+def test_packed_projection_of_multihead_attention_is_three_parts_not_three_heads() -> None:
+    encoder = Path(__file__).parents[1] / "e2e" / "models" / "encoder.py"
+    graph = capture(load_target(str(encoder)), torch.float64).at(MICRO_BATCH)
+    name = next(name for name in graph.parameters if name.endswith("in_proj_weight"))
+    plan = plan_for(graph, {name: "column", name.replace("weight", "bias"): "column"}, 2)
+    assert resolve(plan, graph).parameter_placements[name] == Shard(0, 3)
 
 
 def test_explicit_shard_needs_no_whole_heads() -> None:
