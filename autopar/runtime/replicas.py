@@ -15,7 +15,7 @@ from torch.distributed.fsdp import (
     fully_shard,
     register_fsdp_forward_method,
 )
-from torch.distributed.tensor import Shard
+from torch.distributed.tensor import DTensor, Shard
 
 from autopar.runtime.buckets import all_reduce_in_buckets
 from autopar.runtime.mesh import RankMesh
@@ -187,7 +187,9 @@ class ComputeCopies:
     """Copies of the parameters in the compute dtype, for stages whose parameters are not sharded by FSDP.
 
     Every micro-batch computes with the same copy; its gradient is added to the parameter's own, in the
-    parameter's dtype, as soon as it is complete.
+    parameter's dtype, as soon as it is complete. The copy of a DTensor in the compute dtype is its own piece
+    as a plain tensor: taking that anew in every pass, and handing its gradient back, costs the host more than
+    a small product does.
     """
 
     def __init__(self, compute_dtype: torch.dtype) -> None:
@@ -196,9 +198,10 @@ class ComputeCopies:
         self._actions: dict[str, Callable[[], None]] = {}
 
     def make(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        """Makes a copy of each parameter whose dtype is not the compute dtype."""
+        """Makes a copy of each parameter whose dtype is not the compute dtype, or that is a DTensor."""
         for name, parameter in parameters.items():
-            if not parameter.is_floating_point() or parameter.dtype == self._dtype:
+            is_plain = parameter.dtype == self._dtype and not isinstance(parameter, DTensor)
+            if not parameter.is_floating_point() or is_plain:
                 continue
             copy = local_tensor(parameter.detach()).to(self._dtype)
             if parameter.requires_grad:
@@ -212,7 +215,9 @@ class ComputeCopies:
         """Takes over the parameters' values, after the optimiser changed them."""
         with torch.no_grad():
             for name, copy in self.tensors.items():
-                copy.copy_(local_tensor(parameters[name].detach()))
+                now = local_tensor(parameters[name].detach())
+                if now.data_ptr() != copy.data_ptr():
+                    copy.copy_(now)
 
     def call_after(self, name: str, action: Callable[[], None]) -> None:
         """Calls ``action`` whenever a gradient was added to the parameter ``name``."""
