@@ -11,6 +11,7 @@ times the layers; the time may grow by a half.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -166,7 +167,7 @@ def _import_everything(row: Row) -> None:
     import ortools.sat.python.cp_model
     import sympy
     import torch._dynamo  # what torch.export imports when it is first called
-    import torch.export
+    import torch.export._trace
     import yaml
 
     import autopar.planner.planner
@@ -175,7 +176,10 @@ def _import_everything(row: Row) -> None:
     if "/hf/" in row.target:
         import transformers
 
-        loaded.append(transformers)
+        config = json.loads((ROOT / row.target / "config.json").read_text())
+        kind = config["model_type"]
+        loaded.append(transformers.AutoConfig)
+        loaded.append(importlib.import_module(f"transformers.models.{kind}.modeling_{kind}"))
     assert all(loaded)
 
 
