@@ -16,10 +16,10 @@ import struct
 import sys
 import time
 import warnings
+from abc import abstractmethod
 from collections.abc import Callable, Collection
-from contextlib import suppress
-from types import TracebackType
-from typing import NoReturn
+from contextlib import AbstractContextManager, suppress
+from typing import NoReturn, Self
 
 Send = Callable[[bytes], None]
 
@@ -110,7 +110,21 @@ class ForkedChild:
             os._exit(0)
 
 
-class Ahead:
+class Ending(AbstractContextManager["Ending"]):
+    """Has forks at work while it is entered."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.end()
+
+    @abstractmethod
+    def end(self) -> None:
+        """Ends the forks, whatever they are doing."""
+
+
+class Ahead(Ending):
     """Pieces of work in the order in which they are wanted; forks do what this process has not begun.
 
     Args:
@@ -130,17 +144,6 @@ class Ahead:
         for _ in range(min(num_spare_processors(), _MOST_CHILDREN, count - len(begun))):
             with suppress(OSError):
                 self._children.append(ForkedChild(self._do_all))
-
-    def __enter__(self) -> Ahead:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.end()
 
     def end(self) -> None:
         """Ends the forks, whatever they are doing."""

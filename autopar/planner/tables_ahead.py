@@ -11,13 +11,12 @@ import pickle
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from types import TracebackType
 from typing import TypeAlias
 
 import torch
 
 from autopar.errors import AutoparError
-from autopar.forked import Ahead
+from autopar.forked import Ahead, Ending
 from autopar.planner.model_choices import ModelChoices
 from autopar.solve.candidate import ChoiceTable, Family
 
@@ -32,7 +31,7 @@ _PATIENCE, _PATIENCE_S = 10.0, 20.0
 _STEP = 16
 
 
-class TablesAhead:
+class TablesAhead(Ending):
     """Implements ``solve.candidate.Choices`` on others, with tables made beside the search.
 
     Args:
@@ -50,15 +49,8 @@ class TablesAhead:
         # Blocks that other searches have costed are not costed again; a fork could not add to them.
         self._may_fork = len(sure) > 1 and not choices.has_store
 
-    def __enter__(self) -> TablesAhead:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def end(self) -> None:
+        """Ends the forks, whatever they are doing."""
         if self._ahead is not None:
             self._ahead.end()
 

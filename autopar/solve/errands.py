@@ -9,12 +9,11 @@ from __future__ import annotations
 import io
 import pickle
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
 from typing import Any, TypeAlias
 
 from autopar.cost.choice import BlockChoice
 from autopar.errors import AutoparError
-from autopar.forked import Ahead
+from autopar.forked import Ahead, Ending
 from autopar.solve.candidate import Choices
 
 Place: TypeAlias = tuple[int, int, int]
@@ -25,7 +24,7 @@ _Reference: TypeAlias = tuple[Place, int, int, int]
 _PATIENCE_S = 60.0
 
 
-class Errands:
+class Errands(Ending):
     """Some errands, wanted one after the other.
 
     Args:
@@ -50,15 +49,8 @@ class Errands:
         if are_large and len(errands) > 1:
             self._ahead = Ahead(self._done_by_fork, len(errands), range(begun))
 
-    def __enter__(self) -> Errands:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def end(self) -> None:
+        """Ends the forks, whatever they are doing."""
         if self._ahead is not None:
             self._ahead.end()
 
