@@ -1,13 +1,14 @@
-"""Does the optimiser that is stepped hold the parallel model's parameters?"""
+"""Does the optimiser that is stepped hold the parallel model's parameters, and can it do with them?"""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from autopar.errors import UsageError
 
@@ -17,15 +18,26 @@ class OptimizerWatch:
 
     Args:
         parameters: those of the model.
+        approve: refuses an optimiser that is about to be stepped, if it is unfit.
         updated: is called after each of their updates.
     """
 
-    def __init__(self, parameters: Callable[[], Iterable[nn.Parameter]], updated: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        parameters: Callable[[], Iterable[nn.Parameter]],
+        approve: Callable[[torch.optim.Optimizer], None],
+        updated: Callable[[], None],
+    ) -> None:
         self._parameters = parameters
+        self._approve = approve
         self._updated = updated
         self._foreign = ""
         self._is_updated = True
-        self._hook = register_optimizer_step_post_hook(self._note)
+        self._approved: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+        self._hooks = (
+            register_optimizer_step_pre_hook(self._look),
+            register_optimizer_step_post_hook(self._note),
+        )
 
     def begin(self) -> None:
         """Gradients have come: an update is due."""
@@ -50,7 +62,13 @@ class OptimizerWatch:
 
     def close(self) -> None:
         """Ends the watch."""
-        self._hook.remove()
+        for hook in self._hooks:
+            hook.remove()
+
+    def _look(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        if optimizer not in self._approved:
+            self._approve(optimizer)
+            self._approved.add(optimizer)
 
     def _note(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         own = {id(parameter) for parameter in self._parameters()}

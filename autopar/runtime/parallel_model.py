@@ -23,6 +23,7 @@ from autopar.runtime.gradients import GradientNorm, add_back, scale_gradients, s
 from autopar.runtime.loss_scale import LossScale
 from autopar.runtime.mean_loss import MeanLoss
 from autopar.runtime.mesh import RankMesh
+from autopar.runtime.optimizer_reach import check_reach
 from autopar.runtime.optimizer_watch import OptimizerWatch
 from autopar.runtime.options import Options
 from autopar.runtime.outputs import ModelOutputs
@@ -71,14 +72,15 @@ class ParallelModel(PlacedModule):
         stored = assembly.stages.forms()
         self._loss_scale = LossScale(options.compute_dtype(plan))
         self._norm = GradientNorm(mesh, stored, assembly.sharded, assembly.tied)
-        # Optimisers refuse an empty list: a stage without parameters (a loss alone) gives an empty one.
-        self._stand_in = None if stored else nn.Parameter(torch.zeros(0, device=mesh.device))
+        # Optimisers refuse an empty list, as that of a stage that trains nothing (a loss alone, or frozen).
+        trains = any(form.requires_grad for form in stored.values())
+        self._stand_in = None if trains else nn.Parameter(torch.zeros(0, device=mesh.device))
         self._trained = TrainedParameters(assembly)
         self._whole = WholeState(assembly, mesh, self._trained.named)
         self._driving = Driving(assembly, mesh, self._loss_scale, self._driven_backward)
         self._outputs = ModelOutputs(graph, assembly, mesh, self._driving)
         self._num_driven = 0  # micro-batches since the last update
-        self._optimizers = OptimizerWatch(self.parameters, self._note_update)
+        self._optimizers = OptimizerWatch(self.parameters, self._approve, self._note_update)
 
     def named_parameters(
         self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
@@ -97,8 +99,8 @@ class ParallelModel(PlacedModule):
         data ranks; several forward passes before an update add up (see ``no_sync``). Under a pipeline,
         outputs come under ``torch.no_grad()`` only. ``train()`` and ``eval()`` are respected.
 
-        Under fp16, outputs that lead to a backward pass come in float32, and it is scaled by itself: an
-        update some of whose gradients overflow finds none.
+        Under fp16, outputs that lead to a backward pass come in float32, and it is scaled by itself, without
+        ``torch.amp.GradScaler``: an update some of whose gradients overflow finds none.
 
         Args:
             args: none; entries are given by name.
@@ -122,6 +124,8 @@ class ParallelModel(PlacedModule):
         label = f"forward pass after step {self.num_steps - 1}"
         with self._surroundings(label):
             self._optimizers.check()
+            if torch.is_grad_enabled():
+                self._trained.check_frozen()
             self._trained.take_over_changes()
             return self._outputs.compute(batch, self._next_seeds, on_every_rank, label)
 
@@ -152,7 +156,8 @@ class ParallelModel(PlacedModule):
             is scaled; a step whose gradients overflow leaves none, so that the optimiser changes nothing.
 
         Raises:
-            UsageError: the batch does not fit, or no optimiser holds the model's parameters.
+            UsageError: the batch does not fit, no optimiser holds the model's parameters, or some were frozen
+                since.
             DistributedError: another rank failed or did not answer; names it.
         """
         if not self.training:
@@ -163,6 +168,7 @@ class ParallelModel(PlacedModule):
         began_s, mean = time.perf_counter(), MeanLoss(self._mesh)
         with self._watchdog.guard(label), self._traces.around() as work:
             self._optimizers.check()
+            self._trained.check_frozen()
             batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
             with self._own_randomness():
                 self._trained.take_over()
@@ -283,7 +289,7 @@ class ParallelModel(PlacedModule):
 
     def full_state_dict(self) -> dict[str, Tensor]:
         """Whole parameters and persistent buffers as the plain model's ``load_state_dict`` takes them, on
-        every rank.
+        every rank: copies, which training does not change.
 
         A collective of all ranks. Buffers are those of data rank 0.
         """
@@ -291,16 +297,17 @@ class ParallelModel(PlacedModule):
         with self._watchdog.guard("full_state_dict"):
             for name, value in self._whole.entries():
                 names = (name, *self._assembly.layout.aliases.get(name, ()))
-                found.update(dict.fromkeys(names, value))
+                found.update(dict.fromkeys(names, value.clone()))
         return found
 
     def full_gradients(self) -> dict[str, Tensor]:
-        """Whole gradients by canonical parameter name, on every rank; parameters without one are left out.
+        """Whole gradients by canonical parameter name, on every rank, as copies; parameters without one are
+        left out.
 
         A collective of all ranks.
         """
         with self._watchdog.guard("full_gradients"):
-            return {name: value for name, value in self._whole.gradients() if value is not None}
+            return {name: value.clone() for name, value in self._whole.gradients() if value is not None}
 
     def whole_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
         """Whole parameters one at a time, to be consumed by all ranks alike."""
@@ -360,6 +367,9 @@ class ParallelModel(PlacedModule):
         indices = range(first, first + num_micro_batches)
         usual = self._plan.num_micro_batches
         return block_seeds(self.stages, self._options.seed, self.num_steps, self.data_rank, usual, indices)
+
+    def _approve(self, optimizer: torch.optim.Optimizer) -> None:
+        check_reach(optimizer, self._trained.named(), self.stages.forms(), self._mesh.pipeline)
 
     def _note_update(self) -> None:
         self._num_driven = 0

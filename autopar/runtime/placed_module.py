@@ -95,6 +95,17 @@ class PlacedModule(nn.Module):
             " parallelize(..., init=state_dict), or call load(path) for a checkpoint"
         )
 
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        """Not offered: neither a copy nor a pickle could talk to the other ranks.
+
+        Raises:
+            UsageError: always; says what to do.
+        """
+        raise UsageError(
+            "a parallel model can be neither copied nor pickled: call save(path) for a checkpoint; for a"
+            " moving average of the weights, keep clones of named_parameters(), which lie as these do"
+        )
+
     def _check_device(self, wanted: torch.device) -> None:
         here = self._device
         if wanted.type != here.type or wanted.index not in (None, here.index):

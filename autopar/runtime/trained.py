@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from autopar.errors import UsageError
 from autopar.runtime.assemble import Assembly
 from autopar.runtime.storage import local_tensor
 from autopar.runtime.views import version
@@ -16,12 +17,30 @@ class TrainedParameters:
     def __init__(self, assembly: Assembly) -> None:
         self._assembly = assembly
         self._seen_versions: tuple[int, ...] | None = None
+        self._trains = {name: parameter.requires_grad for name, parameter in self.named().items()}
 
     def named(self) -> dict[str, nn.Parameter]:
         """By canonical name; masters in host memory where the optimiser is offloaded."""
         parameters = dict(self._assembly.stages.named_originals())
         masters = self._assembly.masters
         return parameters if masters is None else {**parameters, **masters.parameters}
+
+    def check_frozen(self) -> None:
+        """Refuses what was frozen, or set free, since the model was built.
+
+        The programs compute the gradients that the model wanted then; ranks that share a parameter wait for
+        one another's.
+
+        Raises:
+            UsageError: names a parameter.
+        """
+        for name, parameter in self.named().items():
+            if parameter.requires_grad != self._trains[name]:
+                change = "was frozen" if self._trains[name] else "was set free to train"
+                raise UsageError(
+                    f"'{name}' {change} after parallelize(), which its programs do not follow; set"
+                    " requires_grad in build_model(), or leave the parameter out of the optimiser"
+                )
 
     def take_over(self) -> None:
         """Lets the stages compute with what the optimiser has made of the parameters."""

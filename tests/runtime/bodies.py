@@ -1,5 +1,6 @@
 """What the ranks of the tests do; see ``world.py``."""
 
+import copy
 import os
 import signal
 import time
@@ -97,6 +98,7 @@ def clip(case):
     reference = run.reference()
     optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-2)
     expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=1e-2)
+    begin, expected_begin = run.model.full_state_dict(), copy.deepcopy(reference.model.state_dict())
     norms = []
     for step in range(2):
         run.model.step(run.share(step))
@@ -111,7 +113,11 @@ def clip(case):
     expected = reference.model.state_dict()
     error = difference(run.model.full_state_dict(), expected)
     run.model.close()
-    return {"norm": max(norms), "parameters": error}
+    return {
+        "norm": max(norms),
+        "parameters": error,
+        "kept": difference(begin, expected_begin) == 0.0,
+    }
 
 
 def surface(case):
@@ -120,6 +126,7 @@ def surface(case):
     reference = run.reference()
     facts = {
         "names": [name for name, _ in run.model.named_parameters()],
+        "trained": [name for name, parameter in run.model.named_parameters() if parameter.requires_grad],
         "num_parameters": len(list(run.model.parameters())),
         "data": (run.model.data_rank, run.model.data_world_size),
     }
@@ -210,6 +217,12 @@ def same_samples(case):
     return losses
 
 
+def told_to_step(name, model, batch):
+    """A step with an optimiser of torch."""
+    optimizer = getattr(torch.optim, name)(model.parameters())
+    optimizer.step(lambda: model.step(batch))
+
+
 def misuse(case):
     """Messages for what a training script can do wrong."""
     run = Run(case)
@@ -230,6 +243,13 @@ def misuse(case):
     messages["memory format"] = said(lambda: run.model.to(memory_format=torch.channels_last))
     messages["device"] = said(lambda: run.model.to("meta"))
     messages["stays"] = str(run.model.to("cpu") is run.model.cpu())
+    messages["copy"] = said(lambda: copy.deepcopy(run.model))
+    for name in ("Adafactor", "LBFGS"):
+        messages[name] = said(lambda name=name: told_to_step(name, run.model, good))
+        run.model.zero_grad()
+    last = list(run.model.parameters())[-1].requires_grad_(False)
+    messages["frozen"] = said(lambda: run.model.step(good))
+    last.requires_grad_(True)
     messages["no dict"] = said(lambda: run.model.step([1, 2]))
     messages["no dict to evaluate"] = said(lambda: run.model.eval_step([1, 2]))
     run.model.eval()

@@ -48,6 +48,7 @@ CASES = [
     ),
     Case("surface-bare-stage", "surface", options={"pipeline": 2, "cuts": [8]}),
     Case("clip-bare-stage", "clip", options={"pipeline": 2, "cuts": [8]}),
+    Case("surface-frozen-stage", "surface", args={"tied": False, "num_frozen": 2}, options={"pipeline": 2}),
     Case("misuse", "misuse", options=MESHES["pipeline"]),
     Case("differing", "differing_plans", options=MESHES["pipeline"]),
 ]
@@ -92,6 +93,18 @@ def test_a_stage_without_parameters_trains_along(found):
     assert results[1]["names"] == ["no_parameters"] and results[1]["num_parameters"] == 1
     assert all(result["state"] == 0.0 and result["accumulated"] < 1e-12 for result in results)
     assert all(result["parameters"] < 1e-9 for result in check(found["clip-bare-stage"], 2))
+
+
+def test_a_frozen_stage_gives_an_optimizer_something_to_hold(found):
+    frozen, training = check(found["surface-frozen-stage"], 2)
+    assert "blocks.1.qkv.weight" in frozen["names"] and "blocks.2.qkv.weight" in training["names"]
+    assert frozen["trained"] == ["no_parameters"] and "no_parameters" not in training["names"]
+    assert frozen["accumulated"] < 1e-12 and frozen["state"] == 0.0
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_a_full_state_dict_stays_as_it_was(found, mesh):
+    assert all(result["kept"] for result in check(found[f"clip-{mesh}"], 2))
 
 
 def test_data_rank_follows_the_mesh(found):
@@ -140,6 +153,10 @@ def test_exact_initialisation_equals_manual_seed(found, case):
             "memory format",
             "to(memory_format=torch.channels_last): the parameters of a model under a plan lie as",
         ),
+        ("copy", "can be neither copied nor pickled: call save(path) for a checkpoint; for a moving average"),
+        ("Adafactor", "Adafactor looks at rows and columns, and 'blocks."),
+        ("LBFGS", "LBFGS looks at all parameters at once, of which a rank of this pipeline of 2 holds some"),
+        ("frozen", "was frozen after parallelize(), which its programs do not follow; set requires_grad in"),
         ("no dict", "step() takes a dict of tensors, not a list: give 'tokens', 'labels' by name"),
         ("no dict to evaluate", "eval_step() takes a dict of tensors, not a list"),
         ("eval", "call model.train() first"),
