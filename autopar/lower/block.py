@@ -22,7 +22,7 @@ from autopar.hardware.link import CollectiveKind
 from autopar.lower import collectives, local_operators, products
 from autopar.lower.axis import FakeAxis
 from autopar.lower.kept_shards import kept_shard
-from autopar.lower.literals import local_literals
+from autopar.lower.literals import dense_gradients, local_literals
 from autopar.lower.walk import LocalWalk
 from autopar.sharding.placement import Placement, local_shape
 from autopar.sharding.product_inputs import OPERANDS
@@ -176,7 +176,9 @@ def local_call(
     """Arguments of a call with local values in the place of nodes, and with local sizes."""
     given = iter(arguments)
     args, kwargs = fx.map_arg((node.args, dict(node.kwargs)), lambda _: next(given))
-    literals = local_literals(node, rule, degree) if degree > 1 else {}
+    literals = dense_gradients(node)
+    if degree > 1:
+        literals |= local_literals(node, rule, degree)
     return _with_literals(node, list(args), dict(kwargs), literals)
 
 

@@ -1,4 +1,5 @@
-"""Sizes written into a call as numbers, rewritten to local sizes: reshape, expand, split, groups."""
+"""Arguments written into a call as they are, of which a plan wants others: local sizes (reshape, expand,
+split, groups), and dense gradients of embeddings."""
 
 from __future__ import annotations
 
@@ -37,6 +38,17 @@ _GROUPED = {
     aten.convolution.default: "groups",
     aten.group_norm.default: "num_groups",
 }
+# Summed over data ranks, a sparse gradient has the rows of all; what sums is made for dense ones.
+_WITH_SPARSE_GRADIENT = frozenset(
+    {aten.embedding.default, aten.embedding_bag.default, aten.embedding_bag.padding_idx}
+)
+
+
+def dense_gradients(node: fx.Node) -> dict[str, Any]:
+    """Arguments of ``node`` (by schema name) that keep its gradients from being sparse; they are equal."""
+    if node.target in _WITH_SPARSE_GRADIENT and argument_value(node, "sparse", False):
+        return {"sparse": False}
+    return {}
 
 
 def local_literals(node: fx.Node, rule: Rule, degree: int) -> dict[str, Any]:

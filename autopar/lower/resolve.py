@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from autopar.capture.model_graph import Block, InputKind, ModelGraph
 from autopar.errors import UsageError, closest_match
 from autopar.lower.placements import resolve_placements
@@ -181,8 +183,9 @@ def _check_fingerprint(plan: Plan, graph: ModelGraph) -> None:
     if wanted is not None and wanted != graph.fingerprint:
         raise plan.error(
             "model.fingerprint",
-            f"the plan is for the model {wanted}, this one is {graph.fingerprint}; use the model and "
-            "the arguments of the plan, or plan again",
+            f"the plan is for the model {wanted}, this one is {graph.fingerprint}; use the model and the"
+            f" arguments of the plan (and the version of torch, here {torch.__version__}: another may trace"
+            " other operators), or plan again",
         )
 
 

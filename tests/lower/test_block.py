@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import fx
 
 from autopar.capture.model_graph import Block
 from autopar.hardware.link import CollectiveKind
-from autopar.lower.block import LoweredBlock, lower_block
+from autopar.lower.block import LoweredBlock, local_call, lower_block
 from autopar.lower.resolve import BlockDecision, resolve
+from autopar.sharding.placement import REPLICATE
+from autopar.sharding.rule import Rule
 from tests.lower.models import MODELS, load, plan_for
 
 TENSOR = {**MODELS["gpt"].vocab, **MODELS["gpt"].tensor}
@@ -84,6 +87,19 @@ def test_degree_one_is_the_block_itself() -> None:
     own = [node.target for node in decision.block.graph.nodes if node.op == "call_function"]
     assert [node.target for node in block.graph.graph.nodes if node.op == "call_function"] == own
     assert next(iter(block.graph.graph.nodes)).name == "axis"
+
+
+@pytest.mark.parametrize("degree", [1, 2])
+def test_sparse_embeddings_get_dense_gradients(degree: int) -> None:
+    graph = fx.Graph()
+    weight, indices = graph.placeholder("weight"), graph.placeholder("indices")
+    weight.meta["val"], indices.meta["val"] = torch.zeros(8, 4), torch.zeros(3, dtype=torch.int64)
+    look_up = torch.ops.aten.embedding.default
+    node = graph.call_function(look_up, (weight, indices, -1, False, True))
+    node.meta["val"] = torch.zeros(3, 4)
+    rule = Rule((REPLICATE, REPLICATE), REPLICATE)
+    args, kwargs = local_call(node, rule, degree, ("here", "there"))
+    assert args == ("here", "there", -1, False, False) and not kwargs
 
 
 def test_fallbacks_are_named() -> None:
