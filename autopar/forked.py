@@ -1,8 +1,8 @@
 """Forks of this process that work beside it, on what it will ask for; on Linux alone.
 
 A fork knows everything that this process knew, without being told. What it hands over lies in a file in
-memory, so that it never waits for being read; a pipe says where. Whether there are forks makes no difference
-to what is worked out, only to when.
+memory, so that it never waits for being read; a pipe says where. It ends with this process, in whatever way.
+Whether there are forks makes no difference to what is worked out, only to when.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager, suppress
 from typing import NoReturn, Self
 
+from autopar.lifeline import end_with_parent
+
 Send = Callable[[bytes], None]
 
 _PLACE = struct.Struct("qq")  # of a message in the file: offset, length; written to the pipe at once
@@ -33,9 +35,12 @@ _POLL_S = 0.05
 
 def num_spare_processors() -> int:
     """Processors that a fork may use while this process works: 0 where it cannot fork."""
-    if not sys.platform.startswith("linux") or not hasattr(os, "memfd_create"):
-        return 0
-    return len(os.sched_getaffinity(0)) - 1
+    return len(os.sched_getaffinity(0)) - 1 if may_fork() else 0
+
+
+def may_fork() -> bool:
+    """Whether this system has what forks need."""
+    return sys.platform.startswith("linux") and hasattr(os, "memfd_create")
 
 
 class ForkedChild:
@@ -103,6 +108,7 @@ class ForkedChild:
 
         try:
             os.close(self._reading)
+            end_with_parent(self._parent)
             gc.freeze()  # what the parent had made is not looked through, and so not copied
             with suppress(BaseException):  # the parent does by itself what it does not get
                 work(send)
@@ -192,10 +198,7 @@ class Ahead(Ending):
 
     def _do_all(self, send: Send) -> None:
         """What a fork does. Two that take a piece at the same moment both do it."""
-        parent = os.getppid()
         for position in range(self._count):
-            if os.getppid() != parent:
-                return
             if self._takers[position] == _FREE:
                 self._takers[position] = _TAKEN_BY_CHILD
                 made = self._work(position)

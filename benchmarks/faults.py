@@ -27,7 +27,7 @@ import torch
 from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 
 from autopar.cli.main import main as main_of_cli
-from autopar.runtime.lifeline import end_with_parent
+from autopar.lifeline import end_with_parent
 
 ROOT = Path(__file__).resolve().parents[1]
 MODEL_ARGS = ("n_layer=2", "n_embd=32", "n_head=4", "seq=16", "vocab=64", "dropout=0.1")

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from autopar.capture.capture import Capture, capture
 from autopar.capture.target import ModelSource, load_target
+from autopar.lifeline import end_with_parent
 from autopar.plan.decisions import Plan, Scalar
-from autopar.runtime.lifeline import end_with_parent
 from autopar.runtime.options import Options
 from autopar.runtime.parallel import ParallelModel, start
 from autopar.verify.job import failure_of, run_ranks, write_failure

@@ -23,8 +23,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from autopar.capture.target import ModelSource, load_target
+from autopar.lifeline import end_with_parent
 from autopar.plan.decisions import Plan, Scalar
-from autopar.runtime.lifeline import end_with_parent
 
 _PIPELINED = ("pipeline", "pipeline_data", "pipeline_tensor")
 _TURN_S = 0.3

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +118,30 @@ def test_ended_fork_is_gone() -> None:
     assert child.receive(0.0) is None and not child.is_at_work
     with pytest.raises(ProcessLookupError):
         os.kill(number, 0)
+
+
+def test_fork_ends_with_its_killed_parent() -> None:
+    def leaves_a_fork_behind(send: Send) -> None:
+        inner = ForkedChild(lambda send: send(str(os.getpid()).encode()) or time.sleep(60))
+        send(inner.receive(PATIENCE_S) or b"0")
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    child = ForkedChild(leaves_a_fork_behind)
+    number = int(child.receive(PATIENCE_S) or b"0")
+    assert number and child.receive(PATIENCE_S) is None
+    deadline = time.monotonic() + PATIENCE_S
+    while is_running(number):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def is_running(number: int) -> bool:
+    """Whether a process is there, and not merely waiting to be reaped by whoever took it in."""
+    try:
+        status = Path(f"/proc/{number}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def test_fork_of_a_fork_does_not_wait_for_it() -> None:

@@ -23,6 +23,7 @@ import torch.distributed as dist
 from autopar.capture.capture import capture
 from autopar.capture.target import load_target
 from autopar.errors import UsageError
+from autopar.lifeline import end_with_parent
 from autopar.lower.axis import ProcessGroupAxis, TensorAxis
 from autopar.plan.decisions import Precision
 from autopar.profile.block_times import BlockTimes, BlockToTime, classes_of, measure_blocks
@@ -35,7 +36,6 @@ from autopar.profile.settings import HOST_COPY_BYTES, ProfileResult, ProfileSett
 from autopar.profile.sharded_blocks import shardings_of, with_slowdowns
 from autopar.profile.spread import Spread
 from autopar.profile.stopwatch import Stopwatch, Task
-from autopar.runtime.lifeline import end_with_parent
 from autopar.verify.job import failure_of, run_ranks, write_failure
 
 _DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}

@@ -10,5 +10,5 @@
 * Driven like a module: ``driving``, ``outputs``, ``output_passes``.
 * State as a whole: ``checkpoint``, ``checkpoint_folders``, ``whole_state``, ``gather``, ``export``; how it
   lies in memory: ``holdings``, ``storage``, ``trained``.
-* When something fails: ``watchdog``, ``reports``, ``same_outcome``, ``lifeline``.
+* When something fails: ``watchdog``, ``reports``, ``same_outcome``.
 """

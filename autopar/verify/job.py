@@ -25,9 +25,9 @@ from autopar.capture.capture import capture
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource, load_target
 from autopar.errors import AutoparError, DistributedError
+from autopar.lifeline import end_with_parent
 from autopar.lower.resolve import resolve
 from autopar.plan.decisions import Plan, Scalar
-from autopar.runtime.lifeline import end_with_parent
 from autopar.runtime.watchdog import is_communication_error
 from autopar.verify.rank import VerifyOptions, verify_rank
 from autopar.verify.without_dropout import without_dropout

@@ -3,15 +3,16 @@
 import select
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from tests.runtime.world import ROOT
+ROOT = Path(__file__).resolve().parents[1]
 
 # A parent that leaves a child behind; the child holds the pipe open for as long as it lives.
 PARENT = """
 import os, sys, time
-from autopar.runtime import lifeline
+from autopar import lifeline
 
 if sys.argv[1] == "thread":
     lifeline._asked_of_kernel = lambda: False
