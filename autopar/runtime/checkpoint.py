@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def save_checkpoint(
     path: str | Path,
     parameters: Mapping[str, nn.Parameter],
     buffers: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer],
     step: int,
     layout: StateLayout,
     group: dist.ProcessGroup,
@@ -50,6 +50,7 @@ def save_checkpoint(
     Args:
         parameters: of this rank's stage, by canonical name.
         buffers: that this rank is to write, by original name.
+        optimizers: whose state is written, too; of none, none is.
         step: optimiser steps done.
         layout: of the plain model's state dict.
         group: of all ranks; its time-out is that of every wait.
@@ -65,10 +66,8 @@ def save_checkpoint(
     state[LAYOUT_KEY] = layout.to_json()
     if loss_scale is not None:
         state[_LOSS_SCALE] = loss_scale
-    names: dict[nn.Parameter, str] = {}
     with same_outcome(f"prepare the checkpoint '{path}'", group):
-        if optimizer is not None:
-            names = names_of_parameters(parameters, optimizer)
+        names = names_of_parameters(parameters, optimizers)
         if is_first:
             checkpoint_folders.begin(path)
     partial = checkpoint_folders.partial_folder(path)
@@ -78,11 +77,12 @@ def save_checkpoint(
                 f"rank {dist.get_rank()} does not see the folder '{partial}' that rank 0 has made; save to a"
                 " file system that all nodes share"
             )
-    if optimizer is not None:
-        for parameter, name in names.items():
+    for optimizer in optimizers:
+        for parameter in _held(optimizer):
             for key, value in optimizer.state.get(parameter, {}).items():
-                state[f"optimizer.{name}.{key}"] = value
-        state[_GROUPS] = _group_options(optimizer)
+                state[f"optimizer.{names[parameter]}.{key}"] = value
+    if optimizers:
+        state[_GROUPS] = _group_options(optimizers)
     try:
         with _named_failures(f"write the checkpoint '{path}'", "free space or save elsewhere", path.parent):
             save(state, checkpoint_id=partial, process_group=group)
@@ -99,13 +99,14 @@ def load_checkpoint(
     path: str | Path,
     parameters: Mapping[str, nn.Parameter],
     buffers: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer],
     group: dist.ProcessGroup,
     loss_scale: Tensor | None = None,
 ) -> int:
     """Reads a checkpoint into parameters, buffers and optimiser state, in place; a collective of all ranks.
 
     Args:
+        optimizers: in the order in which they were saved.
         group: of all ranks; its time-out is that of every wait.
         loss_scale: is filled if the checkpoint has one; that of a run in another precision has none.
 
@@ -125,12 +126,12 @@ def load_checkpoint(
         saved = FileSystemReader(place).read_metadata().state_dict_metadata
         for key, value in state.items():
             _check_entry(str(path), key, value, saved)
-        if optimizer is not None:
+        if optimizers:
             if _GROUPS not in saved:
                 raise UsageError(
                     f"the checkpoint '{path}' holds no optimiser state; load it without an optimiser"
                 )
-            names = names_of_parameters(parameters, optimizer)
+            names = names_of_parameters(parameters, optimizers)
             for parameter, name in names.items():
                 optimizer_state[parameter] = _empty_state(name, parameter, saved)
     state[_STEP] = torch.tensor(0)
@@ -138,16 +139,17 @@ def load_checkpoint(
         state[_LOSS_SCALE] = loss_scale
     for parameter, entries in optimizer_state.items():
         state.update({f"optimizer.{names[parameter]}.{key}": value for key, value in entries.items()})
-    if optimizer is not None:
+    if optimizers:
         state[_GROUPS] = ""
     with _named_failures(f"read the checkpoint '{path}'", "load an earlier one"):
         load(state, checkpoint_id=place, process_group=group)
-    if optimizer is not None:
-        for parameter, entries in optimizer_state.items():
+    for optimizer in optimizers:
+        for parameter in (p for p in _held(optimizer) if p in optimizer_state):
             optimizer.state[parameter] = {
-                key: state[f"optimizer.{names[parameter]}.{key}"] for key in entries
+                key: state[f"optimizer.{names[parameter]}.{key}"] for key in optimizer_state[parameter]
             }
-        _set_group_options(optimizer, state[_GROUPS])
+    if optimizers:
+        _set_group_options(optimizers, state[_GROUPS])
     return int(state[_STEP])
 
 
@@ -170,24 +172,33 @@ def _named_failures(action: str, remedy: str, disk: Path | None = None) -> Itera
 
 
 def names_of_parameters(
-    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+    parameters: Mapping[str, nn.Parameter], optimizers: Sequence[torch.optim.Optimizer]
 ) -> dict[nn.Parameter, str]:
-    """Names of what an optimiser holds.
+    """Names of what optimisers hold.
 
     Raises:
-        UsageError: it holds parameters that are not the model's own.
+        UsageError: one holds parameters that are not the model's own, or another's.
     """
     names = {parameter: name for name, parameter in parameters.items()}
-    # Empty ones stand in for the parameters of a stage that has none.
-    held = [p for group in optimizer.param_groups for p in group["params"] if p.numel()]
-    foreign = sum(parameter not in names for parameter in held)
-    if foreign:
-        raise UsageError(
-            f"{foreign} of the {len(held)} parameters of {type(optimizer).__name__} are not parameters of"
-            " the parallel"
-            " model; make the optimiser from model.parameters() after parallelize()"
-        )
-    return {parameter: names[parameter] for parameter in held}
+    found: dict[nn.Parameter, str] = {}
+    for optimizer in optimizers:
+        held = _held(optimizer)
+        foreign = sum(parameter not in names for parameter in held)
+        if foreign:
+            raise UsageError(
+                f"{foreign} of the {len(held)} parameters of {type(optimizer).__name__} are not parameters of"
+                " the parallel model; make the optimiser from model.parameters() after parallelize()"
+            )
+        twice = next((names[parameter] for parameter in held if parameter in found), None)
+        if twice is not None:
+            raise UsageError(f"two optimisers hold '{twice}'; give every parameter to one of them")
+        found |= {parameter: names[parameter] for parameter in held}
+    return found
+
+
+def _held(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Its parameters, but for empty ones, which stand in for those of a stage that has none."""
+    return [p for group in optimizer.param_groups for p in group["params"] if p.numel()]
 
 
 def _model_state(parameters: Mapping[str, nn.Parameter], buffers: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -228,7 +239,7 @@ def _empty_state(name: str, parameter: nn.Parameter, saved: Mapping[str, Any]) -
     return entries
 
 
-def _group_options(optimizer: torch.optim.Optimizer) -> str:
+def _group_options(optimizers: Sequence[torch.optim.Optimizer]) -> str:
     # As text: a list of dicts would be cut into one entry for each of its leaves.
     groups = [
         {
@@ -236,19 +247,21 @@ def _group_options(optimizer: torch.optim.Optimizer) -> str:
             for key, value in group.items()
             if key != "params" and isinstance(value, (Tensor, bool, int, float, str, tuple, list, type(None)))
         }
+        for optimizer in optimizers
         for group in optimizer.param_groups
     ]
     return json.dumps(groups)
 
 
-def _set_group_options(optimizer: torch.optim.Optimizer, text: str) -> None:
+def _set_group_options(optimizers: Sequence[torch.optim.Optimizer], text: str) -> None:
     options: list[dict[str, Any]] = json.loads(text)
-    if len(options) != len(optimizer.param_groups):
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    if len(options) != len(groups):
         raise UsageError(
-            f"the checkpoint was saved from an optimiser with {len(options)} parameter groups, this one has"
-            f" {len(optimizer.param_groups)}; make it with the same groups"
+            f"the checkpoint was saved from optimisers with {len(options)} parameter groups, those given have"
+            f" {len(groups)}; give as many optimisers, in the same order, and make them with the same groups"
         )
-    for group, saved in zip(optimizer.param_groups, options, strict=True):
+    for group, saved in zip(groups, options, strict=True):
         for key, value in saved.items():
             if isinstance(group.get(key), Tensor):
                 group[key].fill_(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,9 @@ from autopar.runtime.step_trace import SecondStep
 from autopar.runtime.trained import TrainedParameters
 from autopar.runtime.watchdog import Watchdog
 from autopar.runtime.whole_state import WholeState
+
+Optimizers = torch.optim.Optimizer | Sequence[torch.optim.Optimizer]
+"""One, or several that each hold parameters of their own."""
 
 
 class ParallelModel(PlacedModule):
@@ -232,8 +235,12 @@ class ParallelModel(PlacedModule):
         scale_gradients(list(parameters.values()), torch.clamp(max_norm / (norm + 1e-6), max=1.0))
         return norm
 
-    def save(self, path: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def save(self, path: str | Path, optimizer: Optimizers | None = None) -> None:
         """Writes a checkpoint of the model (and its optimiser) that loads under any plan; all ranks call it.
+
+        Args:
+            path: of the folder.
+            optimizer: one, or several, each with parameters of its own.
 
         Raises:
             UsageError: the optimiser holds other parameters.
@@ -247,10 +254,15 @@ class ParallelModel(PlacedModule):
             scale = self._loss_scale.state
             layout = self._assembly.layout
             group = self._mesh.world_group
-            save_checkpoint(path, parameters, buffers, optimizer, self.num_steps, layout, group, scale)
+            optimizers = _several(optimizer)
+            save_checkpoint(path, parameters, buffers, optimizers, self.num_steps, layout, group, scale)
 
-    def load(self, path: str | Path, optimizer: torch.optim.Optimizer | None = None) -> None:
+    def load(self, path: str | Path, optimizer: Optimizers | None = None) -> None:
         """Reads what ``save`` wrote, under this plan or any other; all ranks call it.
+
+        Args:
+            path: of the folder.
+            optimizer: as given to ``save``; None leaves its state out.
 
         Raises:
             UsageError: no such checkpoint, another model's, or an optimiser with other parameters.
@@ -261,7 +273,8 @@ class ParallelModel(PlacedModule):
         with self._watchdog.guard(f"load from {path}"):
             scale, group = self._loss_scale.state, self._mesh.world_group
             buffers = self._whole.own_buffers()
-            self.num_steps = load_checkpoint(path, parameters, buffers, optimizer, group, scale)
+            optimizers = _several(optimizer)
+            self.num_steps = load_checkpoint(path, parameters, buffers, optimizers, group, scale)
             self._loss_scale.restore(scale)
         self._optimizers.settle()
         self._trained.forget()
@@ -375,3 +388,9 @@ class ParallelModel(PlacedModule):
         self._num_driven = 0
         if self._driving.note_update():
             self.num_steps += 1
+
+
+def _several(optimizer: Optimizers | None) -> tuple[torch.optim.Optimizer, ...]:
+    if optimizer is None:
+        return ()
+    return (optimizer,) if isinstance(optimizer, torch.optim.Optimizer) else tuple(optimizer)

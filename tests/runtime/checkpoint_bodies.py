@@ -35,16 +35,31 @@ def exact(case):
     return all(torch.equal(found[name], value.double()) for name, value in expected.items())
 
 
+def optimizers(case, run, lr):
+    """One, or one for what has rows and another for the rest."""
+    parameters = list(run.model.parameters())
+    if not case.extra.get("two"):
+        return [torch.optim.AdamW(parameters, lr=lr)]
+    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
+    others = [parameter for parameter in parameters if parameter.dim() <= 1]
+    return [torch.optim.AdamW(matrices, lr=lr), torch.optim.AdamW(others, lr=lr)]
+
+
+def update(optimizers):
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
 def save(case):
     """Two steps under one plan, then a checkpoint; ``case.args`` of the plan come by ``case.options``."""
     path = case.extra["path"]
     run = Run(case)
-    optimizer = torch.optim.AdamW(run.model.parameters(), lr=case.extra["lr"])
+    held = optimizers(case, run, case.extra["lr"])
     for step in range(2):
         run.model.step(run.share(step))
-        optimizer.step()
-        optimizer.zero_grad()
-    run.model.save(path, optimizer)
+        update(held)
+    run.model.save(path, held if case.extra.get("two") else held[0])
     run.model.close()
     return True
 
@@ -53,8 +68,8 @@ def load(case):
     """Goes on from a checkpoint under another plan; compares with an uninterrupted single process."""
     path = case.extra["path"]
     run = Run(case, seed=1)
-    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-9)
-    run.model.load(path, optimizer)
+    held = optimizers(case, run, 1e-9)
+    run.model.load(path, held)
     steps_done = run.model.num_steps
     reference = run.reference()
     expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=case.extra["lr"])
@@ -63,8 +78,7 @@ def load(case):
         expected = reference.step(run.micro_batches(step))
         if step >= 2:
             losses.append(abs(float(run.model.step(run.share(step))) - expected))
-            optimizer.step()
-            optimizer.zero_grad()
+            update(held)
         expected_optimizer.step()
         expected_optimizer.zero_grad()
     error = difference(run.model.full_state_dict(), reference.model.state_dict())
@@ -84,5 +98,7 @@ def load_errors(case):
     messages = [said(lambda: run.model.load("/nowhere/at/all")), said(lambda: run.model.load(path))]
     stale = torch.optim.AdamW(run.source.build_model().parameters())
     messages.append(said(lambda: run.model.save(path, stale)))
+    held = optimizers(case, run, 1e-9)
+    messages.append(said(lambda: run.model.save(path, [*held, *held])))
     run.model.close()
     return messages

@@ -35,6 +35,7 @@ ON_TWO = {
     "pipeline2": {"pipeline": 2, "num_micro_batches": 4},
     "data2-zero2": {"data": 2, "zero": 2},
 }
+OF_TWO_OPTIMIZERS = ("zbv-zero1", "shard-groups")
 WAYS = [
     ("zero3", "pipeline4"),
     ("pipeline4", "data-tensor-zero3"),
@@ -54,7 +55,7 @@ MORE_WAYS = [
 
 
 def load_case(folder, saved, loaded):
-    extra = {"path": str(folder / saved), "lr": 1e-2}
+    extra = {"path": str(folder / saved), "lr": 1e-2, "two": saved in OF_TWO_OPTIMIZERS}
     return Case(
         f"{saved}-{loaded}",
         "checkpoint_bodies:load",
@@ -70,7 +71,7 @@ def run_ways(folder, ways, others=()):
             f"save-{saved}",
             "checkpoint_bodies:save",
             options=PLANS[saved],
-            extra={"path": str(folder / saved), "lr": 1e-2},
+            extra={"path": str(folder / saved), "lr": 1e-2, "two": saved in OF_TWO_OPTIMIZERS},
         )
         for saved in dict.fromkeys(saved for saved, _ in ways)
     ]
@@ -119,7 +120,8 @@ def test_another_plan_still_goes_on_from_a_checkpoint(more_found, saved, loaded)
 
 
 def test_what_does_not_fit_is_refused_on_every_rank(found):
-    for nowhere, other_model, stale in check(found["errors"], 4):
+    for nowhere, other_model, stale, twice in check(found["errors"], 4):
         assert nowhere.startswith("UsageError: there is no checkpoint in '/nowhere/at/all'; give the folder")
         assert "has no 'model.blocks.4.ln_1.weight'; did you mean" in other_model
         assert "are not parameters of the parallel model" in stale
+        assert "two optimisers hold '" in twice
