@@ -6,7 +6,7 @@ Start at ``capture``; what comes out is a ``model_graph``.
 * One export of it: ``export``, ``capture_errors`` and ``user_code`` (whose line was it), ``clean``,
   ``causal_masks``.
 * Layers that are equal are traced once: ``sharing`` proves it, with ``structure``, ``observation``,
-  ``descriptions``, ``traced_call``, ``repeat_operators`` and ``expand``.
+  ``descriptions``, ``traced_call``, ``repeat_operators`` and ``expand``; their parameters are ``withheld``.
 * Where it is cut: ``pieces``, ``segments``, ``dataflow``, ``recipe``, ``blocks``, ``specialize``; what
   blocks have in common: ``class_key``, ``fingerprint``; for another process: ``portable``.
 """

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import operator
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -43,10 +43,16 @@ _RENAMED = {
 }
 
 
-def clean(module: fx.GraphModule, kinds: Mapping[str, InputKind]) -> fx.Graph:
+def clean(
+    module: fx.GraphModule,
+    kinds: Mapping[str, InputKind],
+    withheld: Sequence[Sequence[fx.Node]] = (),
+) -> fx.Graph:
     """Cleans the graph of an exported program and returns it; ``meta['no_grad']`` is set on every node.
 
-    ``kinds`` gives the kind of each placeholder by name.
+    Args:
+        kinds: of each placeholder, by name.
+        withheld: placeholders of parameters that repeated calls name by a number.
 
     Raises:
         CaptureError: the model switches autocast on for itself.
@@ -58,7 +64,7 @@ def clean(module: fx.GraphModule, kinds: Mapping[str, InputKind]) -> fx.Graph:
         for source in node.all_input_nodes:  # the exporter forgets readers of what ends a region
             source.users.setdefault(node)
     _inline_regions(module, kinds)
-    expand_repeats(graph)
+    expand_repeats(graph, withheld)
     for node in list(graph.nodes):
         if node.op != "call_function":
             continue

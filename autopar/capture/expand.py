@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from autopar.capture.node_origin import module_of, source_line_of, source_line_within
-from autopar.capture.repeat_operators import ENTER, LEAVE, REPEAT
+from autopar.capture.repeat_operators import ENTER, LEAVE, NONE, REPEAT
 from autopar.capture.traced_call import is_numeric
 
 aten = torch.ops.aten
@@ -40,8 +41,11 @@ class _Call:
     depth: int
 
 
-def expand_repeats(graph: fx.Graph) -> None:
+def expand_repeats(graph: fx.Graph, withheld: Sequence[Sequence[fx.Node]] = ()) -> None:
     """Expands the graph in place and removes the marks.
+
+    Args:
+        withheld: placeholders of the parameters of layers, by the numbers that stand for them.
 
     Copies get ``meta["module"]`` and ``meta["source_line"]``; the rest of their meta data is shared.
 
@@ -57,7 +61,7 @@ def expand_repeats(graph: fx.Graph) -> None:
             enter = open_calls[_index(node)]
             calls[_index(node)] = _call(enter, node)
         elif node.target is REPEAT:
-            _expand(graph, node, calls[_index(node)])
+            _expand(graph, node, calls[_index(node)], _own(node, withheld))
     for node in list(graph.nodes):
         if node.target in (ENTER, LEAVE):
             graph.erase_node(node)
@@ -101,9 +105,16 @@ def _correspond(first: fx.Node, second: fx.Node, new: dict[fx.Node, fx.Node]) ->
         new.setdefault(first, second)
 
 
-def _expand(graph: fx.Graph, repeat: fx.Node, call: _Call) -> None:
+def _own(repeat: fx.Node, withheld: Sequence[Sequence[fx.Node]]) -> Sequence[fx.Node]:
+    """The parameters and buffers of a repeated call."""
+    number = repeat.args[3]
+    assert isinstance(number, int)
+    return _nodes(repeat.args[1]) if number == NONE else withheld[number]
+
+
+def _expand(graph: fx.Graph, repeat: fx.Node, call: _Call, own: Sequence[fx.Node]) -> None:
     new: dict[fx.Node, fx.Node] = {}
-    for first, second in zip(call.own, _nodes(repeat.args[1]), strict=True):
+    for first, second in zip(call.own, own, strict=True):
         _correspond(first, second, new)
     for first, second in zip(call.inputs, _nodes(repeat.args[0]), strict=True):
         _correspond(first, second, new)

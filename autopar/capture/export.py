@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -29,8 +29,12 @@ from autopar.capture.output_marks import batch_sizes, mark_output
 from autopar.capture.precise_buffers import keep_precise
 from autopar.capture.sharing import share_equal_layers
 from autopar.capture.target import ModelSource
+from autopar.capture.withheld import EVERYTHING, Withheld
 from autopar.capture.wrapper import MODULE_PREFIX, LossModule, wrap_model
 from autopar.errors import AutoparError, CaptureError
+
+# Layers whose parameters turn out to be wanted, before all are left in their place.
+_MOST_IN_PLACE = 1
 
 # The size that stands for "any" while tracing: a prime, so that it is unlikely to equal another size of the
 # model.
@@ -84,25 +88,48 @@ def export_model(
         CaptureError: the model cannot be traced; the message names the user's line.
         UsageError: the user's functions do not fit together.
     """
+    in_place: set[str] = set()
+    while share_layers:
+        try:
+            found = _exported(source, dtype, size, in_place)
+        except ExpansionError:
+            break
+        if isinstance(found, ExportedModel):
+            return found
+        in_place.add(found if len(in_place) < _MOST_IN_PLACE else EVERYTHING)
+    found = _exported(source, dtype, size, None)
+    assert isinstance(found, ExportedModel)
+    return found
+
+
+def _exported(
+    source: ModelSource, dtype: torch.dtype, size: int | None, in_place: Collection[str] | None
+) -> ExportedModel | str:
+    """The export; or, where parameters were withheld that are wanted, the name of their layer.
+
+    Args:
+        in_place: layers whose parameters are not withheld; None: every layer is traced.
+    """
     mode = new_fake_mode()
     model = build_fake_model(source.build_model, mode, dtype)
     batch = fake_batch(source.example_batch(size or TRACED_SIZE), mode, dtype)
     wrapper = wrap_model(model, source.loss, tuple(batch), keeps_output=True).train()
     dynamic = {name: {source.batch_dims.get(name, 0): Dim.DYNAMIC} for name in batch}
-    sharing = share_equal_layers(wrapper) if share_layers else nullcontext()
+    withheld = Withheld(wrapper, ())
+    sharing = nullcontext(withheld) if in_place is None else share_equal_layers(wrapper, in_place)
     try:
-        with mode, _quiet(), sharing, no_causal_shortcut(wrapper):
+        with mode, _quiet(), sharing as withheld, no_causal_shortcut(wrapper):
+            wrapper.around = withheld.tracing
             program = torch.export.export(
                 wrapper, (), batch, strict=False, dynamic_shapes=None if size else dynamic
             )
-    except AutoparError:
-        raise
     except Exception as error:
+        if withheld.wanted is not None:
+            return withheld.wanted
+        if isinstance(error, AutoparError):
+            raise
         raise explain_export_failure(error) from error
-    try:
-        return _describe(program, wrapper)
-    except ExpansionError:
-        return export_model(source, dtype, size, share_layers=False)
+    return _describe(program, wrapper, withheld) if withheld.wanted is None else withheld.wanted
 
 
 @contextmanager
@@ -119,11 +146,12 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _describe(program: ExportedProgram, wrapper: LossModule) -> ExportedModel:
+def _describe(program: ExportedProgram, wrapper: LossModule, withheld: Withheld) -> ExportedModel:
     model = wrapper.module
     canonical, parameters = _parameters(model)
     inputs, constants = _inputs(program, canonical)
-    graph = clean(program.graph_module, {name: entry.kind for name, entry in inputs.items()})
+    own = _put_back(withheld, program, wrapper, inputs, canonical)
+    graph = clean(program.graph_module, {name: entry.kind for name, entry in inputs.items()}, own)
     marks = _end_with_loss(graph)
     precise = keep_precise(graph, inputs)
     buffers = {
@@ -197,6 +225,28 @@ def _inputs(
             name = canonical[target.removeprefix(MODULE_PREFIX)]
             inputs[placeholder] = BlockInput(placeholder, kind, name)
     return inputs, constants
+
+
+def _put_back(
+    withheld: Withheld,
+    program: ExportedProgram,
+    wrapper: LossModule,
+    inputs: dict[str, BlockInput],
+    canonical: Mapping[str, str],
+) -> list[list[fx.Node]]:
+    """Gives withheld parameters their placeholders and describes these; gives those of each layer."""
+    graph = program.graph_module.graph
+    nodes = {node.name: node for node in graph.nodes if node.op == "placeholder"}
+    existing = {
+        str(spec.target): nodes[spec.arg.name]
+        for spec in program.graph_signature.input_specs
+        if spec.kind is SignatureKind.PARAMETER
+    }
+    added, own = withheld.put_back(graph, wrapper, existing)
+    for parameter, node in added.items():
+        name = canonical[parameter.removeprefix(MODULE_PREFIX)]
+        inputs[node.name] = BlockInput(node.name, InputKind.PARAMETER, name)
+    return own
 
 
 def _constant(value: object, name: str) -> torch.Tensor:

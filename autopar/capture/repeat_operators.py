@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+NONE = -1
+
 
 @torch.library.custom_op(
     "autopar::enter", mutates_args=(), schema="(Tensor[] inputs, Tensor[] own, int call) -> ()"
@@ -31,17 +33,20 @@ def leave(outputs: Sequence[Tensor], inputs: Sequence[Tensor], call: int) -> Non
 @torch.library.custom_op(
     "autopar::repeat",
     mutates_args=(),
-    schema="(Tensor[] inputs, Tensor[] own, Tensor[] like, int call) -> Tensor[]",
+    schema="(Tensor[] inputs, Tensor[] own, Tensor[] like, int withheld, int call) -> Tensor[]",
 )
 def repeat(
-    inputs: Sequence[Tensor], own: Sequence[Tensor], like: Sequence[Tensor], call: int
+    inputs: Sequence[Tensor], own: Sequence[Tensor], like: Sequence[Tensor], withheld: int, call: int
 ) -> list[Tensor]:
-    """The operators of ``call`` on other tensors; ``like`` are the results of the first time."""
-    return _shaped_like(inputs, own, like, call)
+    """The operators of ``call`` on other tensors; ``like`` are the results of the first time.
+
+    Of a layer whose parameters are withheld, its number stands for them; else ``withheld`` is ``NONE``.
+    """
+    return _shaped_like(inputs, own, like, withheld, call)
 
 
 def _shaped_like(
-    inputs: Sequence[Tensor], own: Sequence[Tensor], like: Sequence[Tensor], call: int
+    inputs: Sequence[Tensor], own: Sequence[Tensor], like: Sequence[Tensor], withheld: int, call: int
 ) -> list[Tensor]:
     return [torch.empty_strided(t.shape, t.stride(), dtype=t.dtype, device=t.device) for t in like]
 

@@ -24,7 +24,7 @@ In doubt, and wherever anything unexpected is met, the call is traced in full.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,11 +33,12 @@ import torch
 from torch import fx, nn
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
-from autopar.capture import repeat_operators
 from autopar.capture.descriptions import Described, UnclearError
 from autopar.capture.observation import Observation, observe
+from autopar.capture.repeat_operators import NONE, enter, leave, repeat
 from autopar.capture.structure import equal_modules
 from autopar.capture.traced_call import Arguments, Results, nodes_between, self_contained
+from autopar.capture.withheld import Withheld
 
 _MOST_VARIANTS = 4  # traces kept of one group of equal modules: layers that alternate
 
@@ -72,9 +73,11 @@ class _Group:
 
 
 class _Sharing:
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, in_place: Collection[str]) -> None:
         self._groups: dict[int, tuple[nn.Module, _Group]] = {}
-        for modules in equal_modules(model):
+        equal = equal_modules(model)
+        self.withheld = Withheld(model, equal, in_place)
+        for modules in equal:
             group = _Group()
             for module in modules:
                 self._groups[id(module.__dict__)] = (module, group)
@@ -98,28 +101,20 @@ class _Sharing:
             return forward(module, *args, **kwargs)
         again = id(base) in self._called
         self._called.add(id(base))
-        own = [
-            *(tensor for _, tensor in base.named_parameters(remove_duplicate=False)),
-            *(tensor for _, tensor in base.named_buffers(remove_duplicate=False)),
-        ]
-        try:
-            inputs = Arguments.tensors_of(args, kwargs)
-            described = Described(base, own, inputs)
-            arguments = Arguments.of(described, inputs, own, args, kwargs)
-        except UnclearError:
-            return forward(module, *args, **kwargs)
-        surroundings = _surroundings()
-        for trace in group.traces:
-            if not (again and trace.writes_own) and trace.stands_for(described, arguments, surroundings):
-                like = trace.results.made
-                made = repeat_operators.repeat(inputs, own, like, trace.index) if like else []
-                return trace.results.rebuild(made, inputs, own)
-        if group.num_attempts >= _MOST_VARIANTS:
+        number, surroundings = self.withheld.number(base), _surroundings()
+        with self.withheld.shown(number):
+            call = _described(base, args, kwargs)
+            # Without gradients, what is handed over is detached, and placeholders are not.
+            if call is not None and (number is None or torch.is_grad_enabled()):
+                for trace in group.traces:
+                    if not (again and trace.writes_own) and trace.stands_for(*call, surroundings):
+                        return _repeated(trace, call[1], number)
+        if number is not None:
+            self.withheld.want(number)
+        if call is None or group.num_attempts >= _MOST_VARIANTS:
             return forward(module, *args, **kwargs)
         group.num_attempts += 1
-        return self._watch(
-            group, described, arguments, surroundings, lambda: forward(module, *args, **kwargs)
-        )
+        return self._watch(group, *call, surroundings, lambda: forward(module, *args, **kwargs))
 
     def _watch(
         self,
@@ -133,7 +128,7 @@ class _Sharing:
         self._num_calls += 1
         inputs, own = arguments.inputs, arguments.own
         observation = Observation(described)
-        repeat_operators.enter(inputs, own, index)
+        enter(inputs, own, index)
         self._watching = True
         try:
             with observe(observation):
@@ -143,7 +138,7 @@ class _Sharing:
         results = Results.of(output, inputs, own)
         if results is None or not observation.repeatable or not arguments.unchanged(described):
             return output
-        repeat_operators.leave(results.made, inputs, index)
+        leave(results.made, inputs, index)
         mode = get_proxy_mode()
         nodes = nodes_between(mode.tracer.graph, index) if mode is not None else None
         if nodes is not None and self_contained(nodes):
@@ -152,6 +147,34 @@ class _Sharing:
                 _Trace(index, described, arguments, surroundings, observation, results, writes)
             )
         return output
+
+
+def _described(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Described, Arguments] | None:
+    """A call of a module, to be compared with others; None where an argument cannot be compared."""
+    own = [
+        *(tensor for _, tensor in module.named_parameters(remove_duplicate=False)),
+        *(tensor for _, tensor in module.named_buffers(remove_duplicate=False)),
+    ]
+    try:
+        inputs = Arguments.tensors_of(args, kwargs)
+        described = Described(module, own, inputs)
+        return described, Arguments.of(described, inputs, own, args, kwargs)
+    except UnclearError:
+        return None
+
+
+def _repeated(trace: _Trace, arguments: Arguments, number: int | None) -> Any:
+    """What a call returns that one traced before stands for.
+
+    Args:
+        number: of the layer, where its parameters are withheld.
+    """
+    like, inputs, own = trace.results.made, arguments.inputs, arguments.own
+    visible, withheld = (own, NONE) if number is None else ([], number)
+    made = repeat(inputs, visible, like, withheld, trace.index) if like else []
+    return trace.results.rebuild(made, inputs, own)
 
 
 def _writes(node: fx.Node) -> bool:
@@ -171,18 +194,22 @@ def _surroundings() -> Hashable:
 
 
 @contextmanager
-def share_equal_layers(model: nn.Module) -> Iterator[None]:
+def share_equal_layers(model: nn.Module, in_place: Collection[str] = ()) -> Iterator[Withheld]:
     """Inside, a traced call of ``model`` records equal calls of equal layers once (see the module's text).
 
-    The ``forward`` of the classes concerned is replaced meanwhile.
+    The ``forward`` of the classes concerned is replaced meanwhile, and parameters are withheld.
+
+    Args:
+        in_place: layers whose parameters are not withheld.
     """
-    sharing = _Sharing(model)
+    sharing = _Sharing(model, in_place)
     before: dict[type[nn.Module], Any] = {}
     try:
         for kind in sharing.classes():
             before[kind] = vars(kind).get("forward")
             kind.forward = _watched(sharing, kind)
-        yield
+        with sharing.withheld.away():
+            yield sharing.withheld
     finally:
         for kind, forward in before.items():
             if forward is None:

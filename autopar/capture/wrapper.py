@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -70,6 +70,7 @@ class LossModule(nn.Module):
     Attributes:
         module: the user's module.
         last_output: structure and tensors of what it last returned, if that is kept.
+        around: a context in which the user's code is called.
     """
 
     def __init__(
@@ -83,13 +84,14 @@ class LossModule(nn.Module):
         super().__init__()
         self.module = module
         self.last_output = LastOutput() if keeps_output else None
+        self.around: Callable[[], AbstractContextManager[None]] = nullcontext
         self._loss = loss
         self._keys = keys
         self._forward_keys = forward_keys
 
     def compute(self, batch: dict[str, Tensor]) -> Tensor:
         """The scalar loss of one micro-batch."""
-        with compute_in(self.dtype):
+        with compute_in(self.dtype), self.around():
             output = self.module(**{key: batch[key] for key in self._forward_keys})
             if self.last_output is not None:
                 # Aliases: where an operator of the loss returns its very argument, as broadcast_tensors does,

@@ -1,6 +1,6 @@
 """Equal layers are traced once: the graph is that of the full trace, and layers that differ are noticed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -17,14 +17,19 @@ from tests.capture.same_graph import assert_same_graph, capture_both_ways
 
 @pytest.fixture
 def traced(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Names of the classes of the layers that were traced in full, though others may equal them."""
+    """Names of the classes of the layers that the last trace shows in full, though others may equal them."""
     names: list[str] = []
-    watch = sharing._Sharing._watch
+    watch, begin = sharing._Sharing._watch, sharing._Sharing.__init__
+
+    def begun(self: Any, *args: Any) -> None:
+        names.clear()
+        begin(self, *args)
 
     def recorded(self: Any, group: Any, described: Any, *rest: Any) -> Any:
         names.append(type(described.root).__name__)
         return watch(self, group, described, *rest)
 
+    monkeypatch.setattr(sharing._Sharing, "__init__", begun)
     monkeypatch.setattr(sharing._Sharing, "_watch", recorded)
     return names
 
@@ -641,10 +646,10 @@ def test_graph_that_cannot_be_expanded_is_traced_in_full(
 ) -> None:
     expand = clean.expand_repeats
 
-    def refuse(graph: fx.Graph) -> None:
+    def refuse(graph: fx.Graph, withheld: Sequence[Sequence[fx.Node]] = ()) -> None:
         if any(node.target is REPEAT for node in graph.nodes):
             raise ExpansionError("for this test")
-        expand(graph)
+        expand(graph, withheld)
 
     monkeypatch.setattr(clean, "expand_repeats", refuse)
     assert count(stack(Layer), traced) == 1
