@@ -8,10 +8,11 @@ import torch
 from torch import fx
 from torch._ops import OpOverload
 
-from autopar.capture.model_graph import Block
-from autopar.capture.operator_facts import is_random
+from autopar.capture.model_graph import Block, InputKind
+from autopar.capture.operator_facts import aliased_arguments, is_random
 from autopar.errors import UsageError
 from autopar.lower import local_operators
+from autopar.sharding.aliasing import is_mutable
 
 # Value of an argument in evaluation, by its name in the operator's schema.
 _OFF: dict[str, Any] = {"train": False, "training": False, "dropout_p": 0.0, "use_input_stats": False}
@@ -29,20 +30,52 @@ def evaluation_program(program: fx.GraphModule) -> fx.GraphModule:
 
 
 def check_evaluation(block: Block) -> None:
-    """Refuses a block that draws random numbers by other means than dropout.
+    """Refuses a block that draws random numbers by other means than dropout, or computes with a buffer that
+    it has just changed: evaluation may do neither, and a graph captured in training does not tell.
 
     Raises:
         UsageError: names the line of the model.
     """
+    reader = _reader_of_changed_buffer(block)
+    if reader is not None:
+        raise UsageError(
+            f"{_place(reader, block)}: the model changes a buffer in training and computes with it afterwards"
+            f" ({reader.target}), and its graph does not say whether evaluation changes it, too; change it"
+            " after its last use, or load full_state_dict() into the plain model to evaluate it"
+        )
     for node in block.graph.nodes:
         if node.op != "call_function" or not is_random(node):
             continue
         if not any(argument.name in _OFF for argument in node.target._schema.arguments):
-            where = node.meta.get("source_line") or node.meta.get("module") or block.name
             raise UsageError(
-                f"{where}: the model draws random numbers in training ({node.target}), and its graph does not"
-                " say what it does in evaluation; load full_state_dict() into the plain model to evaluate it"
+                f"{_place(node, block)}: the model draws random numbers in training ({node.target}), and its"
+                " graph does not say what it does in evaluation; load full_state_dict() into the plain model"
+                " to evaluate it"
             )
+
+
+def _place(node: fx.Node, block: Block) -> str:
+    return str(node.meta.get("source_line") or node.meta.get("module") or block.name)
+
+
+def _reader_of_changed_buffer(block: Block) -> fx.Node | None:
+    """The first call that reads a buffer after another one has written to it in place."""
+    buffers = {entry.placeholder for entry in block.inputs if entry.kind is InputKind.BUFFER}
+    shown: dict[fx.Node, fx.Node] = {}  # a view, or the result of a write -> the buffer
+    changed: set[fx.Node] = set()
+    for node in block.graph.nodes:
+        if node.op == "placeholder":
+            shown.update({node: node} if node.name in buffers else {})
+            continue
+        sharing = aliased_arguments(node) if node.op == "call_function" else ()
+        read = [argument for argument in node.all_input_nodes if argument not in sharing]
+        if any(shown.get(argument) in changed for argument in read):
+            return node  # type: ignore[no-any-return]
+        for argument in sharing:
+            if argument in shown:
+                shown[node] = shown[argument]
+                changed.update({shown[argument]} if is_mutable(node.target) else ())
+    return None
 
 
 def _switch_off(node: fx.Node) -> None:

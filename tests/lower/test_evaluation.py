@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -85,4 +87,29 @@ def test_other_randomness_is_refused_by_its_line() -> None:
         UsageError, match=r"test_evaluation\.py:\d+: the model draws random numbers in training"
     ):
         for block in graph.blocks:
+            check_evaluation(block)
+
+
+class Average(nn.Module):
+    """Subtracts a moving average, before or after it has taken in the samples."""
+
+    def __init__(self, first: bool) -> None:
+        super().__init__()
+        self.linear, self.first = nn.Linear(4, 1), first
+        self.register_buffer("average", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = x - self.average
+        if self.training:
+            self.average.mul_(0.9).add_(0.1 * x.mean(0))
+        return self.linear(before if self.first else x - self.average).mean()
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_buffer_that_is_read_after_its_change_is_refused(first: bool) -> None:
+    source = source_from_functions(lambda: Average(first), lambda size: {"x": torch.zeros(size, 4)}, None, {})
+    blocks = capture(source, torch.float64).at(2).blocks
+    refused = pytest.raises(UsageError, match=r"test_evaluation\.py:\d+: the model changes a buffer in train")
+    with nullcontext() if first else refused:
+        for block in blocks:
             check_evaluation(block)
