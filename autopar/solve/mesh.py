@@ -158,9 +158,13 @@ class TableAttempt:
             total_s = max(total_s, self._floors[3].traffic_floor_s())
         return self._floor_s(total_s, self._least_load_s())
 
-    def shortfall(self) -> Shortfall:
-        """By how much the leanest way misses the memory."""
-        excess = least_excess(self._problem())
+    def shortfall(self, like: ChainSolver | None = None) -> Shortfall:
+        """By how much the leanest way misses the memory.
+
+        Args:
+            like: of this attempt.
+        """
+        excess = least_excess(self._problem(), like)
         rank = min(excess.stage, self._candidate.pipeline - 1)
         return Shortfall(self._candidate, rank, excess.missing_bytes)
 
@@ -189,9 +193,9 @@ class TableAttempt:
     def _first_plan(self, solver: ChainSolver) -> tuple[_Plan | Shortfall, bool]:
         """The chain problem's plan, solved again with less memory while it misses the step model's count;
         and whether memory binds."""
-        solution = solver.solve() if can_fit(self._problem()) else None
+        solution = solver.solve() if can_fit(self._problem(), solver) else None
         if solution is None:
-            return self.shortfall(), True
+            return self.shortfall(solver), True
         limited, limits = solver.limited, self._limits()
         margin_bytes = kept_bytes = 0
         too_much_bytes: int | None = None

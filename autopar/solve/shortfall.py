@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from autopar.solve.chain import ChainSolver
 from autopar.solve.chain_problem import ChainProblem
 
+_MOST_BYTES = 2**62
+
 
 @dataclass(frozen=True, slots=True)
 class Excess:
@@ -25,17 +27,22 @@ class Excess:
     missing_bytes: int
 
 
-def least_excess(problem: ChainProblem) -> Excess:
-    """Least over all cuts and options of the memory of the fullest stage, less the limit."""
-    packing = _Packing(problem)
-    high = 1
-    while packing.fullest(high) is None:
-        high *= 2
-        if high > 2**62:
+def least_excess(problem: ChainProblem, like: ChainSolver | None = None) -> Excess:
+    """Least over all cuts and options of the memory of the fullest stage, less the limit.
+
+    Args:
+        like: of a problem that differs in memory alone, whose work is used again.
+    """
+    packing = _Packing(problem, like)
+    # The only stage holds what it holds, whatever may be in it.
+    low, high = 0, _MOST_BYTES if problem.num_stages == 1 else max(problem.limit_bytes, 1)
+    found = packing.fullest(high)
+    while found is None:
+        low, high = high, 2 * high
+        if low >= _MOST_BYTES:
             return Excess(0, problem.limit_bytes)
-    low, found = high // 2, packing.fullest(high)
-    assert found is not None
-    while low + 1 < found[0]:
+        found = packing.fullest(high)
+    while problem.num_stages > 1 and low + 1 < found[0]:
         middle = (low + found[0]) // 2
         smaller = packing.fullest(middle)
         if smaller is None:
@@ -45,15 +52,16 @@ def least_excess(problem: ChainProblem) -> Excess:
     return Excess(found[1], found[0] - problem.limit_bytes)
 
 
-def can_fit(problem: ChainProblem) -> bool:
-    """Whether some cut and options stay within the limit, the same for all stages."""
-    return _Packing(problem).fullest(problem.limit_bytes) is not None
+def can_fit(problem: ChainProblem, like: ChainSolver | None = None) -> bool:
+    """Whether some cut and options stay within the limit, the same for all stages; arguments as those of
+    ``least_excess``."""
+    return _Packing(problem, like).fullest(problem.limit_bytes) is not None
 
 
 class _Packing:
-    def __init__(self, problem: ChainProblem) -> None:
+    def __init__(self, problem: ChainProblem, like: ChainSolver | None) -> None:
         self._problem = problem
-        self._solver = ChainSolver(problem)
+        self._solver = ChainSolver(problem, like=like)
 
     def fullest(self, size_bytes: int) -> tuple[int, int] | None:
         """Bytes and number of the fullest stage of a cut whose stages all stay within a size."""
