@@ -13,7 +13,7 @@ it shows is then of no use, and the model has to be traced again with that layer
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -146,13 +146,15 @@ class Withheld:
             for layer in self._layers
             for name, _ in layer.module.named_parameters(remove_duplicate=False)
         }
+        values: dict[Hashable, Tensor] = {}  # parameters that are alike have one fake value
         for name, parameter in reversed(list(model.named_parameters(remove_duplicate=False))):
             if name in existing:
                 following = existing[name]
             elif name in missing:
                 with graph.inserting_before(following):
                     following = added[name] = graph.placeholder(_placeholder_name(name))
-                following.meta["val"] = parameter.detach()
+                kind = parameter.shape, parameter.stride(), parameter.dtype
+                following.meta["val"] = values.setdefault(kind, parameter)
         own = [
             [added[f"{layer.name}.{n}"] for n, _ in layer.module.named_parameters(remove_duplicate=False)]
             for layer in self._layers
