@@ -63,7 +63,8 @@ class Climb:
             start = state.best
             if start is None or self._is_over(kept):
                 return
-            looks = sorted((self._look_s(c), c) for c in set(self._neighbours(start)))
+            # Each once, in an order that is always the same: the work allowed may end among them.
+            looks = sorted((self._look_s(c), c) for c in dict.fromkeys(self._neighbours(start)))
             # Recipes of one sort of candidate are about as far from the best there is.
             usual_s = min(self._look_s(start.candidate), _MOST_OFF * start.step_s)
             promising = [c for look_s, c in looks if look_s < _WORTH_A_TRY * max(usual_s, start.step_s)]
