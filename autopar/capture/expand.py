@@ -44,10 +44,10 @@ class _Call:
 def expand_repeats(graph: fx.Graph, withheld: Sequence[Sequence[fx.Node]] = ()) -> None:
     """Expands the graph in place and removes the marks.
 
+    Copies get ``meta["module"]`` and ``meta["source_line"]``; the rest of their meta data is shared.
+
     Args:
         withheld: placeholders of the parameters of layers, by the numbers that stand for them.
-
-    Copies get ``meta["module"]`` and ``meta["source_line"]``; the rest of their meta data is shared.
 
     Raises:
         ExpansionError: a repeated call reads something that is not its own.

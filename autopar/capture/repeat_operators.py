@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, fx
 
 NONE = -1
+"""In the place of the number of a layer whose parameters are withheld: none are."""
 
 
 @torch.library.custom_op(

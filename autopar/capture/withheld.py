@@ -141,11 +141,11 @@ class Withheld:
         known = set(existing.values())
         following = next(node for node in graph.nodes if node not in known)
         added: dict[str, fx.Node] = {}
-        missing = {
-            f"{layer.name}.{name}"
+        own_names = [
+            [f"{layer.name}.{name}" for name, _ in layer.module.named_parameters(remove_duplicate=False)]
             for layer in self._layers
-            for name, _ in layer.module.named_parameters(remove_duplicate=False)
-        }
+        ]
+        missing = {name for names in own_names for name in names}
         values: dict[Hashable, Tensor] = {}  # parameters that are alike have one fake value
         for name, parameter in reversed(list(model.named_parameters(remove_duplicate=False))):
             if name in existing:
@@ -155,11 +155,7 @@ class Withheld:
                     following = added[name] = graph.placeholder(_placeholder_name(name))
                 kind = parameter.shape, parameter.stride(), parameter.dtype
                 following.meta["val"] = values.setdefault(kind, parameter)
-        own = [
-            [added[f"{layer.name}.{n}"] for n, _ in layer.module.named_parameters(remove_duplicate=False)]
-            for layer in self._layers
-        ]
-        return added, own
+        return added, [[added[name] for name in names] for names in own_names]
 
 
 class _Absent(dict[str, Any]):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout
@@ -164,13 +165,13 @@ class TableAttempt:
         Args:
             like: of this attempt.
         """
-        excess = least_excess(self._problem(), like)
+        excess = least_excess(self._whole_problem, like)
         rank = min(excess.stage, self._candidate.pipeline - 1)
         return Shortfall(self._candidate, rank, excess.missing_bytes)
 
     def solve(self, index: int) -> MeshSolution | Shortfall:
         """A good plan, with a lower bound of all."""
-        solver = ChainSolver(self._problem(), proof_s=0.0)
+        solver = ChainSolver(self._whole_problem, proof_s=0.0)
         plan, limited = self._first_plan(solver)
         # Of several stages a rank, neither the time nor the memory of a chain problem is quite the step's.
         simple = Recipes((self._table,)).first_fitting(self._candidate, self._job)
@@ -185,6 +186,11 @@ class TableAttempt:
             self._candidate, plan.layout, plan.choices, plan.prediction, bound_s, index, limited
         )
 
+    @cached_property
+    def _whole_problem(self) -> ChainProblem:
+        """With all the memory there is."""
+        return self._problem()
+
     def _problem(self, margin_bytes: int = 0, limits: tuple[int, ...] = ()) -> ChainProblem:
         return build_problem(
             self._table, self._candidate, self._job, self._floors, margin_bytes=margin_bytes, limits=limits
@@ -193,7 +199,7 @@ class TableAttempt:
     def _first_plan(self, solver: ChainSolver) -> tuple[_Plan | Shortfall, bool]:
         """The chain problem's plan, solved again with less memory while it misses the step model's count;
         and whether memory binds."""
-        solution = solver.solve() if can_fit(self._problem(), solver) else None
+        solution = solver.solve() if can_fit(self._whole_problem, solver) else None
         if solution is None:
             return self.shortfall(solver), True
         limited, limits = solver.limited, self._limits()
@@ -227,7 +233,7 @@ class TableAttempt:
 
     def _lean_plan(self) -> _Plan | None:
         """The plan whose fullest stage holds least, as far as that adds up over blocks."""
-        problem = self._problem()
+        problem = self._whole_problem
         flight = max(problem.in_flight)
         lean = replace(
             problem,
@@ -260,7 +266,7 @@ class TableAttempt:
         candidate = self._candidate
         if candidate.virtual == 1:
             return ()
-        problem, usable = self._problem(), usable_bytes(self._table, candidate, self._job)
+        problem, usable = self._whole_problem, usable_bytes(self._table, candidate, self._job)
         saved = sum(min(o.saved_bytes for o in problem.tables[0][kind]) for kind in self._table.blocks)
         held = sum(min(o.held_bytes for o in problem.tables[0][kind]) for kind in self._table.blocks)
         wanted = [held + saved * flight for flight in problem.in_flight]
@@ -337,7 +343,7 @@ class TableAttempt:
 
     def exhaust(self, most_work: int) -> Exhaust:
         """All cuts and ways, judged one by one."""
-        problem = self._problem()
+        problem = self._whole_problem
         fronts = Fronts(
             self._table,
             self._training,
