@@ -60,7 +60,8 @@ class InitialState:
         module = self._recording.module
         self.parameters: Mapping[str, nn.Parameter] = dict(module.named_parameters())
         self.buffers: Mapping[str, Tensor] = dict(module.named_buffers())
-        self.persistent = frozenset(name for name in module.state_dict() if name in self.buffers)
+        held = module.state_dict(keep_vars=True)  # without: each tensor detached, only to be thrown away
+        self.persistent = frozenset(name for name in held if name in self.buffers)
         self._names = _all_names(module)
         if self._source is not None:
             self._source.check(
@@ -120,7 +121,9 @@ class InitialState:
             with torch.random.fork_rng(devices=[]):
                 for index in self._recording.slice_for(view):
                     if index in self._seeds:
-                        torch.manual_seed(self._seeds[index])
+                        # All of it runs on the CPU; torch.manual_seed() also writes down the call stack,
+                        # once for every kind of device that is not there.
+                        torch.default_generator.manual_seed(self._seeds[index])
                     replay.run(self._recording.operations[index])
             yield name, replay.tensor(view)
 

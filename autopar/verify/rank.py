@@ -32,7 +32,7 @@ class VerifyOptions:
     """How a plan is verified.
 
     Attributes:
-        num_steps: optimiser steps (AdamW).
+        num_steps: steps that are compared; between them, updates of AdamW.
         tolerance: largest relative error that counts as equal.
         timeout_s: of the whole run.
         seed, init: of the starting weights.
@@ -126,6 +126,8 @@ def _compare(run: _Run) -> Comparison | None:
         else:
             for _ in model.whole_gradients():
                 pass
+        if step == options.num_steps - 1:
+            break  # nothing looks at weights any more
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
@@ -154,6 +156,8 @@ def _compare_rounded(run: _Run) -> RoundedReferences | None:
         if references is not None:
             references.take_weights({name: value for name, value in weights.items() if value is not None})
             references.compare(loss.item(), gradients, run.micro_batches(batch))
+        if step == options.num_steps - 1:
+            break
         optimizer.step()
         optimizer.zero_grad()
     return references

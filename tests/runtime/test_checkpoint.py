@@ -35,6 +35,8 @@ ON_TWO = {
     "pipeline2": {"pipeline": 2, "num_micro_batches": 4},
     "data2-zero2": {"data": 2, "zero": 2},
 }
+# So that every rank has something for both optimisers.
+FOUR_LAYERS = {"n_layer": 4}
 OF_TWO_OPTIMIZERS = ("zbv-zero1", "shard-groups")
 WAYS = [
     ("zero3", "pipeline4"),
@@ -59,6 +61,7 @@ def load_case(folder, saved, loaded):
     return Case(
         f"{saved}-{loaded}",
         "checkpoint_bodies:load",
+        args=FOUR_LAYERS,
         options={**PLANS, **ON_TWO}[loaded],
         extra=extra,
     )
@@ -70,6 +73,7 @@ def run_ways(folder, ways, others=()):
         Case(
             f"save-{saved}",
             "checkpoint_bodies:save",
+            args=FOUR_LAYERS,
             options=PLANS[saved],
             extra={"path": str(folder / saved), "lr": 1e-2, "two": saved in OF_TWO_OPTIMIZERS},
         )

@@ -64,10 +64,10 @@ def test_exact_holds_while_its_consumer_draws_numbers():
 
 @pytest.mark.parametrize("name", [*NAMES, "unusual"])
 def test_seeded_values_do_not_depend_on_which_are_asked_for(name):
-    state = InitialState(build(name), 5)
-    everything = {key: value.clone() for key, value in state.values()}
+    everything = {key: value.clone() for key, value in InitialState(build(name), 5).values()}
+    other = InitialState(build(name), 5)
     for key in reversed(list(everything)):
-        assert torch.equal(dict(InitialState(build(name), 5).values([key]))[key], everything[key])
+        assert torch.equal(dict(other.values([key]))[key], everything[key])
 
 
 def test_seeded_values_have_the_spread_of_the_plain_ones():

@@ -21,7 +21,7 @@ TWO = [
     case("data-zero0", data=2, recompute="full"),
     case("data-zero3", data=2, zero=3),
     case("pipeline-gpipe-m1", pipeline=2, schedule="gpipe", num_micro_batches=1),
-    case("pipeline-1f1b-uneven", pipeline=2, num_micro_batches=5, cuts=[6], recompute="full"),
+    case("pipeline-1f1b-uneven", pipeline=2, num_micro_batches=5, cuts=[5], recompute="full"),
     case("tensor", tensor=2),
     case("tensor-sequence-recompute", tensor=2, activations="sequence", recompute="full"),
     case("skips-pipeline", model="encoder_decoder", pipeline=2, num_micro_batches=3, recompute="full"),

@@ -117,7 +117,7 @@ def run_cases(
     ``alone``: in a server of its own, whose memory nothing else has touched.
     """
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "cases.pickle").write_bytes(pickle.dumps((num_ranks, cases, timeout_s)))
+        (Path(folder) / "cases.pickle").write_bytes(pickle.dumps((num_ranks, cases, timeout_s, alone)))
         used = Server() if alone else server()
         used.run(folder)
         if alone:
@@ -139,10 +139,20 @@ def body_of(case):
     return getattr(found, name), getattr(found, "prepare", source_and_graph)
 
 
+def record_models_once():
+    """From now on, this rank records the construction of a model for the first of its cases only.
+
+    A record is read and never changed. Where memory is measured, none may outlive its case.
+    """
+    from autopar.runtime import initialise
+
+    initialise.record_construction = lru_cache(initialise.record_construction)
+
+
 def serve_once(folder: Path) -> None:
     from autopar.verify.job import run_ranks
 
-    num_ranks, cases, timeout_s = pickle.loads((folder / "cases.pickle").read_bytes())
+    num_ranks, cases, timeout_s, alone = pickle.loads((folder / "cases.pickle").read_bytes())
     unprepared = {}
     for case in cases:
         try:
@@ -151,6 +161,8 @@ def serve_once(folder: Path) -> None:
             unprepared[case.name] = Raised(type(error).__name__, str(error), traceback.format_exc())
 
     def body(rank: int) -> None:
+        if not alone:
+            record_models_once()
         results = {}
         for case in cases:
             try:

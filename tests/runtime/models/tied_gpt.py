@@ -43,7 +43,7 @@ class GPT(nn.Module):
         return self.head(self.ln_f(x))
 
 
-def build_model(n_layer: int = 4, dropout: float = 0.0, tied: bool = True, num_frozen: int = 0):
+def build_model(n_layer: int = 3, dropout: float = 0.0, tied: bool = True, num_frozen: int = 0):
     model = GPT(n_layer, dropout, tied)
     if num_frozen:
         for module in (model.wte, model.wpe, *model.blocks[:num_frozen]):
