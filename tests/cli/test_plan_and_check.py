@@ -8,7 +8,7 @@ import pytest
 
 from autopar.cli.main import main
 from autopar.plan.read import parse_plan, plan_of_document, read_plan
-from tests.cli.conftest import GPT, ROOT, SMALL
+from tests.cli.conftest import GPT, PINS, ROOT, SMALL, forget_captures
 
 FLAGS = ["--gpus", "4", "--device", "cpu", "--batch", "16"]
 PREDICTED = ["step_time_s", "samples_per_s", "mfu", "peak_memory_bytes", "memory_limit_bytes", "stages"]
@@ -73,9 +73,8 @@ def test_plan_json_is_one_document_with_the_documented_schema(
 
 
 def test_two_runs_write_the_same_bytes(planned_text: str, tmp_path: Path) -> None:
-    from tests.cli.conftest import PINS
-
     path = tmp_path / "again.yaml"
+    forget_captures()
     pins = [x for pin in PINS.split() for x in ("--set", pin)]
     assert main(["plan", GPT, *SMALL, *FLAGS, *pins, "-q", "-o", str(path)]) == 0
     assert path.read_text() == planned_text
