@@ -99,7 +99,7 @@ class Climb:
         for other in candidates(family, self._state.space):
             if other == one or other.offload not in offloads:
                 continue
-            same_place = (other.order, other.shard_group) == (one.order, one.shard_group)
+            same_place = other.order == one.order and other.shard_group in (one.shard_group, 0)
             same_way = (other.schedule, other.virtual) == (one.schedule, one.virtual)
             if other.offload != one.offload:
                 same_place = same_place and same_way and max(other.zero) in (max(one.zero), _MOST_SHARED)
@@ -112,7 +112,8 @@ class Climb:
         fits = False
         for other in candidates(family, self._state.space):
             near = other.tensor_stride == 1 or other.order == one.order
-            is_plain = other.shard_group == 0 and near and (other.offload in offloads or not fits)
+            same_group = other.shard_group in (one.shard_group, 0)
+            is_plain = same_group and near and (other.offload in offloads or not fits)
             is_alike = max(other.zero) == max(one.zero) or family.data == 1 or one.data == 1
             same_way = (other.schedule, other.virtual) == (one.schedule, one.virtual)
             if is_plain and is_alike and (same_way or 1 in (family.pipeline, one.pipeline)):

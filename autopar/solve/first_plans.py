@@ -5,6 +5,7 @@ The better the plan that a proof starts with, the more is cut by bounds alone.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
 # look.
 _MOST_SCOUTED = 6
 _WORTH_A_TRY = 1.05
-# Of the work allowed, what is kept for the proof.
-KEPT = 0.5
+# Of the work allowed, what is kept for the proof; and where links decide, which leaves no hope of one.
+KEPT, KEPT_IN_VAIN = 0.5, 0.1
+# Where links decide, a plan is often much better than its recipe: what is solved then, of each family as well.
+_WORTH_ANOTHER_TRY = 1.25
+_MOST_OF_A_FAMILY = 3
 
 
 def find_first_plans(state: Search, guesses: Mapping[Family, float]) -> None:
@@ -30,6 +34,7 @@ def find_first_plans(state: Search, guesses: Mapping[Family, float]) -> None:
     """
     scout = Scout(state.choices, state.space, state.job, lambda: state.is_late)
     state.promises = scout.look(guesses)
+    state.links_decide = scout.links_decide
     first: dict[Family, Promise] = {}
     for promise in state.promises:
         first.setdefault(promise.candidate.family, promise)
@@ -39,6 +44,20 @@ def find_first_plans(state: Search, guesses: Mapping[Family, float]) -> None:
             is_slow = state.best is not None and promise.step_s > _WORTH_A_TRY * state.best.step_s
             if is_slow or _is_enough(state):
                 break
+            state.attempt(promise.candidate)
+
+
+def try_more(state: Search) -> None:
+    """Solves more of what looked good."""
+    tries: Counter[Family] = Counter()
+    for promise in state.promises:
+        best, family = state.best, promise.candidate.family
+        if best is None or promise.step_s > _WORTH_ANOTHER_TRY * best.step_s:
+            return
+        if state.is_late or state.work_left < KEPT_IN_VAIN:
+            return
+        tries[family] += 1
+        if tries[family] <= _MOST_OF_A_FAMILY:
             state.attempt(promise.candidate)
 
 

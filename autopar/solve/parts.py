@@ -26,15 +26,28 @@ Row = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A time of a stage is at least ``weights @ options + least``, row by row.
+    """A time of a stage is at least ``weights @ options + least - spared``, row by row, of any option that may
+    be a stage's first.
 
     Attributes:
         weights: (rows, options).
         least: (rows,).
+        spared: (rows, options); the same for all options of a kind.
     """
 
     weights: Row
     least: Row
+    spared: Row
+
+    def least_with(self, options: NDArray[np.bool_]) -> Row:
+        """What a stage takes beside its options, whichever of these it has."""
+        spared: Row = self.spared[:, options].max(axis=1, initial=0.0)
+        return self.least - spared
+
+
+def _rows(weights: Sequence[Row], least: Row) -> Rows:
+    stacked = np.stack(list(weights))
+    return Rows(stacked, least, np.zeros_like(stacked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +81,7 @@ class Parts:
         least = np.array([self.running_bytes[self.kind == kind].min() for kind in self.kind])
 
         def of(rows: Rows) -> Rows:
-            return Rows(rows.weights[:, options], rows.least)
+            return Rows(rows.weights[:, options], rows.least, rows.spared[:, options])
 
         return Parts(
             self.kind[options],
@@ -97,15 +110,16 @@ def parts_of(table: ChoiceTable, training: Training, zero: int) -> Parts:
     across = np.array([t.across_s for t in traffic])
     down, up = _moved(choices, forward, backward, training)
     overlap = training.cluster.device.overlap
+    kind = np.array([index for index, options in enumerate(table.kinds) for _ in options])
     # What a stage's first block holds, tied parameters included.
-    largest = max(num_elements(c)[0] for c in choices)
-    first_s = data_traffic(largest, 0, training).scatter_s
+    largest = [max(num_elements(c)[0] for c in options) for options in table.kinds]
+    first_s = np.array([data_traffic(elements, 0, training).scatter_s for elements in largest])[kind]
     pieces = [
         stage_pieces([holding(c, *size)], training, zero) for c, size in zip(choices, sizes, strict=True)
     ]
     stays = 0.0 if "activations" in training.offload else 1.0
     return Parts(
-        kind=np.array([index for index, kind in enumerate(table.kinds) for _ in kind]),
+        kind=kind,
         forward_s=_combined(forward, _in_forward(level, overlap, forward, gather), down),
         input_s=_combined(
             backward - weight, _in_backward(level, overlap, backward, gather, scatter, first_s), up
@@ -125,7 +139,11 @@ def least_of(parts: Sequence[Parts]) -> Parts:
     """What is at most the parts of each."""
 
     def least(rows: Sequence[Rows]) -> Rows:
-        return Rows(np.minimum.reduce([r.weights for r in rows]), np.minimum.reduce([r.least for r in rows]))
+        return Rows(
+            np.minimum.reduce([r.weights for r in rows]),
+            np.minimum.reduce([r.least for r in rows]),
+            np.maximum.reduce([r.spared for r in rows]),
+        )
 
     return Parts(
         kind=parts[0].kind,
@@ -170,22 +188,21 @@ def _moved(
 def _in_forward(level: int, overlap: float, forward: Row, gather: Row) -> Rows:
     """Of gathers, what sticks out of a forward."""
     if level < 3:
-        return Rows(np.zeros((2, len(forward))), np.zeros(2))
-    return Rows(np.stack([(1 - overlap) * gather, gather - overlap * forward]), np.zeros(2))
+        return _rows(2 * [0.0 * forward], np.zeros(2))
+    return _rows([(1 - overlap) * gather, gather - overlap * forward], np.zeros(2))
 
 
-def _in_backward(
-    level: int, overlap: float, backward: Row, gather: Row, scatter: Row, first_s: float
-) -> Rows:
-    """Of gathers and scatters, what sticks out of a backward; at level 2 the first block's scatter, at most
-    ``first_s``, comes once a step."""
+def _in_backward(level: int, overlap: float, backward: Row, gather: Row, scatter: Row, first_s: Row) -> Rows:
+    """Of gathers and scatters, what sticks out of a backward; at level 2 the scatter of the stage's first
+    block, at most ``first_s``, comes once a step."""
     if level < 2:
-        return Rows(np.zeros((3, len(backward))), np.zeros(3))
+        return _rows(3 * [0.0 * backward], np.zeros(3))
     behind = scatter + (gather if level == 3 else 0.0)
-    spared_s = first_s if level == 2 else 0.0
+    spared_s = first_s if level == 2 else 0.0 * first_s
     return Rows(
         np.stack([0.0 * behind, (1 - overlap) * behind, behind - overlap * backward]),
-        np.array([0.0, -(1 - overlap) * spared_s, -spared_s]),
+        np.zeros(3),
+        np.stack([0.0 * spared_s, (1 - overlap) * spared_s, spared_s]),
     )
 
 
@@ -194,19 +211,21 @@ def _once(level: int, overlap: float, last_backward: Row, gather: Row, scatter: 
     if level == 0:
         first_s = float(scatter.min())
         rows = [(1 - overlap) * scatter, scatter - overlap * last_backward]
-        return Rows(np.stack(rows), np.array([overlap * first_s, 0.0]))
+        return _rows(rows, np.array([overlap * first_s, 0.0]))
     gather_s, scatter_s = float(gather.min()), float(scatter.min())
     if level == 1:
         rows = [
             (1 - overlap) * (gather + scatter),
             (1 - overlap) * gather + scatter - overlap * last_backward,
         ]
-        return Rows(np.stack(rows), np.array([gather_s + overlap * scatter_s, gather_s]))
+        return _rows(rows, np.array([gather_s + overlap * scatter_s, gather_s]))
     first = (1 - overlap) * gather if level == 2 else 0.0 * gather
-    return Rows(np.stack([first, (1 - overlap) * across]), np.full(2, gather_s + scatter_s))
+    return _rows([first, (1 - overlap) * across], np.full(2, gather_s + scatter_s))
 
 
 def _combined(own: Row, sticking_out: Rows, moving: Row) -> Rows:
     """The time itself with what sticks out, whether or not moving activations takes longer."""
     weights = [own + row + more for row in sticking_out.weights for more in (0.0 * moving, moving)]
-    return Rows(np.stack(weights), np.repeat(sticking_out.least, 2))
+    return Rows(
+        np.stack(weights), np.repeat(sticking_out.least, 2), np.repeat(sticking_out.spared, 2, axis=0)
+    )

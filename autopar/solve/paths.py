@@ -13,7 +13,9 @@ and the same with the tail
 
     end_0 >= ... + Σ_{i<s} I_i
 
-holds for all disjoint excursions, because each piece is a chain of actions that wait for each other. The best
+holds for all disjoint excursions, because each piece is a chain of actions that wait for each other. A rank of
+several stages synchronises the gradients of one after the other: where a path ends with the first of them to
+end, all its stages are synchronised after it. The best
 are those of the first micro-batch, when the pipeline fills, and of the last, when it runs empty. How many
 actions lie between depends on the ends of the list alone, so that of a long step only a short one with the
 same ends is looked at. A path is linear in the stages' times: which stage is slow, and what each takes, is
@@ -57,11 +59,13 @@ class Path:
         times: forwards, backwards (or their input halves) and weight halves, by stage: (3, stages).
         messages: by boundary between stages.
         end: stage whose last action is the path's.
+        later: other stages of its rank, which end and are synchronised after it.
     """
 
     times: Counts
     messages: Counts
     end: int
+    later: tuple[int, ...] = ()
 
     def seconds(self, stages_s: NDArray[np.float64], messages_s: Sequence[float]) -> float:
         """Of stages with the given times, (3, stages), and messages."""
@@ -73,12 +77,12 @@ def rank_paths(name: ScheduleName, pipeline: int, num_micro_batches: int, virtua
     """Of every rank the longest paths of a schedule, judged at even stages."""
     lists, played = _with_the_same_ends(name, pipeline, num_micro_batches, virtual)
     num_stages = pipeline * virtual
-    found: dict[bytes, Path] = {}
+    found: dict[tuple[bytes, int, tuple[int, ...]], Path] = {}
     for rank, own in enumerate(lists):
         stages = rank_stages(name, rank, pipeline, virtual)
         repeated = (num_micro_batches - played, stages)
         for path in _of_rank(own, num_stages, stages, repeated):
-            found.setdefault(path.times.tobytes() + path.end.to_bytes(4, "big"), path)
+            found.setdefault((path.times.tobytes(), path.end, path.later), path)
     return tuple(found.values())
 
 
@@ -162,20 +166,28 @@ def _of_rank(
     tail[2, 0] = is_split and first_stage > 0
     returned = sent.copy()
     returned[:first_stage] += 1
-    ways = [_nothing(num_stages), *_excursions(own, num_stages, stages)]
+    ways = [_nothing(num_stages), *_excursions(own, num_stages, stages, len(own))]
     for added in ways:
         yield Path(lead + busy + added.times, sent + added.messages, own[-1].stage)
         yield Path(lead + busy - after + tail + added.times, returned + added.messages, 0)
+    ends = {action.stage: n for n, action in enumerate(own)}
+    first = min(ends, key=ends.__getitem__)
+    later = tuple(sorted(stage for stage in ends if stage != first))
+    if later and len(stages) < num_stages:  # a rank that holds all stages synchronises them as one
+        after = _counted(own[ends[first] + 1 :], num_stages)
+        for added in (_nothing(num_stages), *_excursions(own, num_stages, stages, ends[first])):
+            yield Path(lead + busy - after + added.times, sent + added.messages, first, later)
 
 
-def _excursions(own: Sequence[Action], num_stages: int, stages: Sequence[int]) -> Iterator[Path]:
-    """The best ways of leaving the rank and coming back, once or twice."""
+def _excursions(own: Sequence[Action], num_stages: int, stages: Sequence[int], until: int) -> Iterator[Path]:
+    """The best ways of leaving the rank and coming back, once or twice, by a position in its list."""
     position = {(_ROW[a.kind], a.stage, a.micro_batch): n for n, a in enumerate(own)}
     micro_batches = [a.micro_batch for a in own]
     early, late = min(micro_batches), max(micro_batches)
     away = [stage for stage in stages if stage < num_stages - 1]
     firsts = [_excursion(own, num_stages, position, stage, early) for stage in away]
     lasts = [_excursion(own, num_stages, position, stage, late) for stage in away]
+    firsts, lasts = ([e for e in found if e.end <= until] for found in (firsts, lasts))
     for usual in _USUAL:
         one, other = _best(firsts, usual), _best(lasts, usual)
         if one is not None and other is not None and one.end <= other.start:

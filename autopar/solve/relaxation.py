@@ -104,12 +104,14 @@ class _Relaxation:
         self._infinity = self._solver.infinity()
         self._scale = one.pipeline / max(self._least_s(parts.forward_s) + self._least_s(parts.input_s), 1e-12)
         self._allowed = _stages_of_kinds(table.blocks, one.num_stages)
-        self._blocks = [
-            [
-                self._solver.NumVar(0, self._infinity if stage in self._allowed.get(kind, ()) else 0, "")
-                for kind in parts.kind.tolist()
-            ]
+        kinds = parts.kind.tolist()
+        self._may_hold = [
+            np.array([stage in self._allowed.get(kind, ()) for kind in kinds])
             for stage in range(one.num_stages)
+        ]
+        self._blocks = [
+            [self._solver.NumVar(0, self._infinity if may else 0, "") for may in may_hold.tolist()]
+            for may_hold in self._may_hold
         ]
         self._memory: list[Any] = []
         self._end, self._update = self._variable(), self._variable()
@@ -196,12 +198,12 @@ class _Relaxation:
     def add_times(self) -> None:
         """What the blocks of a stage take."""
         action_s = self._job.cluster.device.action_s
-        for blocks, (forward, of_input, of_weight), sync in zip(
-            self._blocks, self._times, self._sync, strict=True
+        for stage, (blocks, (forward, of_input, of_weight), sync) in enumerate(
+            zip(self._blocks, self._times, self._sync, strict=True)
         ):
-            self._bound(forward, blocks, self._parts.forward_s, action_s)
-            self._bound(of_input, blocks, self._parts.input_s, action_s)
-            self._bound(sync, blocks, self._parts.sync_s, 0.0)
+            self._bound(forward, stage, self._parts.forward_s, action_s)
+            self._bound(of_input, stage, self._parts.input_s, action_s)
+            self._bound(sync, stage, self._parts.sync_s, 0.0)
             if self._splits:
                 self._at_least(of_weight, blocks, self._parts.weight_s, action_s)
 
@@ -250,7 +252,8 @@ class _Relaxation:
         least_s = float(path.messages @ np.array(self._messages_s)) if len(self._messages_s) else 0.0
         row = self._solver.Constraint(least_s * self._scale / share, self._infinity)
         row.SetCoefficient(self._end, 1.0)
-        row.SetCoefficient(self._sync[path.end], -1.0)
+        for stage in (path.end, *path.later):
+            row.SetCoefficient(self._sync[stage], -1.0)
         for half, stage in np.argwhere(path.times).tolist():
             row.SetCoefficient(self._times[stage][half], -float(path.times[half, stage]) / share)
 
@@ -287,13 +290,13 @@ class _Relaxation:
                             row, self._blocks[stage], taken if only is None else taken * (parts.kind == only)
                         )
 
-    def _bound(self, variable: Any, blocks: Sequence[Any], rows: Rows, action_s: float) -> None:
+    def _bound(self, variable: Any, stage: int, rows: Rows, action_s: float) -> None:
         seen: set[bytes] = set()
-        for weights, least_s in zip(rows.weights, rows.least, strict=True):
+        for weights, least_s in zip(rows.weights, rows.least_with(self._may_hold[stage]), strict=True):
             key = weights.tobytes() + least_s.tobytes()
             if key not in seen:
                 seen.add(key)
-                self._at_least(variable, blocks, weights, float(least_s) + action_s)
+                self._at_least(variable, self._blocks[stage], weights, float(least_s) + action_s)
 
     def _at_least(self, variable: Any, blocks: Sequence[Any], weights: Row, least_s: float) -> None:
         row = self._solver.Constraint(least_s * self._scale, self._infinity)

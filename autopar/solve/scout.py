@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from autopar.cost.choice import BlockChoice
 from autopar.errors import CaptureError
+from autopar.hardware.link import CollectiveKind
 from autopar.plan.decisions import ScheduleName
 from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Family, Job
 from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
@@ -22,6 +23,13 @@ _MOST_LOOKS_CLOSELY = 150
 _FAMILIES_LOOKED_AT_CLOSELY = 4
 _STEP = 16
 _TOO_SLOW = 1.1
+# Links decide where the best look takes so many times what FLOPs would: over several nodes, or where no rank
+# computes for more than so much of it. Other orders of the axes and other groups are looked at then, for so many
+# meshes.
+_LINKS_DECIDE, _BUSY = 1.5, 0.6
+_MESHES_LOOKED_AROUND, _MOST_LOOKS_AROUND = 16, 800
+# Of the message that tells how much slower a tensor axis across nodes is.
+_USUAL_BYTES = 2**24
 _ROUNDS = 4
 # Settings that stand for others in a first look: less memory, fewer gaps.
 _PLAIN_LEVELS = (1, 3)
@@ -38,7 +46,11 @@ class Promise:
 
 
 class Scout:
-    """Looks at candidates with stretched tables."""
+    """Looks at candidates with stretched tables.
+
+    Attributes:
+        links_decide: whether what looks best takes much longer than to compute; known after ``look``.
+    """
 
     def __init__(
         self,
@@ -49,11 +61,13 @@ class Scout:
     ) -> None:
         self._choices, self._space, self._job = choices, space, job
         self._is_late = is_late
-        self._recipes: dict[tuple[int, int], Recipes] = {}
+        self._recipes: dict[tuple[int, int, int], Recipes] = {}
         self._sizes: dict[int, tuple[int, ...]] = {}
         self._seen: dict[Candidate, float] = {}
         self._peaks: dict[Candidate, int] = {}
+        self._busy: dict[Candidate, float] = {}
         self._looks = 0
+        self.links_decide = False
 
     def look(self, guesses: Mapping[Family, float]) -> list[Promise]:
         """Candidates by what they promise, the best first; more of the best families.
@@ -76,15 +90,19 @@ class Scout:
                 best_s = min(best_s, found.step_s)
         ranked = sorted(promises.values(), key=_rank)
         self._looks = 0
+        self.links_decide = bool(ranked) and self._mostly_waits(ranked[0], guesses)
+        if self.links_decide:
+            self._look_around(promises)
+            ranked = sorted(promises.values(), key=_rank)
+            self._looks = 0
         for promise in ranked[:_FAMILIES_LOOKED_AT_CLOSELY]:
             self._look_closely(promise)
         seen = (Promise(s, c, self._peaks[c]) for c, s in self._seen.items() if s < float("inf"))
         return sorted(seen, key=_rank)
 
-    def _plain(self, family: Family) -> Iterator[Candidate]:
-        """The settings of a family that say most about it."""
+    def _plain(self, family: Family, order: tuple[str, ...] | None = None) -> Iterator[Candidate]:
+        """The settings of a family that say most about it, in the first order or a given one."""
         pins, seen = self._space.pins, set[tuple[ScheduleName, int]]()
-        order: tuple[str, ...] | None = None
         for candidate in candidates(family, self._space):
             order = order or candidate.order
             level = max(candidate.zero)
@@ -96,6 +114,36 @@ class Scout:
             if is_plain and (candidate.schedule, level) not in seen:
                 seen.add((candidate.schedule, level))
                 yield candidate
+
+    def _mostly_waits(self, promise: Promise, guesses: Mapping[Family, float]) -> bool:
+        one = promise.candidate
+        is_slow = promise.step_s > _LINKS_DECIDE * guesses[one.family]
+        return is_slow and (self._space.nodes > 1 or self._busy[one] < _BUSY)
+
+    def _look_around(self, promises: dict[Family, Promise]) -> None:
+        """Other orders, groups and levels for the best family of each mesh; a better order for them all."""
+        by_mesh: dict[tuple[int, int, int], list[Promise]] = {}
+        for promise in sorted(promises.values(), key=_rank):
+            by_mesh.setdefault(promise.candidate.mesh, []).append(promise)
+        for of_mesh in list(by_mesh.values())[:_MESHES_LOOKED_AROUND]:
+            top = of_mesh[0]
+            legal = candidates(top.candidate.family, self._space)
+            others = [c for c in legal if _differs_only(c, top.candidate, ("order", "shard_group", "zero"))]
+            found = self._unless_done(others)
+            if found is None or found.step_s >= top.step_s:
+                continue
+            promises[top.candidate.family] = found
+            if found.candidate.order != top.candidate.order:
+                for promise in of_mesh:
+                    family = promise.candidate.family
+                    other = self._unless_done(list(self._plain(family, found.candidate.order)))
+                    promises[family] = min(promises[family], other or promise, key=_rank)
+
+    def _unless_done(self, others: Sequence[Candidate]) -> Promise | None:
+        """The best of some candidates, while there are looks left."""
+        if self._looks + len(others) > _MOST_LOOKS_AROUND or self._is_late():
+            return None
+        return self._best_of(others, num_tables=1)
 
     def _look_closely(self, promise: Promise) -> None:
         """Changes one decision after the other while that helps."""
@@ -139,20 +187,34 @@ class Scout:
             self._seen[candidate] = tried.step_s * times if tried is not None else float("inf")
             if tried is not None:
                 self._peaks[candidate] = tried.prediction.peak_memory_bytes
+                busy_s = max(stage.compute_s for stage in tried.prediction.stages)
+                self._busy[candidate] = busy_s / tried.step_s
         return self._seen[candidate]
 
     def _stretched(self, candidate: Candidate) -> Recipes:
-        key = (candidate.tensor, candidate.micro_batch)
+        key = (candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
         if key not in self._recipes:
             base = _base(self._sizes[candidate.tensor], candidate.micro_batch)
             tables = self._choices.tables(candidate.tensor, base)
-            if base != candidate.micro_batch:
+            slower = self._slower(candidate)
+            if base != candidate.micro_batch or slower != 1.0:
                 times = self._choices.floor_s(candidate.tensor, candidate.micro_batch)
                 once = self._choices.floor_s(candidate.tensor, base)
                 samples = candidate.micro_batch / base
-                tables = tuple(_stretch(t, samples, times / once if once else samples) for t in tables)
+                compute = times / once if once else samples
+                tables = tuple(_stretch(t, samples, compute, samples * slower) for t in tables)
             self._recipes[key] = Recipes(tables)
         return self._recipes[key]
+
+    def _slower(self, candidate: Candidate) -> float:
+        """How many times longer collectives of the tensor axis take than between neighbours."""
+        if candidate.tensor_stride == 1 or candidate.tensor == 1:
+            return 1.0
+        usual_s, own_s = (
+            self._job.cluster.collective_s(CollectiveKind.ALL_REDUCE, _USUAL_BYTES, candidate.tensor, stride)
+            for stride in (1, candidate.tensor_stride)
+        )
+        return own_s / usual_s
 
 
 def shortened(candidate: Candidate) -> tuple[Candidate, float]:
@@ -187,16 +249,16 @@ def _differs_only(one: Candidate, other: Candidate, names: tuple[str, ...]) -> b
     return one != other and replace(one, **{**kept, **levels}) == other
 
 
-def _stretch(table: ChoiceTable, samples: float, times: float) -> ChoiceTable:
-    """The table at so many times the samples."""
+def _stretch(table: ChoiceTable, samples: float, times: float, slower: float) -> ChoiceTable:
+    """The table at so many times the samples, the compute and the communication."""
 
     def stretched(c: BlockChoice) -> BlockChoice:
         return replace(
             c,
             forward_compute_s=c.forward_compute_s * times,
-            forward_comm_s=c.forward_comm_s * samples,
+            forward_comm_s=c.forward_comm_s * slower,
             backward_compute_s=c.backward_compute_s * times,
-            backward_comm_s=c.backward_comm_s * samples,
+            backward_comm_s=c.backward_comm_s * slower,
             saved_bytes=int(c.saved_bytes * samples),
             transient_bytes=int(c.transient_bytes * samples),
             output_bytes=int(c.output_bytes * samples),

@@ -36,7 +36,7 @@ from autopar.solve.candidate import (
 from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
 from autopar.solve.climb import Climb
 from autopar.solve.considered import News, news_of
-from autopar.solve.first_plans import KEPT, find_first_plans
+from autopar.solve.first_plans import KEPT, KEPT_IN_VAIN, find_first_plans, try_more
 from autopar.solve.floors import Floors, Progress
 from autopar.solve.mesh import free_floor_s, refine
 from autopar.solve.scout import Promise
@@ -79,6 +79,7 @@ class Search:
         self._met: set[Candidate] = set()
         self.tried: set[Candidate] = set()
         self.promises: list[Promise] = []
+        self.links_decide = False
         self.open_bound_s = float("inf")  # of what was given up
         self._work_left, self._units_left = _MOST_WORK, _MOST_UNITS
         self._num_solved: dict[Family, int] = {}
@@ -122,6 +123,9 @@ class Search:
         climb = Climb(self, guesses)
         find_first_plans(self, guesses)
         climb.run(KEPT)
+        if self.links_decide:
+            try_more(self)
+            climb.run(KEPT_IN_VAIN)
         self._tighten()
         while self.queue and not self.is_late and self.work_left > 0:
             waiting = heapq.heappop(self.queue)

@@ -21,7 +21,7 @@ from autopar.capture.target import load_target
 from autopar.errors import InfeasibleError, PlanError, UsageError
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
-from autopar.plan.decisions import MESH_AXES, Recompute, ScheduleName
+from autopar.plan.decisions import MESH_AXES, Precision, Recompute, ScheduleName
 from autopar.plan.pins import parse_sets
 from autopar.planner.plan_lines import generalised
 from autopar.planner.planner import make_plan
@@ -41,10 +41,11 @@ class Quarry:
     devices_per_node: int
     global_batch: int
     memory_limit_bytes: int | None = None
+    device: str = "a100-sxm-80gb"
 
     @property
     def cluster(self) -> Cluster:
-        return make_cluster(load_device("a100-sxm-80gb"), self.nodes, self.devices_per_node)
+        return make_cluster(load_device(self.device), self.nodes, self.devices_per_node)
 
 
 def _gpt(n_layer: int, n_embd: int, n_head: int, seq: int, vocab: int) -> dict[str, int]:
@@ -58,6 +59,10 @@ QUARRIES = {
     "tight gpt": Quarry("examples/gpt.py", _gpt(8, 2048, 16, 1024, 16384), 1, 8, 32, 8 * GiB),
     "tight gpt, two nodes": Quarry("examples/gpt.py", _gpt(6, 2048, 16, 1024, 16384), 2, 4, 32, 10 * GiB),
     "gpt, small nodes": Quarry("examples/gpt.py", _gpt(6, 1024, 16, 512, 8192), 4, 2, 48),
+    "gpt, slow network": Quarry(
+        "examples/gpt.py", _gpt(12, 768, 12, 512, 32000), 2, 4, 32, device="rtx4090-24gb"
+    ),
+    "resnet, slow network": Quarry("examples/resnet.py", {}, 2, 4, 64, device="rtx4090-24gb"),
     "perception": Quarry("examples/perception.py", {}, 1, 4, 64),
     "recommender": Quarry("examples/recommender.py", {}, 2, 2, 1024),
     "resnet": Quarry("examples/resnet.py", {}, 1, 4, 128),
@@ -81,6 +86,7 @@ def planned(quarry: Quarry, *sets: str) -> PlanResult:
         top=1,
         with_baselines=False,
         memory_limit_bytes=quarry.memory_limit_bytes,
+        precision=Precision.BF16,
     )
     return make_plan(request, captured=captured(quarry))
 

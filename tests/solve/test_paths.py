@@ -43,6 +43,8 @@ def test_no_path_is_longer_than_the_simulated_step_whatever_the_stages_take(seed
         assert longest.seconds(stages_s, messages) == pytest.approx(max(ends_s))
         for path in (*rank_paths(name, p, m, virtual), _another(name, virtual, m, p, rng)):
             assert path.seconds(stages_s, messages) <= ends_s[path.end] + 1e-9, (name, p, m, virtual)
+            assert all(ranks[stage] == ranks[path.end] for stage in path.later)
+            assert all(ends_s[stage] >= ends_s[path.end] for stage in path.later), (name, p, m, virtual)
 
 
 def _another(name: ScheduleName, virtual: int, m: int, p: int, rng: random.Random) -> Path:
