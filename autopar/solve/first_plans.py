@@ -21,7 +21,8 @@ _MOST_SCOUTED = 6
 _WORTH_A_TRY = 1.05
 # Of the work allowed, what is kept for the proof; and where links decide, which leaves no hope of one.
 KEPT, KEPT_IN_VAIN = 0.5, 0.1
-# Where links decide, a plan is often much better than its recipe: what is solved then, of each family as well.
+# Where links decide, a plan is often much better than its recipe: what is solved then, and how much of a
+# family.
 _WORTH_ANOTHER_TRY = 1.25
 _MOST_OF_A_FAMILY = 3
 

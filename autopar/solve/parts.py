@@ -26,8 +26,8 @@ Row = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A time of a stage is at least ``weights @ options + least - spared``, row by row, of any option that may
-    be a stage's first.
+    """A time of a stage is at least ``weights @ options + least - spared``, row by row, with what is spared
+    of any option that may be the stage's first.
 
     Attributes:
         weights: (rows, options).

@@ -13,9 +13,9 @@ and the same with the tail
 
     end_0 >= ... + Σ_{i<s} I_i
 
-holds for all disjoint excursions, because each piece is a chain of actions that wait for each other. A rank of
-several stages synchronises the gradients of one after the other: where a path ends with the first of them to
-end, all its stages are synchronised after it. The best
+holds for all disjoint excursions, because each piece is a chain of actions that wait for each other. A rank
+of several stages synchronises the gradients of one after the other: where a path ends with the first of them
+to end, all its stages are synchronised after it. The best
 are those of the first micro-batch, when the pipeline fills, and of the last, when it runs empty. How many
 actions lie between depends on the ends of the list alone, so that of a long step only a short one with the
 same ends is looked at. A path is linear in the stages' times: which stage is slow, and what each takes, is

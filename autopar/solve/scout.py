@@ -24,8 +24,8 @@ _FAMILIES_LOOKED_AT_CLOSELY = 4
 _STEP = 16
 _TOO_SLOW = 1.1
 # Links decide where the best look takes so many times what FLOPs would: over several nodes, or where no rank
-# computes for more than so much of it. Other orders of the axes and other groups are looked at then, for so many
-# meshes.
+# computes for more than so much of it. Other orders of the axes and other groups are looked at then, for so
+# many meshes.
 _LINKS_DECIDE, _BUSY = 1.5, 0.6
 _MESHES_LOOKED_AROUND, _MOST_LOOKS_AROUND = 16, 800
 # Of the message that tells how much slower a tensor axis across nodes is.
