@@ -30,6 +30,7 @@ class Observation:
 
     Attributes:
         repeatable: whether nothing was seen that a second call might do differently.
+        codes: of the functions that began to run.
     """
 
     def __init__(self, described: Described) -> None:
@@ -37,7 +38,7 @@ class Observation:
         self._described = described
         # What was read, as a way to read it again for any layer -> its description.
         self._seen: dict[Hashable, tuple[Callable[[Described], Hashable], Hashable]] = {}
-        self._codes: set[types.CodeType] = set()
+        self.codes: set[types.CodeType] = set()
         self._nested: set[types.CodeType] = set()
         self._classes = _classes_of(described.root)
         self._functions = _functions_of(self._classes)
@@ -59,9 +60,7 @@ class Observation:
     def entered(self, frame: types.FrameType) -> None:
         """Notes what the code of a function mentions, as it begins to run."""
         code, values = frame.f_code, frame.f_globals
-        if code in self._codes:
-            return
-        self._codes.add(code)
+        self.codes.add(code)
         package = str(values.get("__name__", "")).partition(".")[0]
         if not is_user_file(code.co_filename) or package in _TRACERS_LIBRARIES:
             return
@@ -160,8 +159,12 @@ def observe(observation: Observation) -> Iterator[None]:
     """Watches what runs inside; afterwards ``observation.repeatable`` says whether it left no trace."""
     before, previous = random.getstate(), sys.gettrace()
 
+    known = observation.codes
+
     def tracer(frame: types.FrameType, event: Any, argument: Any) -> Any:
-        observation.entered(frame)
+        # Called for every function that torch calls to trace: the second time, nothing more is done here.
+        if frame.f_code not in known:
+            observation.entered(frame)
         return previous(frame, event, argument) if previous is not None else None
 
     with _attribute_hooks(observation):

@@ -39,7 +39,7 @@ def layers(count: int = 3) -> nn.ModuleList:
 
 
 def test_all_but_the_first_of_a_stack() -> None:
-    assert names(Stack(Layer)) == ["layers.1", "layers.2", "layers.3"]
+    assert names(Stack(Layer, num_layers=4)) == ["layers.1", "layers.2", "layers.3"]
 
 
 def test_the_tracer_sees_none_of_them(exports: list[Any]) -> None:
@@ -61,7 +61,7 @@ def test_the_tracer_sees_none_of_them(exports: list[Any]) -> None:
 def test_what_others_hold_too_stays() -> None:
     class Tied(Stack):
         def __init__(self) -> None:
-            super().__init__(Layer)
+            super().__init__(Layer, num_layers=4)
             self.layers[2].linear.weight = self.layers[3].linear.weight
             self.layers[1].norm = self.layers[0].norm
 
@@ -87,7 +87,7 @@ class Penalised(Stack):
     """Reads a weight of a later layer by name."""
 
     def __init__(self) -> None:
-        super().__init__(Layer)
+        super().__init__(Layer, num_layers=4)
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) + self.layers[2].linear.weight.square().mean()

@@ -54,7 +54,9 @@ def check(block: Block, sharding: BlockSharding, made: Readings) -> None:
         assert sent == found, block.name
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(
+    "seed", [pytest.param(seed, marks=pytest.mark.slow if seed >= 4 else ()) for seed in range(6)]
+)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name == "hf-t5" else ()) for name in MODELS]
 )
