@@ -25,9 +25,9 @@ _STEP = 16
 _TOO_SLOW = 1.1
 # Links decide where the best look takes so many times what FLOPs would: over several nodes, or where no rank
 # computes for more than so much of it. Other orders of the axes and other groups are looked at then, for so
-# many meshes.
+# many meshes, with so many looks and actions of schedules in all.
 _LINKS_DECIDE, _BUSY = 1.5, 0.6
-_MESHES_LOOKED_AROUND, _MOST_LOOKS_AROUND = 16, 800
+_MESHES_LOOKED_AROUND, _MOST_LOOKS_AROUND, _MOST_ACTIONS = 16, 800, 400_000
 # Of the message that tells how much slower a tensor axis across nodes is.
 _USUAL_BYTES = 2**24
 _ROUNDS = 4
@@ -66,7 +66,7 @@ class Scout:
         self._seen: dict[Candidate, float] = {}
         self._peaks: dict[Candidate, int] = {}
         self._busy: dict[Candidate, float] = {}
-        self._looks = 0
+        self._looks, self._actions_left = 0, _MOST_ACTIONS
         self.links_decide = False
 
     def look(self, guesses: Mapping[Family, float]) -> list[Promise]:
@@ -141,7 +141,8 @@ class Scout:
 
     def _unless_done(self, others: Sequence[Candidate]) -> Promise | None:
         """The best of some candidates, while there are looks left."""
-        if self._looks + len(others) > _MOST_LOOKS_AROUND or self._is_late():
+        self._actions_left -= sum(_num_actions(other) for other in others)
+        if self._looks + len(others) > _MOST_LOOKS_AROUND or self._actions_left < 0 or self._is_late():
             return None
         return self._best_of(others, num_tables=1)
 
@@ -226,6 +227,12 @@ def shortened(candidate: Candidate) -> tuple[Candidate, float]:
         return candidate, 1.0
     fill = (p - 1) / candidate.virtual
     return replace(candidate, num_micro_batches=few), (m + fill) / (few + fill)
+
+
+def _num_actions(candidate: Candidate) -> int:
+    """Of its schedule, as far as a look plays it."""
+    short, _ = shortened(candidate)
+    return 2 * short.num_stages * short.num_micro_batches
 
 
 def _base(sizes: Sequence[int], size: int) -> int:
