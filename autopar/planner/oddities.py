@@ -21,6 +21,7 @@ from autopar.plan.decisions import MESH_AXES, PatternLine, Plan
 from autopar.plan.patterns import matches
 from autopar.plan.ranges import expand
 from autopar.planner.check import predict_plan, resolved_layout
+from autopar.planner.repeated_work import repeated_work
 from autopar.units import format_bytes, format_seconds
 
 SLOW_STAGE = 0.30
@@ -62,6 +63,7 @@ def find_oddities(
     found = chain(
         _slow_stage(prediction),
         _near_limit(prediction),
+        _repeated_work(plan),
         _tensor_axis(plan, captured, cluster, prediction),
         _bubble(prediction),
         _small_micro_batch(plan, captured, cluster, prediction),
@@ -96,6 +98,12 @@ def _near_limit(prediction: Prediction) -> Iterator[Oddity]:
             f"{format_bytes(prediction.memory_limit_bytes)} of a device free, less than {NEAR_LIMIT:.0%}: "
             "fragmentation may fill it; plan with --memory-limit",
         )
+
+
+def _repeated_work(plan: Plan) -> Iterator[Oddity]:
+    text = repeated_work(plan)
+    if text:
+        yield Oddity("mesh.tensor", text)
 
 
 def _tensor_axis(plan: Plan, captured: Capture, cluster: Cluster, prediction: Prediction) -> Iterator[Oddity]:

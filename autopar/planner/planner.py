@@ -24,6 +24,7 @@ from autopar.planner.legal_families import legal_families
 from autopar.planner.model_choices import ModelChoices
 from autopar.planner.pins import pinned_first_blocks
 from autopar.planner.remedies import find_remedies
+from autopar.planner.repeated_work import repeated_work
 from autopar.planner.request import (
     BaselineResult,
     PlanRequest,
@@ -157,7 +158,7 @@ class PlanningTask:
         bound_s = min(found.bound_s, step_s)
         gap = 0.0 if found.gap <= 0 else 1 - bound_s / step_s
         wall_s = time.monotonic() - started
-        note = _measured(plan, self._captured, cluster, progress or (lambda text: None))
+        notes = _notes(plan, self._captured, cluster, progress or (lambda text: None))
         return PlanResult(
             plan=plan,
             status="optimal" if gap <= 1e-9 else "feasible",
@@ -166,7 +167,7 @@ class PlanningTask:
             prediction=prediction,
             alternatives=tuple(_runner_up(a, cluster) for a in found.alternatives),
             search=SearchStatistics(wall_s, 0.0, wall_s, found.num_candidates, found.num_solved),
-            notes=(note,) if note else (),
+            notes=notes,
             baselines=tuple(_baseline(baseline, step_s) for baseline in found.baselines),
             considered=found.considered,
             timeline=step_timeline(found.best.layout, cluster),
@@ -211,12 +212,13 @@ class PlanningTask:
         return SearchResult(leanest, bound_s, 1 - bound_s / leanest.step_s, 0, 1)
 
 
-def _measured(plan: Plan, captured: Capture, cluster: Cluster, tell: Progress) -> str:
+def _notes(plan: Plan, captured: Capture, cluster: Cluster, tell: Progress) -> tuple[str, ...]:
     assert plan.micro_batch is not None
-    note = measured_note(captured.at(plan.micro_batch), cluster.device)
-    if note:
+    found = measured_note(captured.at(plan.micro_batch), cluster.device), repeated_work(plan)
+    notes = tuple(note for note in found if note)
+    for note in notes:
         tell(note)
-    return note
+    return notes
 
 
 def _checked_prediction(

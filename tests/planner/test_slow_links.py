@@ -25,3 +25,14 @@ SLOW = Quarry(
 def test_what_spares_the_network_is_found_without_pins(sets: tuple[str, ...]) -> None:
     free, pinned = planned(SLOW), planned(SLOW, *sets)
     assert free.prediction.step_time_s <= pinned.prediction.step_time_s * (1 + 1e-9)
+
+
+def test_a_plan_that_repeats_its_work_says_which_devices_it_does_not_need() -> None:
+    free = planned(SLOW)
+    repeats = [note for note in free.notes if "repeat each other's work" in note]
+    mesh = free.plan.mesh
+    assert mesh.tensor is not None and mesh.tensor > 1
+    assert repeats == [
+        f"nothing is divided on the tensor axis: its {mesh.tensor} ranks repeat each other's work, and "
+        f"{8 // mesh.tensor} of the 8 devices would be as quick"
+    ]
