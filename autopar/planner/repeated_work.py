@@ -18,6 +18,6 @@ def repeated_work(plan: Plan) -> str:
         return ""
     needed = (plan.mesh.pipeline or 1) * (plan.mesh.data or 1)
     return (
-        f"nothing is divided on the tensor axis: its {tensor} ranks repeat each other's work, and {needed} of "
-        f"the {needed * tensor} devices would be as quick"
+        f"nothing is divided on the tensor axis: its {tensor} ranks repeat each other's work, and {needed} "
+        f"of the {needed * tensor} devices would be as quick"
     )
