@@ -12,7 +12,7 @@ from autopar.capture.capture import capture
 from autopar.capture.structure import equal_modules
 from autopar.capture.withheld import EVERYTHING, Withheld
 from tests.capture.same_graph import assert_same_graph, capture_both_ways
-from tests.capture.test_sharing import Layer, Stack, source
+from tests.capture.stacks import Layer, Stack, source
 
 
 @pytest.fixture
