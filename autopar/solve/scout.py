@@ -15,10 +15,12 @@ from autopar.errors import CaptureError
 from autopar.hardware.link import CollectiveKind
 from autopar.plan.decisions import ScheduleName
 from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Family, Job
-from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
+from autopar.solve.candidates import NO_OFFLOAD, OFFLOADS, Space, candidates
 from autopar.solve.recipes import Recipes
 
 _MOST_LOOKS = 400
+# For each way of offloading, where nothing fits without.
+_MOST_LOOKS_WITH_OFFLOAD = 150
 _MOST_LOOKS_CLOSELY = 150
 _FAMILIES_LOOKED_AT_CLOSELY = 4
 _STEP = 16
@@ -79,15 +81,12 @@ class Scout:
         for _, family in ordered:
             sizes = {*self._sizes.get(family.tensor, ()), family.micro_batch}
             self._sizes[family.tensor] = tuple(sorted(sizes))
-        best_s = float("inf")
-        promises: dict[Family, Promise] = {}
-        for guess_s, family in ordered:
-            if guess_s >= _TOO_SLOW * best_s or self._looks >= _MOST_LOOKS or self._is_late():
-                break
-            found = self._best_of(self._plain(family), num_tables=1)
-            if found is not None:
-                promises[family] = found
-                best_s = min(best_s, found.step_s)
+        pinned = self._space.pins.offload
+        promises = self._look_at(ordered, _MOST_LOOKS, pinned or NO_OFFLOAD)
+        if not promises and pinned is None:
+            for offload in OFFLOADS:
+                for family, found in self._look_at(ordered, _MOST_LOOKS_WITH_OFFLOAD, offload).items():
+                    promises[family] = min(promises.get(family, found), found, key=_rank)
         ranked = sorted(promises.values(), key=_rank)
         self._looks = 0
         self.links_decide = bool(ranked) and self._mostly_waits(ranked[0], guesses)
@@ -100,7 +99,24 @@ class Scout:
         seen = (Promise(s, c, self._peaks[c]) for c, s in self._seen.items() if s < float("inf"))
         return sorted(seen, key=_rank)
 
-    def _plain(self, family: Family, order: tuple[str, ...] | None = None) -> Iterator[Candidate]:
+    def _look_at(
+        self, ordered: Sequence[tuple[float, Family]], most_looks: int, offload: tuple[str, ...]
+    ) -> dict[Family, Promise]:
+        """The best of each family, of those that are not guessed to be much slower than the best."""
+        promises: dict[Family, Promise] = {}
+        best_s, self._looks = float("inf"), 0
+        for guess_s, family in ordered:
+            if guess_s >= _TOO_SLOW * best_s or self._looks >= most_looks or self._is_late():
+                break
+            found = self._best_of(self._plain(family, offload), num_tables=1)
+            if found is not None:
+                promises[family] = found
+                best_s = min(best_s, found.step_s)
+        return promises
+
+    def _plain(
+        self, family: Family, offload: tuple[str, ...], order: tuple[str, ...] | None = None
+    ) -> Iterator[Candidate]:
         """The settings of a family that say most about it, in the first order or a given one."""
         pins, seen = self._space.pins, set[tuple[ScheduleName, int]]()
         for candidate in candidates(family, self._space):
@@ -110,7 +126,7 @@ class Scout:
                 continue
             if pins.schedule is None and candidate.schedule not in _PLAIN_SCHEDULES:
                 continue
-            is_plain = candidate.order == order and candidate.offload == (pins.offload or NO_OFFLOAD)
+            is_plain = candidate.order == order and candidate.offload == offload
             if is_plain and (candidate.schedule, level) not in seen:
                 seen.add((candidate.schedule, level))
                 yield candidate
@@ -136,7 +152,8 @@ class Scout:
             if found.candidate.order != top.candidate.order:
                 for promise in of_mesh:
                     family = promise.candidate.family
-                    other = self._unless_done(list(self._plain(family, found.candidate.order)))
+                    alike = self._plain(family, found.candidate.offload, found.candidate.order)
+                    other = self._unless_done(list(alike))
                     promises[family] = min(promises[family], other or promise, key=_rank)
 
     def _unless_done(self, others: Sequence[Candidate]) -> Promise | None:

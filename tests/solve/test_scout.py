@@ -5,11 +5,15 @@ from itertools import pairwise
 
 import pytest
 
-from autopar.solve.candidates import candidates, families, meshes
+from autopar.hardware.catalog import load_device
+from autopar.hardware.cluster import make_cluster
+from autopar.plan.decisions import Mesh, Precision
+from autopar.solve.candidate import Job
+from autopar.solve.candidates import OuterPins, Space, candidates, families, meshes
 from autopar.solve.recipes import Recipes, even_cut
 from autopar.solve.scout import Scout
 from autopar.solve.search import search
-from tests.solve.fake_choices import random_case
+from tests.solve.fake_choices import MILLION, FakeChoices, FakeKind, random_case
 
 
 @pytest.mark.parametrize("num_stages", [1, 2, 3, 5, 8])
@@ -61,3 +65,28 @@ def test_a_look_ranks_what_it_saw(seed: int) -> None:
 
     assert all(one.step_s <= other.step_s for one, other in pairwise(promises))
     assert {promise.candidate.family for promise in promises} <= set(guesses)
+
+
+def test_where_nothing_fits_without_offloading_a_look_finds_what_does_with_it() -> None:
+    cluster = make_cluster(load_device("l4-24gb"), 2, 2)
+    job = Job(cluster, Precision.BF16, "adamw", 16, cluster.device.framework_reserved_bytes + 2_500 * MILLION)
+    choices = FakeChoices(
+        [FakeKind(1e-3, 2.0, 100 * MILLION, 5 * MILLION, MILLION, MILLION, True, 1)], (0,) * 8, ()
+    )
+    pins = OuterPins(Mesh())
+    space = Space(pins, 8, 2, 2)
+    legal = list(families(16, meshes(4, 8, (1,), pins), pins))
+    guesses = {f: choices.floor_s(1, f.micro_batch) * f.num_micro_batches / f.pipeline for f in legal}
+
+    promises = Scout(choices, space, job, lambda: False).look(guesses)
+
+    every = [
+        (recipe.step_s, bool(candidate.offload))
+        for family in legal
+        for candidate in candidates(family, space)
+        if (recipe := Recipes(choices.tables(1, family.micro_batch)).first_fitting(candidate, job))
+        is not None
+    ]
+    assert every and all(is_offloaded for _, is_offloaded in every)
+    assert promises and all(promise.candidate.offload for promise in promises)
+    assert promises[0].step_s <= 1.1 * min(step_s for step_s, _ in every)
