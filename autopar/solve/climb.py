@@ -29,6 +29,9 @@ _FACTORS = (2, 3)
 # The ZeRO level at which parameters may be offloaded.
 _MOST_SHARED = 3
 Offload: TypeAlias = tuple[str, ...]
+Mesh: TypeAlias = tuple[int, int, int]
+# Where a climb begins beside the best plan: how many meshes, and how much slower their plans may be.
+_MOST_OTHER_MESHES, _NEARLY_AS_GOOD = 3, 1.15
 # Of families near by that have no tables yet, how many get them.
 _MOST_NEW_TABLES = 4
 # Actions of schedules that are played, at most.
@@ -44,7 +47,7 @@ class Climb:
             families: that may be searched.
         """
         self._state = state
-        self._by_mesh: dict[tuple[int, int, int], dict[int, Family]] = {}
+        self._by_mesh: dict[Mesh, dict[int, Family]] = {}
         for family in families:
             self._by_mesh.setdefault(family.mesh, {})[family.micro_batch] = family
         self._recipes: dict[tuple[int, int, int], Recipes] = {}
@@ -52,15 +55,29 @@ class Climb:
         self._attempted: set[Candidate] = set()
         self._tables_left, self._work_left = _MOST_NEW_TABLES, _MOST_WORK
 
-    def run(self, kept: float) -> None:
+    def run_from_other_meshes(self, kept: float) -> None:
+        """Climbs from the best plans of other meshes that are nearly as good as the best of all."""
+        best = self._state.best
+        if best is None:
+            return
+        near: dict[Mesh, float] = {}
+        for solution in self._state.solved:
+            mesh, step_s = solution.candidate.mesh, solution.step_s
+            if mesh != best.candidate.mesh and step_s < _NEARLY_AS_GOOD * best.step_s:
+                near[mesh] = min(near.get(mesh, step_s), step_s)
+        for mesh in sorted(near, key=lambda mesh: (near[mesh], mesh))[:_MOST_OTHER_MESHES]:
+            self.run(kept, mesh)
+
+    def run(self, kept: float, mesh: Mesh | None = None) -> None:
         """Climbs until no neighbour promises to be better.
 
         Args:
             kept: of the work allowed, what is not for this.
+            mesh: whose best plan is climbed from, as long as it has one; None: the best of all.
         """
         state = self._state
         for _ in range(_MOST_ROUNDS):
-            start = state.best
+            start = state.best if mesh is None else self._best_of(mesh)
             if start is None or self._is_over(kept):
                 return
             # Each once, in an order that is always the same: the work allowed may end among them.
@@ -76,6 +93,10 @@ class Climb:
                     if not self._is_over(kept):
                         self._attempted.add(candidate)
                         state.attempt(candidate)
+
+    def _best_of(self, mesh: Mesh) -> MeshSolution | None:
+        own = (solution for solution in self._state.solved if solution.candidate.mesh == mesh)
+        return min(own, key=lambda solution: (solution.step_s, solution.candidate), default=None)
 
     def _is_over(self, kept: float) -> bool:
         return self._state.is_late or self._state.work_left < kept

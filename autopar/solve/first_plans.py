@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 # look.
 _MOST_SCOUTED = 6
 _WORTH_A_TRY = 1.05
-# Of the work allowed, what is kept for the proof; and where links decide, which leaves no hope of one.
-KEPT, KEPT_IN_VAIN = 0.5, 0.1
-# Where links decide, a plan is often much better than its recipe: what is solved then, and how much of a
-# family.
+# Of the work allowed, where first plans and climbing stop; and where looking further does.
+KEPT, LEAST_KEPT = 0.5, 0.1
+# Looking further: how much slower than the best plan a recipe may be, and how many of a family are solved.
 _WORTH_ANOTHER_TRY = 1.25
 _MOST_OF_A_FAMILY = 3
 
@@ -55,8 +54,10 @@ def try_more(state: Search) -> None:
         best, family = state.best, promise.candidate.family
         if best is None or promise.step_s > _WORTH_ANOTHER_TRY * best.step_s:
             return
-        if state.is_late or state.work_left < KEPT_IN_VAIN:
+        if state.is_late or state.work_left < LEAST_KEPT:
             return
+        if promise.candidate.offload != best.candidate.offload and not best.memory_binds:
+            continue  # it could only cost time
         tries[family] += 1
         if tries[family] <= _MOST_OF_A_FAMILY:
             state.attempt(promise.candidate)

@@ -36,7 +36,7 @@ from autopar.solve.candidate import (
 from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
 from autopar.solve.climb import Climb
 from autopar.solve.considered import News, news_of
-from autopar.solve.first_plans import KEPT, KEPT_IN_VAIN, find_first_plans, try_more
+from autopar.solve.first_plans import KEPT, LEAST_KEPT, find_first_plans, try_more
 from autopar.solve.floors import Floors, Progress
 from autopar.solve.mesh import free_floor_s, refine
 from autopar.solve.scout import Promise
@@ -50,6 +50,7 @@ _MOST_UNITS = 5_000
 _AGAIN = 0.02
 # Of the work allowed, what may be spent beyond it on the neighbours of the best plan.
 _MORE = 0.6
+_FAR_OFF = 1.25
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
 _MOST_WORK_AT_ONCE = 150_000
@@ -123,9 +124,8 @@ class Search:
         climb = Climb(self, guesses)
         find_first_plans(self, guesses)
         climb.run(KEPT)
-        if self.links_decide:
-            try_more(self)
-            climb.run(KEPT_IN_VAIN)
+        if self.links_decide or self._is_far_off():
+            self._look_further(climb)
         self._tighten()
         while self.queue and not self.is_late and self.work_left > 0:
             waiting = heapq.heappop(self.queue)
@@ -135,6 +135,19 @@ class Search:
                 self.cut.append(waiting)
         climb.run(-_MORE)
         return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
+
+    def _look_further(self, climb: Climb) -> None:
+        """More solving where recipes tell little; the proof has no less work left for it."""
+        before = self._units_left - self.floors.units
+        try_more(self)
+        climb.run(LEAST_KEPT)
+        climb.run_from_other_meshes(LEAST_KEPT)
+        climb.run(LEAST_KEPT)
+        self._units_left += before - (self._units_left - self.floors.units)
+
+    def _is_far_off(self) -> bool:
+        """Whether the best plan is far from the bound of its own candidate."""
+        return self.best is not None and self.best.step_s > _FAR_OFF * self.best.bound_s
 
     def _tighten(self) -> None:
         """From here on it is the proof that counts: a first bound for all families, and the least first."""
