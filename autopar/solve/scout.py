@@ -108,7 +108,8 @@ class Scout:
         for guess_s, family in ordered:
             if guess_s >= _TOO_SLOW * best_s or self._looks >= most_looks or self._is_late():
                 break
-            found = self._best_of(self._plain(family, offload), num_tables=1)
+            # Where memory is short, the quickest table may not be the one that fits.
+            found = self._best_of(self._plain(family, offload), num_tables=None if offload else 1)
             if found is not None:
                 promises[family] = found
                 best_s = min(best_s, found.step_s)
