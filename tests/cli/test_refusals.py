@@ -9,7 +9,7 @@ from tests.plan.texts import plan_text
 
 MODEL = str(Path(__file__).resolve().parents[1] / "runtime" / "models" / "tied_gpt.py")
 PLAN = plan_text(
-    ["wte, wpe, blocks.0-1", "blocks.2-3, ln_f, head, loss"],
+    ["wte, wpe, blocks.0-1", "blocks.2, ln_f, head, loss"],
     model=f"{{source: {MODEL}, args: {{}}}}",
     cluster="{device: cpu, nodes: 1, devices_per_node: 4}",
     batch="{global: 16, micro: 2}",
