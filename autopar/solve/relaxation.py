@@ -40,6 +40,8 @@ _GB = 1e9
 _TOLERANCE = 1e-6
 # Paths that are much shorter than the longest at even stages are left out.
 _WORTH_A_ROW = 0.5
+# So are those that tell only what ranks synchronise, where that takes less than this of them.
+_SYNC_WORTH_ROWS = 0.05
 # Steps of so many actions are played to find longer paths, so often, while that raises the bound so much.
 _MOST_ACTIONS = 600
 _MOST_CUTS = 8
@@ -215,9 +217,11 @@ class _Relaxation:
         even = np.zeros((3, one.num_stages))
         even[0], even[1] = self._least_s(self._parts.forward_s), self._least_s(self._parts.input_s)
         even[2] = self._weighed(self._parts.weight_s)
+        # A rank's share, where a stage takes what all should.
+        sync_s = max(self._weighed(row) for row in self._parts.sync_s.weights) * one.virtual
         lengths = [path.seconds(even, [0.0] * (one.num_stages - 1)) for path in paths]
         for path, length in zip(paths, lengths, strict=True):
-            if length < _WORTH_A_ROW * max(lengths):
+            if length < _WORTH_A_ROW * max(lengths) or (path.later and sync_s < _SYNC_WORTH_ROWS * length):
                 continue
             self._add_path(path, share)
 
