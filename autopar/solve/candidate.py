@@ -104,6 +104,11 @@ class Candidate:
         return self.pipeline * self.virtual
 
     @property
+    def num_actions(self) -> int:
+        """Forwards and backwards of its schedule, over all ranks."""
+        return 2 * self.num_stages * self.num_micro_batches
+
+    @property
     def family(self) -> Family:
         """Degrees and micro-batch."""
         return Family(self.pipeline, self.tensor, self.data, self.num_micro_batches, self.micro_batch)

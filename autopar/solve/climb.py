@@ -157,7 +157,7 @@ class Climb:
                     mesh = moved["pipeline"], moved["data"], moved["tensor"]
                     yield from self._of_mesh(mesh, family.micro_batch, factor)
 
-    def _of_mesh(self, mesh: tuple[int, int, int], micro_batch: int, factor: int) -> Iterator[Family]:
+    def _of_mesh(self, mesh: Mesh, micro_batch: int, factor: int) -> Iterator[Family]:
         known = self._by_mesh.get(mesh, {})
         for size in (micro_batch, micro_batch * factor, micro_batch // factor):
             if size in known:
@@ -174,10 +174,9 @@ class Climb:
                     self._state.floors.table_floor(candidate)  # which counts the work
                     self._recipes[place] = Recipes(tables_of(self._state.choices, candidate))
                 short, times = shortened(candidate)
-                work = 2 * short.num_stages * short.num_micro_batches
-                if work > self._work_left:
+                if short.num_actions > self._work_left:
                     return float("inf")
-                self._work_left -= work
+                self._work_left -= short.num_actions
                 tried = self._recipes[place].first_fitting(short, self._state.job)
             except CaptureError:
                 tried = None

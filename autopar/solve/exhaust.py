@@ -70,7 +70,7 @@ class Exhaust:
         least_sent = min((c.output_bytes for kind in table.kinds for c in kind), default=0)
         self._least_message_s = send_s(least_sent)
         self._sizes = job.sizes(candidate.num_stages)
-        self._play_work = 2 * candidate.num_micro_batches * candidate.num_stages
+        self._play_work = candidate.num_actions
         self._best_s = float("inf")
         self._found: tuple[Layout, tuple[int, ...], Prediction] | None = None
         self._work, self._most_work = 0, most_work

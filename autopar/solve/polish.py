@@ -26,7 +26,7 @@ def polished(found: MeshSolution, table: ChoiceTable, job: Job) -> MeshSolution:
         table: that the plan's choices are of.
     """
     work_left = _MOST_WORK
-    step_work = 2 * found.candidate.num_stages * found.candidate.num_micro_batches + len(table.blocks)
+    step_work = found.candidate.num_actions + len(table.blocks)
     best = found
     plan: _Plan = found.layout.first_blocks, found.choices
     improved = True

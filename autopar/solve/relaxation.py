@@ -229,9 +229,8 @@ class _Relaxation:
         """Plays the schedule with the times found and adds the path that was the longest, while that raises
         the bound: stages of uneven times wait for each other in more ways than are known beforehand."""
         one = self._candidate
-        actions = one.num_micro_batches * one.num_stages * 2
         share = self._job.cluster.device.time_share
-        if one.pipeline == 1 or actions > _MOST_ACTIONS or share > 1:
+        if one.pipeline == 1 or one.num_actions > _MOST_ACTIONS or share > 1:
             return
         even: NDArray[np.float64] | None = None
         for _ in range(_MOST_CUTS):

@@ -159,7 +159,7 @@ class Scout:
 
     def _unless_done(self, others: Sequence[Candidate]) -> Promise | None:
         """The best of some candidates, while there are looks left."""
-        self._actions_left -= sum(_num_actions(other) for other in others)
+        self._actions_left -= sum(shortened(other)[0].num_actions for other in others)
         if self._looks + len(others) > _MOST_LOOKS_AROUND or self._actions_left < 0 or self._is_late():
             return None
         return self._best_of(others, num_tables=1)
@@ -211,7 +211,8 @@ class Scout:
         return self._seen[candidate]
 
     def _stretched(self, candidate: Candidate) -> Recipes:
-        key = (candidate.tensor, candidate.micro_batch, candidate.tensor_stride)
+        stride = candidate.tensor_stride if candidate.tensor > 1 else 1  # an axis of one rank lies anywhere
+        key = (candidate.tensor, candidate.micro_batch, stride)
         if key not in self._recipes:
             base = _base(self._sizes[candidate.tensor], candidate.micro_batch)
             tables = self._choices.tables(candidate.tensor, base)
@@ -245,12 +246,6 @@ def shortened(candidate: Candidate) -> tuple[Candidate, float]:
         return candidate, 1.0
     fill = (p - 1) / candidate.virtual
     return replace(candidate, num_micro_batches=few), (m + fill) / (few + fill)
-
-
-def _num_actions(candidate: Candidate) -> int:
-    """Of its schedule, as far as a look plays it."""
-    short, _ = shortened(candidate)
-    return 2 * short.num_stages * short.num_micro_batches
 
 
 def _base(sizes: Sequence[int], size: int) -> int:

@@ -50,6 +50,7 @@ _MOST_UNITS = 5_000
 _AGAIN = 0.02
 # Of the work allowed, what may be spent beyond it on the neighbours of the best plan.
 _MORE = 0.6
+# Times the bound of its own candidate: a best plan that is slower is looked for further.
 _FAR_OFF = 1.25
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
@@ -143,7 +144,7 @@ class Search:
         climb.run(LEAST_KEPT)
         climb.run_from_other_meshes(LEAST_KEPT)
         climb.run(LEAST_KEPT)
-        self._units_left += before - (self._units_left - self.floors.units)
+        self._units_left = before + self.floors.units
 
     def _is_far_off(self) -> bool:
         """Whether the best plan is far from the bound of its own candidate."""
