@@ -1,7 +1,8 @@
 """Checks a plan file against its model and its devices, and says what it will cost.
 
-All errors of the file are told at once, and what is legal but odd, with the time that it costs. With --set,
---device and the like: what the plan would cost so changed; the file stays as it is, unless -o names one.
+All errors of the file are told at once, then all against the model; and what is legal but odd, with the time
+that it costs. With --set, --device and the like: what the plan would cost so changed; the file stays as it
+is, unless -o names one.
 """
 
 from __future__ import annotations
