@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from autopar.plan.decisions import ScheduleName
-from autopar.solve.candidate import Candidate, Family
+from autopar.solve.candidate import Candidate, Family, Offload
 from autopar.solve.candidates import Space, candidates
 
 
@@ -17,7 +17,7 @@ class Bundle:
     family: Family
     schedule: ScheduleName
     virtual: int
-    offload: tuple[str, ...]
+    offload: Offload
     tensor_stride: int
     members: tuple[Candidate, ...] = field(compare=False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout, SharedParameter
@@ -12,6 +12,10 @@ from autopar.cost.prediction import Prediction
 from autopar.hardware.cluster import Cluster
 from autopar.plan.bounds import Bound, StageSize, size_of_stage
 from autopar.plan.decisions import MESH_AXES, Precision, ScheduleName
+
+# Degrees of the pipeline, data and tensor axes; what the host holds.
+Degrees: TypeAlias = tuple[int, int, int]
+Offload: TypeAlias = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,7 @@ class Candidate:
     virtual: int = 1
     order: tuple[str, ...] = MESH_AXES
     shard_group: int = 0
-    offload: tuple[str, ...] = ()
+    offload: Offload = ()
 
     @property
     def mesh(self) -> tuple[int, int, int]:
@@ -195,6 +199,11 @@ class MeshSolution:
     def step_s(self) -> float:
         """Predicted."""
         return self.prediction.step_time_s
+
+    @property
+    def rank(self) -> tuple[float, Offload, Candidate]:
+        """Quicker first; of equally quick ones the simpler."""
+        return self.step_s, self.candidate.offload, self.candidate
 
 
 @dataclass(frozen=True, slots=True)

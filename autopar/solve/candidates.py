@@ -18,7 +18,7 @@ from itertools import permutations, product
 
 from autopar.plan.bounds import Bound, StageSize, stages_can_hold
 from autopar.plan.decisions import MESH_AXES, Mesh, ScheduleName
-from autopar.solve.candidate import Candidate, Family
+from autopar.solve.candidate import Candidate, Family, Offload
 
 _FEW_DIVISORS = 12
 _ZERO_LEVELS = (0, 1, 2, 3)
@@ -32,7 +32,7 @@ _MANY_IN_FLIGHT, _FEW_IN_FLIGHT = 8, 32
 FEW_DEVICES = 16
 """So few that a tensor axis may lie across nodes, and axes in any order."""
 
-NO_OFFLOAD: tuple[str, ...] = ()
+NO_OFFLOAD: Offload = ()
 OFFLOADS = (
     ("optimizer",),
     ("parameters",),
@@ -59,7 +59,7 @@ class OuterPins:
     virtual: int | None = None
     num_stages: int | None = None
     shard_group: int | None = None
-    offload: tuple[str, ...] | None = None
+    offload: Offload | None = None
     bounds: Mapping[str, Bound] = field(default_factory=dict)
     stage_sizes: tuple[StageSize, ...] = ()
 
@@ -69,7 +69,7 @@ class OuterPins:
         return bound is None or bound.holds(number)
 
 
-def _everything(schedule: ScheduleName, virtual: int, zero: int, offload: tuple[str, ...]) -> bool:
+def _everything(schedule: ScheduleName, virtual: int, zero: int, offload: Offload) -> bool:
     return True
 
 
@@ -258,7 +258,7 @@ def _zero_levels(family: Family, virtual: int, pins: OuterPins) -> Iterator[tupl
             yield (level,) * num_stages
 
 
-def _can_offload(offload: tuple[str, ...], zero: tuple[int, ...]) -> bool:
+def _can_offload(offload: Offload, zero: tuple[int, ...]) -> bool:
     return "parameters" not in offload or min(zero) == 3
 
 

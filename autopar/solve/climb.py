@@ -7,11 +7,13 @@ recipes over its own tables; bounds say which need no look at all.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeAlias
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from autopar.errors import CaptureError
-from autopar.solve.candidate import Candidate, Family, MeshSolution, tables_of
+from autopar.plan.decisions import ScheduleName
+from autopar.solve.candidate import Candidate, Degrees, Family, MeshSolution, Offload, tables_of
 from autopar.solve.candidates import NO_OFFLOAD, OFFLOADS, candidates
 from autopar.solve.recipes import Recipes
 from autopar.solve.scout import shortened
@@ -28,8 +30,6 @@ _MOST_OFF = 2.0
 _FACTORS = (2, 3)
 # The ZeRO level at which parameters may be offloaded.
 _MOST_SHARED = 3
-Offload: TypeAlias = tuple[str, ...]
-Mesh: TypeAlias = tuple[int, int, int]
 # Where a climb begins beside the best plan: how many meshes, and how much slower their plans may be.
 _MOST_OTHER_MESHES, _NEARLY_AS_GOOD = 3, 1.15
 # Of families near by that have no tables yet, how many get them.
@@ -47,7 +47,7 @@ class Climb:
             families: that may be searched.
         """
         self._state = state
-        self._by_mesh: dict[Mesh, dict[int, Family]] = {}
+        self._by_mesh: dict[Degrees, dict[int, Family]] = {}
         for family in families:
             self._by_mesh.setdefault(family.mesh, {})[family.micro_batch] = family
         self._recipes: dict[tuple[int, int, int], Recipes] = {}
@@ -60,7 +60,7 @@ class Climb:
         best = self._state.best
         if best is None:
             return
-        near: dict[Mesh, float] = {}
+        near: dict[Degrees, float] = {}
         for solution in self._state.solved:
             mesh, step_s = solution.candidate.mesh, solution.step_s
             if mesh != best.candidate.mesh and step_s < _NEARLY_AS_GOOD * best.step_s:
@@ -68,7 +68,7 @@ class Climb:
         for mesh in sorted(near, key=lambda mesh: (near[mesh], mesh))[:_MOST_OTHER_MESHES]:
             self.run(kept, mesh)
 
-    def run(self, kept: float, mesh: Mesh | None = None) -> None:
+    def run(self, kept: float, mesh: Degrees | None = None) -> None:
         """Climbs until no neighbour promises to be better.
 
         Args:
@@ -85,7 +85,7 @@ class Climb:
             # Recipes of one sort of candidate are about as far from the best there is.
             usual_s = min(self._look_s(start.candidate), _MOST_OFF * start.step_s)
             promising = [c for look_s, c in looks if look_s < _WORTH_A_TRY * max(usual_s, start.step_s)]
-            left = [c for c in promising if c not in self._attempted]
+            left = _mixed([c for c in promising if c not in self._attempted])
             if not left:
                 return
             with state.about_to_attempt(left[:_MOST_SOLVED]):
@@ -94,9 +94,9 @@ class Climb:
                         self._attempted.add(candidate)
                         state.attempt(candidate)
 
-    def _best_of(self, mesh: Mesh) -> MeshSolution | None:
+    def _best_of(self, mesh: Degrees) -> MeshSolution | None:
         own = (solution for solution in self._state.solved if solution.candidate.mesh == mesh)
-        return min(own, key=lambda solution: (solution.step_s, solution.candidate), default=None)
+        return min(own, key=lambda solution: solution.rank, default=None)
 
     def _is_over(self, kept: float) -> bool:
         return self._state.is_late or self._state.work_left < kept
@@ -120,12 +120,15 @@ class Climb:
         for other in candidates(family, self._state.space):
             if other == one or other.offload not in offloads:
                 continue
-            same_place = other.order == one.order and other.shard_group in (one.shard_group, 0)
+            same_group = other.shard_group in (one.shard_group, 0)
+            same_order, same_level = other.order == one.order, max(other.zero) == max(one.zero)
             same_way = (other.schedule, other.virtual) == (one.schedule, one.virtual)
             if other.offload != one.offload:
-                same_place = same_place and same_way and max(other.zero) in (max(one.zero), _MOST_SHARED)
-                same_way = False
-            if same_place or (same_way and (other.zero == one.zero or other.order == one.order)):
+                levels = max(one.zero), _MOST_SHARED
+                is_near = same_way and same_order and same_group and max(other.zero) in levels
+            else:
+                is_near = (same_group or same_way) and (same_order or same_level)
+            if is_near:
                 yield other
 
     def _like(self, family: Family, one: Candidate, offloads: Collection[Offload]) -> Iterator[Candidate]:
@@ -157,7 +160,7 @@ class Climb:
                     mesh = moved["pipeline"], moved["data"], moved["tensor"]
                     yield from self._of_mesh(mesh, family.micro_batch, factor)
 
-    def _of_mesh(self, mesh: Mesh, micro_batch: int, factor: int) -> Iterator[Family]:
+    def _of_mesh(self, mesh: Degrees, micro_batch: int, factor: int) -> Iterator[Family]:
         known = self._by_mesh.get(mesh, {})
         for size in (micro_batch, micro_batch * factor, micro_batch // factor):
             if size in known:
@@ -182,3 +185,13 @@ class Climb:
                 tried = None
             self._seen[candidate] = tried.step_s * times if tried is not None else float("inf")
         return self._seen[candidate]
+
+
+def _mixed(ranked: Sequence[Candidate]) -> list[Candidate]:
+    """The first of every schedule, then the second, and so on: looks at different schedules compare badly."""
+    seen: Counter[ScheduleName] = Counter()
+    turns: list[tuple[int, int, Candidate]] = []
+    for position, candidate in enumerate(ranked):
+        turns.append((seen[candidate.schedule], position, candidate))
+        seen[candidate.schedule] += 1
+    return [candidate for _, _, candidate in sorted(turns)]

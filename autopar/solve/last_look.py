@@ -6,10 +6,11 @@ otherwise. So the best candidates are solved once more with all that is near, an
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from autopar.errors import CaptureError
-from autopar.solve.candidate import Candidate, MeshSolution
+from autopar.solve.candidate import Candidate, Degrees, MeshSolution
 from autopar.solve.mesh import best_of_tables
 from autopar.solve.polish import polished
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 _MOST_CANDIDATES = 3
 _WORTH_A_LOOK = 1.03
+# The same, where the best plan may be far from the best there is: one of every mesh is looked at, besides.
+_MOST_MESHES = 4
+_WORTH_A_FURTHER_LOOK = 1.1
 # Blocks in stages: another candidate is tried while those before had no more of them; of so many, tables are
 # not made anew.
 _MOST_UNITS, _TOO_MANY_UNITS = 200, 1_000
@@ -26,19 +30,29 @@ _MOST_UNITS, _TOO_MANY_UNITS = 200, 1_000
 def look_again(state: Search) -> MeshSolution:
     """Solves the best candidates with thorough tables; the best plan then."""
     assert state.best is not None
-    ranked = sorted(state.solved, key=lambda solution: (solution.step_s, solution.candidate))
+    ranked = sorted(state.solved, key=lambda solution: solution.rank)
     worth_s = _WORTH_A_LOOK * state.best.step_s
     promising: dict[Candidate, MeshSolution] = {}
     for solution in ranked:
         if solution.step_s <= worth_s and len(promising) < _MOST_CANDIDATES:
             promising.setdefault(solution.candidate, solution)
+    if state.may_be_far_off:
+        promising |= _best_of_meshes(ranked, _WORTH_A_FURTHER_LOOK * state.best.step_s)
     units = 0
     for candidate, solution in promising.items():
-        if units < _MOST_UNITS and not state.is_late:
+        if (units < _MOST_UNITS or state.may_be_far_off) and not state.is_late:
             size = state.choices.num_blocks * candidate.num_stages
             units += size
             _improve(state, solution, is_thorough=candidate.tensor > 1 and size <= _TOO_MANY_UNITS)
     return state.best
+
+
+def _best_of_meshes(ranked: Iterable[MeshSolution], worth_s: float) -> dict[Candidate, MeshSolution]:
+    best: dict[Degrees, MeshSolution] = {}
+    for solution in ranked:
+        if solution.step_s <= worth_s and len(best) < _MOST_MESHES:
+            best.setdefault(solution.candidate.mesh, solution)
+    return {solution.candidate: solution for solution in best.values()}
 
 
 def _improve(state: Search, known: MeshSolution, *, is_thorough: bool) -> None:

@@ -7,7 +7,7 @@ among thousands of candidates before any of these is solved.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 
@@ -20,9 +20,16 @@ from autopar.plan.decisions import Recompute
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
 from autopar.solve.chain_build import chosen_stages, layout_of
 from autopar.solve.cheapest_chain import cheapest_chains, least_by_words, unwound
+from autopar.solve.shifted_cuts import shifted
+from autopar.solve.stage_floor import num_elements
 
-# A byte saved is weighed against the time that it takes to make it again, by this much.
-_MEMORY_WEIGHTS = (0.0, 0.3)
+# A byte of activations saved, and one of a parameter's state, is weighed against the time that it takes to
+# make activations again, by this much.
+_MEMORY_WEIGHTS = ((0.0, 0.0), (0.3, 0.0), (0.3, 0.3), (3.0, 3.0))
+# Of more stages, cuts are not moved until they fit.
+_MOST_STAGES_SHIFTED = 16
+# Of an element with a gradient, where nothing divides it (AdamW, mixed precision).
+_STATE_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +39,13 @@ class Recipe:
     Attributes:
         seconds: of every block, forward and backward.
         saved_bytes: of all blocks for one micro-batch.
+        state_bytes: of all parameters, undivided.
     """
 
     options: tuple[int, ...]
     seconds: tuple[float, ...]
     saved_bytes: int
+    state_bytes: int
 
     @property
     def total_s(self) -> float:
@@ -91,12 +100,11 @@ class Recipes:
         self, candidate: Candidate, job: Job, index: int, recipes: Sequence[Recipe]
     ) -> Tried | None:
         """The quickest; else, if the leanest fits, the first on the way to it."""
-        leanest = min(range(len(recipes)), key=lambda number: recipes[number].saved_bytes)
         layout = self._fitting(candidate, job, index, 0)
-        if layout is None and leanest > 0:
-            layout = self._fitting(candidate, job, index, leanest)
-            if layout is not None:
-                between = (self._fitting(candidate, job, index, number) for number in range(1, leanest))
+        leanest = {min(range(len(recipes)), key=lambda number: lean(recipes[number])) for lean in _LEAN}
+        for last in sorted(leanest - {0}):
+            if layout is None and (layout := self._fitting(candidate, job, index, last)) is not None:
+                between = (self._fitting(candidate, job, index, number) for number in range(1, last))
                 layout = next((other for other in between if other is not None), layout)
         if layout is None:
             return None
@@ -104,8 +112,18 @@ class Recipes:
 
     def _fitting(self, candidate: Candidate, job: Job, index: int, number: int) -> Layout | None:
         """The plan of a recipe, if it fits."""
-        layout = self._layout(candidate, job, index, number)
-        return layout if fits(layout, job.cluster, job.memory_limit_bytes) else None
+        recipe, table = self._recipes()[index][number], self.tables[index]
+        firsts = job.first_blocks or self._even_cut(candidate, job, index, number)
+
+        def layout_at(firsts: tuple[int, ...]) -> Layout:
+            return layout_of(candidate, job, table, chosen_stages(table, firsts, recipe.options))
+
+        layout = layout_at(firsts)
+        if fits(layout, job.cluster, job.memory_limit_bytes):
+            return layout
+        if job.first_blocks is not None or not 1 < candidate.num_stages <= _MOST_STAGES_SHIFTED:
+            return None
+        return shifted(firsts, len(table.blocks), job, layout_at)
 
     def _recipes(self) -> list[list[Recipe]]:
         if self._made is None:
@@ -115,17 +133,19 @@ class Recipes:
             ]
         return self._made
 
-    def _layout(self, candidate: Candidate, job: Job, index: int, number: int) -> Layout:
-        """The plan of a recipe."""
-        recipe, table, first_blocks = self._recipes()[index][number], self.tables[index], job.first_blocks
-        if first_blocks is None:
-            key = (index, number, candidate.num_stages)
-            if key not in self._cuts:
-                self._cuts[key] = even_cut(
-                    recipe.seconds, candidate.num_stages, job.sizes(candidate.num_stages)
-                )
-            first_blocks = self._cuts[key]
-        return layout_of(candidate, job, table, chosen_stages(table, first_blocks, recipe.options))
+    def _even_cut(self, candidate: Candidate, job: Job, index: int, number: int) -> tuple[int, ...]:
+        """Stages of about even times under a recipe."""
+        key = (index, number, candidate.num_stages)
+        if key not in self._cuts:
+            seconds, sizes = self._recipes()[index][number].seconds, job.sizes(candidate.num_stages)
+            self._cuts[key] = even_cut(seconds, candidate.num_stages, sizes)
+        return self._cuts[key]
+
+
+_LEAN: tuple[Callable[[Recipe], int], ...] = (
+    lambda recipe: recipe.saved_bytes,
+    lambda recipe: recipe.saved_bytes + recipe.state_bytes,
+)
 
 
 def even_cut(seconds: Sequence[float], num_stages: int, sizes: Sequence[Bound] = ()) -> tuple[int, ...]:
@@ -152,31 +172,36 @@ def even_cut(seconds: Sequence[float], num_stages: int, sizes: Sequence[Bound] =
 
 def _recipes_of(table: ChoiceTable) -> Iterator[Recipe]:
     for recompute in Recompute:
-        for weight in _MEMORY_WEIGHTS:
-            found = _cheapest(table, recompute, weight)
+        for weights in _MEMORY_WEIGHTS:
+            found = _cheapest(table, recompute, *weights)
             if found is not None:
                 yield found
 
 
-def _cheapest(table: ChoiceTable, recompute: Recompute, weight: float) -> Recipe | None:
-    """The cheapest options of all blocks whose words meet."""
-    rate = weight * _seconds_per_byte(table)
+def _cheapest(table: ChoiceTable, recompute: Recompute, saved: float, state: float) -> Recipe | None:
+    """The cheapest options of all blocks whose words meet, by time and weighed bytes."""
+    rate_s = _seconds_per_byte(table)
+
+    def cost(c: BlockChoice) -> float:
+        bytes_s = rate_s * (saved * c.saved_bytes + state * _state_bytes(c))
+        return c.forward_s + c.backward_s + bytes_s
+
     steps = []
     for kind in table.kinds:
         offered = [item for item in enumerate(kind) if item[1].recompute is recompute] or enumerate(kind)
-        steps.append(
-            least_by_words(
-                (index, (c.input_word, c.output_word), c.forward_s + c.backward_s + rate * c.saved_bytes)
-                for index, c in offered
-            )
-        )
+        steps.append(least_by_words((index, (c.input_word, c.output_word), cost(c)) for index, c in offered))
     reached = cheapest_chains(steps, table.blocks).get("replicate")
     if reached is None:
         return None
     options = unwound(reached[1])
     chosen = [table.kinds[kind][option] for kind, option in zip(table.blocks, options, strict=True)]
     seconds = tuple(c.forward_s + c.backward_s for c in chosen)
-    return Recipe(options, seconds, sum(c.saved_bytes for c in chosen))
+    saved_bytes, state_bytes = sum(c.saved_bytes for c in chosen), sum(_state_bytes(c) for c in chosen)
+    return Recipe(options, seconds, saved_bytes, state_bytes)
+
+
+def _state_bytes(choice: BlockChoice) -> int:
+    return _STATE_BYTES * num_elements(choice)[0]
 
 
 def _seconds_per_byte(table: ChoiceTable) -> float:

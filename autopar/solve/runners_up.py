@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from autopar.errors import CaptureError
 from autopar.solve.bundle import Bundle
-from autopar.solve.candidate import Alternative, Candidate, Family, MeshSolution, tables_of
+from autopar.solve.candidate import Alternative, Candidate, Degrees, Family, MeshSolution, tables_of
 from autopar.solve.candidates import NO_OFFLOAD, candidates
 from autopar.solve.mesh import solve_mesh
 from autopar.solve.recipes import Recipes
@@ -22,7 +22,6 @@ _MOST_TRIED = 3
 _MOST_NEW_TABLES = 2
 # Blocks in stages from which on a simple recipe has to do for a plan that is not the best.
 _MANY_UNITS = 1_000
-Mesh = tuple[int, int, int]
 
 
 def runners_up(
@@ -35,7 +34,7 @@ def runners_up(
     """
     best = state.best
     assert best is not None
-    found: dict[Mesh, MeshSolution] = {}
+    found: dict[Degrees, MeshSolution] = {}
     for solution in (*state.solved, *promised):
         if solution is None or solution.candidate.mesh == best.candidate.mesh:
             continue
@@ -45,8 +44,7 @@ def runners_up(
     if len(found) < num_wanted:
         _solve_more(state, found, num_wanted)
     ranked = [
-        ((s.step_s, s.candidate), Alternative(s.candidate, s.prediction, why_not(s, best), s.layout))
-        for s in found.values()
+        (s.rank, Alternative(s.candidate, s.prediction, why_not(s, best), s.layout)) for s in found.values()
     ]
     ranked.sort(key=lambda item: item[0])
     alternatives = [alternative for _, alternative in ranked]
@@ -63,17 +61,17 @@ def runners_up(
 def promised_plans(state: Search, num_wanted: int) -> list[Callable[[], MeshSolution | None]]:
     """What solves what a first look promised most of every other mesh, without proof; each for itself."""
     assert state.best is not None
-    first: dict[Mesh, Candidate] = {}
+    first: dict[Degrees, Candidate] = {}
     for promise in state.promises:
         first.setdefault(promise.candidate.mesh, promise.candidate)
     first.pop(state.best.candidate.mesh, None)
     return [partial(_solved, state, candidate) for candidate in list(first.values())[:num_wanted]]
 
 
-def _solve_more(state: Search, found: dict[Mesh, MeshSolution], num_wanted: int) -> None:
+def _solve_more(state: Search, found: dict[Degrees, MeshSolution], num_wanted: int) -> None:
     """Solves a candidate of some more meshes, without proof, the cheapest to solve first."""
     assert state.best is not None
-    tried: dict[Mesh, int] = {state.best.candidate.mesh: _MOST_TRIED}
+    tried: dict[Degrees, int] = {state.best.candidate.mesh: _MOST_TRIED}
     waiting = sorted(state.cut + state.queue)
     new_tables = 0
     for known_only in (True, False):

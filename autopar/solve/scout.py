@@ -14,13 +14,14 @@ from autopar.cost.choice import BlockChoice
 from autopar.errors import CaptureError
 from autopar.hardware.link import CollectiveKind
 from autopar.plan.decisions import ScheduleName
-from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Family, Job
+from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Family, Job, Offload
 from autopar.solve.candidates import NO_OFFLOAD, OFFLOADS, Space, candidates
-from autopar.solve.recipes import Recipes
+from autopar.solve.recipes import Recipes, Tried
 
 _MOST_LOOKS = 400
-# For each way of offloading, where nothing fits without.
-_MOST_LOOKS_WITH_OFFLOAD = 150
+# For each way of offloading, where nothing fits without, or nothing that does not take so many times what
+# FLOPs would.
+_MOST_LOOKS_WITH_OFFLOAD, _MEMORY_DECIDES = 150, 2.0
 _MOST_LOOKS_CLOSELY = 150
 _FAMILIES_LOOKED_AT_CLOSELY = 4
 _STEP = 16
@@ -47,6 +48,19 @@ class Promise:
     peak_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """What was seen of a candidate.
+
+    Attributes:
+        busy: share of the step that the slowest stage computes for.
+    """
+
+    step_s: float
+    peak_bytes: int = 0
+    busy: float = 0.0
+
+
 class Scout:
     """Looks at candidates with stretched tables.
 
@@ -65,9 +79,7 @@ class Scout:
         self._is_late = is_late
         self._recipes: dict[tuple[int, int, int], Recipes] = {}
         self._sizes: dict[int, tuple[int, ...]] = {}
-        self._seen: dict[Candidate, float] = {}
-        self._peaks: dict[Candidate, int] = {}
-        self._busy: dict[Candidate, float] = {}
+        self._seen: dict[Candidate, _Look] = {}
         self._looks, self._actions_left = 0, _MOST_ACTIONS
         self.links_decide = False
 
@@ -83,7 +95,7 @@ class Scout:
             self._sizes[family.tensor] = tuple(sorted(sizes))
         pinned = self._space.pins.offload
         promises = self._look_at(ordered, _MOST_LOOKS, pinned or NO_OFFLOAD)
-        if not promises and pinned is None:
+        if pinned is None and not self._is_near_flops(promises.values(), guesses):
             for offload in OFFLOADS:
                 for family, found in self._look_at(ordered, _MOST_LOOKS_WITH_OFFLOAD, offload).items():
                     promises[family] = min(promises.get(family, found), found, key=_rank)
@@ -96,11 +108,11 @@ class Scout:
             self._looks = 0
         for promise in ranked[:_FAMILIES_LOOKED_AT_CLOSELY]:
             self._look_closely(promise)
-        seen = (Promise(s, c, self._peaks[c]) for c, s in self._seen.items() if s < float("inf"))
+        seen = (Promise(o.step_s, c, o.peak_bytes) for c, o in self._seen.items() if o.step_s < float("inf"))
         return sorted(seen, key=_rank)
 
     def _look_at(
-        self, ordered: Sequence[tuple[float, Family]], most_looks: int, offload: tuple[str, ...]
+        self, ordered: Sequence[tuple[float, Family]], most_looks: int, offload: Offload
     ) -> dict[Family, Promise]:
         """The best of each family, of those that are not guessed to be much slower than the best."""
         promises: dict[Family, Promise] = {}
@@ -116,7 +128,7 @@ class Scout:
         return promises
 
     def _plain(
-        self, family: Family, offload: tuple[str, ...], order: tuple[str, ...] | None = None
+        self, family: Family, offload: Offload, order: tuple[str, ...] | None = None
     ) -> Iterator[Candidate]:
         """The settings of a family that say most about it, in the first order or a given one."""
         pins, seen = self._space.pins, set[tuple[ScheduleName, int]]()
@@ -132,10 +144,14 @@ class Scout:
                 seen.add((candidate.schedule, level))
                 yield candidate
 
+    def _is_near_flops(self, promises: Iterable[Promise], guesses: Mapping[Family, float]) -> bool:
+        best = min(promises, key=_rank, default=None)
+        return best is not None and best.step_s <= _MEMORY_DECIDES * guesses[best.candidate.family]
+
     def _mostly_waits(self, promise: Promise, guesses: Mapping[Family, float]) -> bool:
         one = promise.candidate
         is_slow = promise.step_s > _LINKS_DECIDE * guesses[one.family]
-        return is_slow and (self._space.nodes > 1 or self._busy[one] < _BUSY)
+        return is_slow and (self._space.nodes > 1 or self._seen[one].busy < _BUSY)
 
     def _look_around(self, promises: dict[Family, Promise]) -> None:
         """Other orders, groups and levels for the best family of each mesh; a better order for them all."""
@@ -203,12 +219,8 @@ class Scout:
                 tried = self._stretched(candidate).first_fitting(short, self._job, num_tables)
             except CaptureError:
                 tried = None
-            self._seen[candidate] = tried.step_s * times if tried is not None else float("inf")
-            if tried is not None:
-                self._peaks[candidate] = tried.prediction.peak_memory_bytes
-                busy_s = max(stage.compute_s for stage in tried.prediction.stages)
-                self._busy[candidate] = busy_s / tried.step_s
-        return self._seen[candidate]
+            self._seen[candidate] = _look_of(tried, times) if tried is not None else _Look(float("inf"))
+        return self._seen[candidate].step_s
 
     def _stretched(self, candidate: Candidate) -> Recipes:
         stride = candidate.tensor_stride if candidate.tensor > 1 else 1  # an axis of one rank lies anywhere
@@ -246,6 +258,12 @@ def shortened(candidate: Candidate) -> tuple[Candidate, float]:
         return candidate, 1.0
     fill = (p - 1) / candidate.virtual
     return replace(candidate, num_micro_batches=few), (m + fill) / (few + fill)
+
+
+def _look_of(tried: Tried, times: float) -> _Look:
+    """What a plan of a shortened candidate says, whose own step is so many times longer."""
+    busy_s = max(stage.compute_s for stage in tried.prediction.stages)
+    return _Look(tried.step_s * times, tried.prediction.peak_memory_bytes, busy_s / tried.step_s)
 
 
 def _base(sizes: Sequence[int], size: int) -> int:

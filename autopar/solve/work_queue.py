@@ -39,6 +39,7 @@ from autopar.solve.considered import News, news_of
 from autopar.solve.first_plans import KEPT, LEAST_KEPT, find_first_plans, try_more
 from autopar.solve.floors import Floors, Progress
 from autopar.solve.mesh import free_floor_s, refine
+from autopar.solve.mesh_turns import give_every_mesh_a_turn
 from autopar.solve.scout import Promise
 from autopar.solve.solved_ahead import SolvedAhead
 from autopar.solve.waiting import Waiting
@@ -52,6 +53,8 @@ _AGAIN = 0.02
 _MORE = 0.6
 # Times the bound of its own candidate: a best plan that is slower is looked for further.
 _FAR_OFF = 1.25
+# Times the least bound of all: a best plan that is slower may be far from the best there is.
+_MAY_BE_FAR_OFF = 1.33
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
 _MOST_WORK_AT_ONCE = 150_000
@@ -70,7 +73,14 @@ class Search:
         deadline: float | None = None,
         progress: Progress | None = None,
         watch: Callable[[News], None] | None = None,
+        beside: Search | None = None,
     ) -> None:
+        """
+        Args:
+            deadline: of ``time.monotonic``.
+            beside: another search of the same space, whose bounds it shares and than whose best plan no other
+                is of interest.
+        """
         self.choices, self.space, self.job = choices, space, job
         self.queue: list[Waiting] = []
         self.cut: list[Waiting] = []
@@ -81,7 +91,7 @@ class Search:
         self._met: set[Candidate] = set()
         self.tried: set[Candidate] = set()
         self.promises: list[Promise] = []
-        self.links_decide = False
+        self.links_decide = self.may_be_far_off = False
         self.open_bound_s = float("inf")  # of what was given up
         self._work_left, self._units_left = _MOST_WORK, _MOST_UNITS
         self._num_solved: dict[Family, int] = {}
@@ -92,7 +102,9 @@ class Search:
         self._deadline = deadline
         self._progress = progress or (lambda text: None)
         self._watch = watch or (lambda news: None)
-        self.floors = Floors(choices, space, job, self._progress)
+        self._beside = beside
+        self.floors: Floors = beside.floors if beside else Floors(choices, space, job, self._progress)
+        self._units_left += self.floors.units
         self._ahead = SolvedAhead(self)
 
     @property
@@ -121,13 +133,11 @@ class Search:
 
     def run(self) -> float:
         """Works the queue off, what promises most first; returns a lower bound of every plan."""
-        guesses = {w.item: w.guess_s for w in self.queue if isinstance(w.item, Family)}
-        climb = Climb(self, guesses)
-        find_first_plans(self, guesses)
-        climb.run(KEPT)
-        if self.links_decide or self._is_far_off():
-            self._look_further(climb)
+        climb = self.find_good_plans()
         self._tighten()
+        self.may_be_far_off = self._is_far_from_bounds()
+        if self.may_be_far_off:
+            self._take_turns()
         while self.queue and not self.is_late and self.work_left > 0:
             waiting = heapq.heappop(self.queue)
             if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
@@ -136,6 +146,38 @@ class Search:
                 self.cut.append(waiting)
         climb.run(-_MORE)
         return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
+
+    def find_good_plans(self) -> Climb:
+        """Solves what promises most, and climbs from there; nothing is proved."""
+        guesses = {w.item: w.guess_s for w in self.queue if isinstance(w.item, Family)}
+        climb = Climb(self, guesses)
+        find_first_plans(self, guesses)
+        climb.run(KEPT)
+        if self.links_decide or self._is_far_off():
+            self._look_further(climb)
+        return climb
+
+    def turn(self) -> Search:
+        """A search for the same beside this one."""
+        return Search(
+            self.choices,
+            self.space,
+            self.job,
+            deadline=self._deadline,
+            progress=self._progress,
+            beside=self,
+        )
+
+    def _take_turns(self) -> None:
+        """A search of each mesh; the proof has no less work left for it."""
+        before = self._units_left - self.floors.units
+        give_every_mesh_a_turn(self, [w.item for w in self.queue if isinstance(w.item, Family)])
+        self._units_left = before + self.floors.units
+
+    def _is_far_from_bounds(self) -> bool:
+        """Whether the best plan is far from the bound of all that is left."""
+        least_s = min((waiting.bound_s for waiting in self.queue), default=float("inf"))
+        return self.best is not None and self.best.step_s > _MAY_BE_FAR_OFF * least_s
 
     def _look_further(self, climb: Climb) -> None:
         """More solving where recipes tell little; the proof has no less work left for it."""
@@ -263,7 +305,8 @@ class Search:
     @property
     def worth_s(self) -> float:
         """Only what is quicker is of interest."""
-        return self.best.step_s if self.best else float("inf")
+        known_s = self._beside.worth_s if self._beside else float("inf")
+        return min(self.best.step_s, known_s) if self.best else known_s
 
     def _is_delayed(self, candidate: Candidate, waiting: Waiting) -> bool:
         """Lets other families have their turn: the more of a family is solved, the less the rest promises."""
@@ -336,7 +379,7 @@ class Search:
     def add(self, found: MeshSolution) -> None:
         """Keeps a solution."""
         self.solved.append(found)
-        if self.best is None or rank(found) < rank(self.best):
+        if self.best is None or found.rank < self.best.rank:
             self.best = found
 
     def _falls_short(self, candidate: Candidate, shortfall: Shortfall) -> None:
@@ -364,9 +407,3 @@ class Search:
 
 def _kind(candidate: Candidate) -> Kind:
     return candidate.schedule, candidate.virtual, candidate.offload
-
-
-def rank(solution: MeshSolution) -> tuple[object, ...]:
-    """Quicker first; of equally quick ones the simpler."""
-    candidate = solution.candidate
-    return solution.step_s, candidate.offload, candidate
