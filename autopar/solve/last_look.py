@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 _MOST_CANDIDATES = 3
 _WORTH_A_LOOK = 1.03
-# The same, where the best plan may be far from the best there is: one of every mesh is looked at, besides.
-_MOST_MESHES = 4
+# The same, where the best plan may be far from the best there is: some of every mesh are looked at, besides.
+_MOST_MESHES, _MOST_OF_A_MESH = 4, 3
 _WORTH_A_FURTHER_LOOK = 1.1
 # Blocks in stages: another candidate is tried while those before had no more of them; of so many, tables are
 # not made anew.
@@ -48,11 +48,12 @@ def look_again(state: Search) -> MeshSolution:
 
 
 def _best_of_meshes(ranked: Iterable[MeshSolution], worth_s: float) -> dict[Candidate, MeshSolution]:
-    best: dict[Degrees, MeshSolution] = {}
+    by_mesh: dict[Degrees, dict[Candidate, MeshSolution]] = {}
     for solution in ranked:
-        if solution.step_s <= worth_s and len(best) < _MOST_MESHES:
-            best.setdefault(solution.candidate.mesh, solution)
-    return {solution.candidate: solution for solution in best.values()}
+        if solution.step_s <= worth_s:
+            by_mesh.setdefault(solution.candidate.mesh, {}).setdefault(solution.candidate, solution)
+    chosen = [list(own.items())[:_MOST_OF_A_MESH] for own in list(by_mesh.values())[:_MOST_MESHES]]
+    return dict(item for own in chosen for item in own)
 
 
 def _improve(state: Search, known: MeshSolution, *, is_thorough: bool) -> None:

@@ -173,6 +173,7 @@ class TableAttempt:
         """A good plan, with a lower bound of all."""
         solver = ChainSolver(self._whole_problem, proof_s=0.0)
         plan, limited = self._first_plan(solver)
+        is_solved = not isinstance(plan, Shortfall)
         # Of several stages a rank, neither the time nor the memory of a chain problem is quite the step's.
         simple = Recipes((self._table,)).first_fitting(self._candidate, self._job)
         if simple is not None and (
@@ -181,7 +182,10 @@ class TableAttempt:
             plan = _Plan(simple.layout, simple.choices, simple.prediction)
         if isinstance(plan, Shortfall):
             return plan
-        bound_s = min(self._bound_s(solver), plan.prediction.step_time_s)
+        # A recipe may fit where the chain problem, which counts memory otherwise, has no solution.
+        bound_s = min(
+            self._bound_s(solver) if is_solved else self.free_floor_s(), plan.prediction.step_time_s
+        )
         return MeshSolution(
             self._candidate, plan.layout, plan.choices, plan.prediction, bound_s, index, limited
         )
