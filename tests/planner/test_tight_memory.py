@@ -1,0 +1,37 @@
+"""Little memory, where most ways of running a model do not fit: no pins lead to a better plan."""
+
+import pytest
+
+from tests.planner.hunt_pins import GiB, Quarry, planned
+
+
+def _quarry(
+    layers: int, width: int, seq: int, nodes: int, each: int, batch: int, gib: float, device: str
+) -> Quarry:
+    args = {"n_layer": layers, "n_embd": width, "n_head": width // 64, "seq": seq, "vocab": 50304}
+    return Quarry("examples/gpt.py", args, nodes, each, batch, int(gib * GiB), device)
+
+
+# Only a cut that is uneven in time fits; the head is most of the model.
+HEAVY_HEAD = _quarry(4, 2048, 1024, 4, 1, 32, 4.99, "a100-sxm-80gb")
+# Only parameters divided on the tensor axis fit, or what is quickest of a pipeline.
+DIVIDED = _quarry(4, 768, 256, 2, 2, 16, 2.8, "l4-24gb")
+# Whatever does not offload takes several times as long.
+SHORT = _quarry(12, 2048, 1024, 1, 8, 64, 4.08, "rtx4090-24gb")
+
+
+@pytest.mark.parametrize(
+    ("quarry", "mesh"),
+    [
+        pytest.param(HEAVY_HEAD, (4, 1, 1), id="heavy head"),
+        pytest.param(DIVIDED, (1, 2, 2), id="divided", marks=pytest.mark.slow),
+        pytest.param(SHORT, (8, 1, 1), id="short", marks=pytest.mark.slow),
+    ],
+)
+def test_what_fits_is_found_without_pins(quarry: Quarry, mesh: tuple[int, int, int]) -> None:
+    pins = (
+        f"mesh.{axis}={degree}" for axis, degree in zip(("pipeline", "data", "tensor"), mesh, strict=True)
+    )
+    free, pinned = planned(quarry), planned(quarry, *pins)
+    assert free.prediction.fits
+    assert free.prediction.step_time_s <= pinned.prediction.step_time_s * (1 + 1e-9)
