@@ -120,6 +120,29 @@ def clip(case):
     }
 
 
+def muon(case):
+    """How far an update by Muon, which makes whole matrices orthogonal in bfloat16, is from one process's."""
+    run = Run(case)
+    reference = run.reference()
+    matrices = {
+        name: p for name, p in run.model.named_parameters() if name.startswith("blocks.") and p.ndim == 2
+    }
+    expected = {name: p for name, p in reference.model.named_parameters() if p.ndim == 2}
+    before = run.model.full_state_dict()
+    run.model.step(run.share())
+    reference.step(run.micro_batches())
+    if matrices:
+        torch.optim.Muon(matrices.values(), lr=0.1).step()
+    torch.optim.Muon(expected.values(), lr=0.1).step()
+    after = run.model.full_state_dict()
+    run.model.close()
+    moved = {
+        name: after[name] - before[name] for name in expected if not torch.equal(after[name], before[name])
+    }
+    wanted = {name: expected[name].detach() - before[name] for name in moved}
+    return {name: float((moved[name] - wanted[name]).norm() / wanted[name].norm()) for name in moved}
+
+
 def surface(case):
     """What a training script sees: names, losses, accumulation over steps, the plain model loaded back."""
     run = Run(case)

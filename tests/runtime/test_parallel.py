@@ -49,6 +49,7 @@ CASES = [
     Case("surface-bare-stage", "surface", options={"pipeline": 2, "cuts": [7]}),
     Case("clip-bare-stage", "clip", options={"pipeline": 2, "cuts": [7]}),
     Case("surface-frozen-stage", "surface", args={"tied": False, "num_frozen": 2}, options={"pipeline": 2}),
+    *(Case(f"muon-{name}", "muon", options=options) for name, options in MESHES.items()),
     Case("misuse", "misuse", options=MESHES["pipeline"]),
     Case("differing", "differing_plans", options=MESHES["pipeline"]),
 ]
@@ -165,6 +166,13 @@ def test_exact_initialisation_equals_manual_seed(found, case):
 )
 def test_misuse_says_what_to_do(found, mistake, message):
     assert_refused(found["misuse"], 2, mistake, message)
+
+
+@pytest.mark.parametrize("name", MESHES)
+def test_muon_sees_whole_matrices(found, name):
+    for errors in check(found[f"muon-{name}"], 2):
+        assert len(errors) > 4
+        assert max(errors.values()) < 0.1  # of rounding to bfloat16; of halves made orthogonal, about 1
 
 
 def test_a_move_to_where_the_model_is_changes_nothing(found):
