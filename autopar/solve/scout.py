@@ -21,7 +21,7 @@ from autopar.solve.recipes import Recipes, Tried
 _MOST_LOOKS = 400
 # For each way of offloading, where nothing fits without, or nothing that does not take so many times what
 # FLOPs would.
-_MOST_LOOKS_WITH_OFFLOAD, _MEMORY_DECIDES = 150, 2.0
+_MOST_LOOKS_WITH_OFFLOAD, _MEMORY_DECIDES = 150, 1.5
 _MOST_LOOKS_CLOSELY = 150
 _FAMILIES_LOOKED_AT_CLOSELY = 4
 _STEP = 16

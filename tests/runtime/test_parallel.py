@@ -172,7 +172,7 @@ def test_misuse_says_what_to_do(found, mistake, message):
 def test_muon_sees_whole_matrices(found, name):
     for errors in check(found[f"muon-{name}"], 2):
         assert len(errors) > 4
-        assert max(errors.values()) < 0.1  # of rounding to bfloat16; of halves made orthogonal, about 1
+        assert max(errors.values()) < 0.1  # of rounding to bfloat16; of halves made orthogonal, 0.3 to 0.5
 
 
 def test_a_move_to_where_the_model_is_changes_nothing(found):
