@@ -6,6 +6,7 @@ everything and keeps the models that it has captured, so that a fork of it start
 the tests that use it.
 """
 
+import atexit
 import gc
 import importlib
 import os
@@ -106,7 +107,10 @@ class Server:
 
 @lru_cache(maxsize=1)
 def server():
-    return Server()
+    """The one that tests share; it ends with them."""
+    shared = Server()
+    atexit.register(shared.close)
+    return shared
 
 
 def run_cases(
