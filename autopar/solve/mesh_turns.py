@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from autopar.solve.work_queue import Search
 
 _MOST_MESHES = 16
+# Work for all of them and for each. A search stops where half of what it usually has is left.
+_MOST_UNITS, _MOST_UNITS_OF_A_MESH = 8_000, 4_500
 
 
 def give_every_mesh_a_turn(state: Search, families: Iterable[Family]) -> None:
@@ -28,12 +30,14 @@ def give_every_mesh_a_turn(state: Search, families: Iterable[Family]) -> None:
     for family in families:
         by_mesh.setdefault(family.mesh, []).append(family)
     floors_s = {mesh: min(state.floors.scaled(f)[0] for f in own) for mesh, own in by_mesh.items()}
+    units_left = _MOST_UNITS
     for mesh in sorted(by_mesh, key=lambda mesh: (floors_s[mesh], mesh))[:_MOST_MESHES]:
-        if state.is_late:
+        if state.is_late or units_left <= 0:
             return
         if floors_s[mesh] < state.worth_s:
-            turn = state.turn()
+            turn = state.turn(_MOST_UNITS_OF_A_MESH)
             turn.start(by_mesh[mesh])
             turn.find_good_plans()
+            units_left -= _MOST_UNITS_OF_A_MESH - turn.units_left
             for found in turn.solved:
                 state.add(found)

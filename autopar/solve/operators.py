@@ -26,6 +26,7 @@ from typing import Any
 
 from ortools.linear_solver import pywraplp
 
+from autopar.solve.linear_program import linear_solver, solved
 from autopar.solve.operator_problem import (
     Cost,
     Demand,
@@ -86,7 +87,7 @@ class _OperatorModel:
 
     def __init__(self, problem: OperatorProblem, *, integer: bool) -> None:
         self._problem = problem
-        self._solver: Any = pywraplp.Solver.CreateSolver("SCIP" if integer else "GLOP")
+        self._solver: Any = pywraplp.Solver.CreateSolver("SCIP") if integer else linear_solver()
         self._integer = integer
         self._infinity = self._solver.infinity()
         self._scale = 1.0
@@ -208,7 +209,7 @@ class _OperatorModel:
             parameters = pywraplp.MPSolverParameters()
             parameters.SetDoubleParam(parameters.RELATIVE_MIP_GAP, 0.0)
             return bool(self._solver.Solve(parameters) == pywraplp.Solver.OPTIMAL)
-        return bool(self._solver.Solve() == pywraplp.Solver.OPTIMAL)
+        return bool(solved(self._solver) == pywraplp.Solver.OPTIMAL)
 
     @property
     def objective_s(self) -> float:

@@ -31,6 +31,7 @@ from ortools.linear_solver import pywraplp
 from autopar.schedule.actions import rank_in_flight, rank_stages
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
 from autopar.solve.chain_build import messages_s
+from autopar.solve.linear_program import linear_solver, solved
 from autopar.solve.parts import Parts, Row, Rows, least_of
 from autopar.solve.paths import Path, critical_path, rank_paths
 
@@ -102,7 +103,7 @@ class _Relaxation:
         self._least_sent = least_sent if one.num_stages > 1 else 0
         sent = [messages_s(candidate, job, least_sent) for candidate in candidates]
         self._messages_s = [min(times) for times in zip(*sent, strict=True)]
-        self._solver: Any = pywraplp.Solver.CreateSolver("GLOP")
+        self._solver = linear_solver()
         self._infinity = self._solver.infinity()
         self._scale = one.pipeline / max(self._least_s(parts.forward_s) + self._least_s(parts.input_s), 1e-12)
         self._allowed = _stages_of_kinds(table.blocks, one.num_stages)
@@ -180,7 +181,7 @@ class _Relaxation:
         return float(self._parts.forward_s.weights[0][own].min() + self._parts.input_s.weights[0][own].min())
 
     def _value_s(self) -> float:
-        status = self._solver.Solve()
+        status = solved(self._solver)
         if status == pywraplp.Solver.INFEASIBLE:
             return float("inf")
         if status != pywraplp.Solver.OPTIMAL:

@@ -55,6 +55,7 @@ _MORE = 0.6
 _FAR_OFF = 1.25
 # Times the least bound of all: a best plan that is slower may be far from the best there is.
 _MAY_BE_FAR_OFF = 1.33
+_NEAR_ENOUGH = 1.15
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
 _MOST_WORK_AT_ONCE = 150_000
@@ -110,7 +111,12 @@ class Search:
     @property
     def work_left(self) -> float:
         """Share of the work allowed."""
-        return (self._units_left - self.floors.units) / _MOST_UNITS
+        return self.units_left / _MOST_UNITS
+
+    @property
+    def units_left(self) -> int:
+        """Of the work allowed."""
+        return self._units_left - self.floors.units
 
     @property
     def num_candidates(self) -> int:
@@ -157,9 +163,9 @@ class Search:
             self._look_further(climb)
         return climb
 
-    def turn(self) -> Search:
-        """A search for the same beside this one."""
-        return Search(
+    def turn(self, units: int) -> Search:
+        """A search for the same beside this one, with so much work allowed."""
+        beside = Search(
             self.choices,
             self.space,
             self.job,
@@ -167,6 +173,8 @@ class Search:
             progress=self._progress,
             beside=self,
         )
+        beside._units_left = self.floors.units + units
+        return beside
 
     def _take_turns(self) -> None:
         """A search of each mesh; the proof has no less work left for it."""
@@ -305,8 +313,11 @@ class Search:
     @property
     def worth_s(self) -> float:
         """Only what is quicker is of interest."""
-        known_s = self._beside.worth_s if self._beside else float("inf")
-        return min(self.best.step_s, known_s) if self.best else known_s
+        if self.best is None:
+            return float("inf")
+        # What is a little slower than a plan found beside this search may lead to a quicker one.
+        known_s = _NEAR_ENOUGH * self._beside.worth_s if self._beside else float("inf")
+        return min(self.best.step_s, known_s)
 
     def _is_delayed(self, candidate: Candidate, waiting: Waiting) -> bool:
         """Lets other families have their turn: the more of a family is solved, the less the rest promises."""
