@@ -5,7 +5,8 @@
 * assertions and casts, slices and dropouts that do nothing are dropped, ``view`` becomes ``reshape`` (a
   local shard may not be contiguous);
 * in-place operators on fresh values become ordinary ones; those on buffers, and on values seen through views,
-  stay.
+  stay;
+* what took the default dtype while tracing says which one that was.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ _ASSERTIONS = {
     aten.sym_constrain_range_for_size.default,
 }
 _IDENTITIES = {aten.alias.default, aten.lift_fresh.default}
+_CHOICES_WITH_A_SCALAR = {aten.where.ScalarSelf, aten.where.ScalarOther}
 _RENAMED = {
     aten.view.default: aten.reshape.default,
     aten._unsafe_view.default: aten.reshape.default,
@@ -82,12 +84,47 @@ def clean(
 
 
 def _pin_dtype(node: fx.Node) -> None:
-    """Says the dtype that ``torch.zeros(...)`` had while tracing, whatever the default when it runs."""
+    """Says the dtype that ``torch.zeros(n)`` or ``indices / 2`` had while tracing.
+
+    Otherwise what is made of sizes, integers or truths would take the default of the process that runs it.
+    """
     value = node.meta.get("val")
-    if not isinstance(value, torch.Tensor) or node.all_input_nodes or not value.is_floating_point():
+    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
         return
-    if argument_value(node, "dtype", torch.float32) is None:
-        node.kwargs = {**node.kwargs, "dtype": value.dtype}
+    if not isinstance(node.target, torch._ops.OpOverload) or is_cast(node):
+        return
+    operands = [source for source in node.all_input_nodes if isinstance(source.meta.get("val"), torch.Tensor)]
+    if not operands:
+        if argument_value(node, "dtype", value.dtype) is None:
+            node.kwargs = {**node.kwargs, "dtype": value.dtype}
+    elif any(source.meta["val"].is_floating_point() for source in operands):
+        return
+    elif node.target is aten.where.Scalar:
+        _choose_between_tensors(node, value)
+    elif torch.Tag.pointwise in node.target.tags or node.target in _CHOICES_WITH_A_SCALAR:
+        for source in operands:
+            if source is not argument_value(node, "condition", None):
+                _convert(node, source, value.dtype)
+
+
+def _convert(node: fx.Node, source: fx.Node, dtype: torch.dtype) -> None:
+    """Lets ``node`` read ``source``, integers or truths, as floating numbers."""
+    with node.graph.inserting_before(node):
+        converted = node.graph.call_function(aten.to.dtype, (source, dtype))
+    converted.meta = {**node.meta, "val": source.meta["val"].to(dtype)}
+    node.replace_input_with(source, converted)
+
+
+def _choose_between_tensors(node: fx.Node, value: torch.Tensor) -> None:
+    condition, *scalars = node.args
+    tensors = []
+    for scalar in scalars:
+        with node.graph.inserting_before(node):
+            options: dict[str, Argument] = {"dtype": value.dtype, "device": value.device}
+            tensor = node.graph.call_function(aten.full.default, ([], scalar), options)
+        tensor.meta = {**node.meta, "val": value.new_empty(())}
+        tensors.append(tensor)
+    node.target, node.args = aten.where.self, (condition, *tensors)
 
 
 def _replace(node: fx.Node, value: Argument) -> None:

@@ -55,6 +55,40 @@ def test_tensors_that_the_code_creates_have_the_compute_dtype(dtype: torch.dtype
     assert {node.kwargs["dtype"] for node in created} == {dtype}
 
 
+class MixesIntegersWithFractions(nn.Module):
+    """What takes the default dtype: sizes with a symbol among them, integers and truths beside fractions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        ones = torch.ones(len(x), 4)
+        far = torch.arange(4) / 7
+        seen = ones > far
+        among_scalars = torch.where(seen, 0.1, -0.3)
+        beside_integers = torch.where(seen, 0.7, torch.arange(4)) + torch.where(seen, torch.arange(4), 0.7)
+        weights = ones * far.sin() + (~seen) * -0.9 + among_scalars + beside_integers
+        return (self.linear(x) * weights * (1.0 - ones) * 0.1 + self.linear(weights)).mean()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_what_is_made_of_integers_has_the_compute_dtype_whatever_the_default(dtype: torch.dtype) -> None:
+    model = captured(MixesIntegersWithFractions, dtype)
+    for block in model.at(2).blocks:
+        values = fx.Interpreter(fx.GraphModule(nn.Module(), block.graph))
+        inputs = [torch.zeros(v.shape, dtype=v.dtype) for v in placeholders(block.graph)]
+        found = values.run(*inputs)
+        found = found if isinstance(found, tuple) else (found,)
+        assert all(result.dtype is dtype for result in found if result.is_floating_point())
+    if dtype is torch.float64:
+        assert_same_as_eager(model, 2)
+
+
+def placeholders(graph: fx.Graph) -> list[Tensor]:
+    return [node.meta["val"] for node in graph.find_nodes(op="placeholder")]
+
+
 def test_float64_computes_float32_casts_in_float64() -> None:
     assert_same_as_eager(captured(CreatesTensors), 2)
     output = captured(CreatesTensors).at(2).blocks[-1].graph.output_node()
