@@ -190,7 +190,8 @@ def _example_batch(
         return _image_batch(sizes, config.num_labels, size or _DEFAULT_IMAGE_SIZE)
     if "image_size" in args:
         raise UsageError(f"target '{target}': {class_name} takes no images, so no image_size")
-    positions = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
+    texts = config if hasattr(config, "vocab_size") else config.get_text_config()
+    positions = _num_positions(texts)
     wanted = _positive(target, "seq", args.get("seq"))
     seq = wanted or min(_DEFAULT_SEQ, positions or _DEFAULT_SEQ)
     if positions and seq > positions:
@@ -198,7 +199,12 @@ def _example_batch(
             f"target '{target}': seq={seq} is longer than the model's {positions} positions; "
             "raise max_position_embeddings (or n_positions) with --arg too"
         )
-    vocab = config.vocab_size
+    vocab = getattr(texts, "vocab_size", None)
+    if not isinstance(vocab, int):
+        raise UsageError(
+            f"target '{target}': {class_name} reads texts, but its config has no vocab_size; add the "
+            "field, or write a model file with build_model() and example_batch() instead"
+        )
     if class_name.endswith("ForMaskedLM"):
         return _masked_batch(vocab, seq)
     if class_name.endswith("ForSequenceClassification"):
@@ -206,6 +212,12 @@ def _example_batch(
     if class_name.endswith("ForConditionalGeneration"):
         return _translation_batch(vocab, seq)
     return _causal_batch(vocab, seq)
+
+
+def _num_positions(texts: Any) -> int | None:
+    """Tokens of the longest text; None where it may have any length, for which XLNet's config says -1."""
+    positions = getattr(texts, "max_position_embeddings", None) or getattr(texts, "n_positions", None)
+    return positions if isinstance(positions, int) and positions > 0 else None
 
 
 def _positive(target: str, name: str, value: Any) -> int | None:

@@ -212,6 +212,11 @@ def hf(folder: Path, **fields: object) -> str:
         ({"model_type": "gpt2"}, {"image_size": 32}, "takes no images"),
         ({"model_type": "vit"}, {"seq": 32}, "reads images, so it takes no seq"),
         ({"model_type": "resnet"}, {"depths": "3"}, "depths=3 is not a list; write it like"),
+        (
+            {"model_type": "esm", "architectures": ["EsmForMaskedLM"]},
+            {},
+            "EsmForMaskedLM reads texts, but its config has no vocab_size",
+        ),
         ({"model_type": "wav2vec2"}, {}, "knows no training head for model_type 'wav2vec2'"),
     ],
 )
@@ -220,6 +225,21 @@ def test_mistakes_with_a_config(
 ) -> None:
     with pytest.raises(UsageError, match=re.escape(message).replace(r"\ ", " ")):
         load_target(hf(tmp_path, **fields), args)
+
+
+def test_texts_of_a_model_without_a_limit_of_positions(tmp_path: Path) -> None:
+    """XLNet's config says -1."""
+    source = load_target(hf(tmp_path, model_type="xlnet", vocab_size=64), {"seq": 2000})
+    assert source.example_batch(2)["input_ids"].shape == (2, 2000)
+
+
+def test_texts_of_a_model_of_images_and_texts(tmp_path: Path) -> None:
+    folder = hf(tmp_path, model_type="gemma3", text_config={"vocab_size": 64, "max_position_embeddings": 16})
+    tokens = load_target(folder).example_batch(2)["input_ids"]
+    assert tokens.shape == (2, 16)
+    assert tokens.max() < 64
+    with pytest.raises(UsageError, match="seq=32 is longer than the model's 16 positions"):
+        load_target(folder, {"seq": 32})
 
 
 def test_config_that_is_no_json(tmp_path: Path) -> None:

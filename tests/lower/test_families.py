@@ -65,6 +65,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma2": {**_LLAMA, "head_dim": 8, "sliding_window": 4,
                "layer_types": ["sliding_attention", "full_attention"]},
     "gpt_neox": {**_TEXT, "use_parallel_residual": True},
+    "gemma3": {"text_config": {**_LLAMA, "head_dim": 8, "sliding_window": 4,
+                               "layer_types": ["sliding_attention", "full_attention"]},
+               "vision_config": {**_IMAGE, "patch_size": 8}, "mm_tokens_per_image": 4},
+    "layoutlm": _TEXT,  # its mask is made of ones times the least number of the dtype
     "mamba": {"hidden_size": 16, "num_hidden_layers": 2, "state_size": 4, "vocab_size": 64},
     "mistral": {**_LLAMA, "sliding_window": 4},
     "mobilevit": {"image_size": 64, "hidden_sizes": [16, 16, 16], "num_labels": 4,
@@ -75,13 +79,14 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": _LLAMA,
     "swin": {"image_size": 32, "patch_size": 4, "embed_dim": 16, "depths": [2, 2], "num_heads": [2, 4],
              "window_size": 4, "num_labels": 4, "drop_path_rate": 0.0},
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 4, "d_inner": 64, "vocab_size": 64},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_random_plans_equal_plain_blocks(name: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": name, **FAMILIES[name]}))
-    has_text = "vocab_size" in FAMILIES[name]
+    has_text = "vocab_size" in FAMILIES[name] or name == "gemma3"
     source = load_target(str(tmp_path), {"seq": 8} if has_text else {})
     graph, _ = without_dropout(capture(source, torch.float64).at(MICRO_BATCH))
     state, batch = tensors_of(source)
