@@ -12,6 +12,7 @@ from autopar.cost.prediction import Prediction
 from autopar.cost.step import predict
 from autopar.solve.candidate import ChoiceTable, Job, MeshSolution
 from autopar.solve.chain_build import layout_of
+from autopar.solve.shifted_cuts import is_legal
 
 # Actions of schedules that are played, at most.
 _MOST_WORK = 150_000
@@ -66,10 +67,7 @@ def _cuts_near(firsts: Sequence[int], num_blocks: int, job: Job) -> Iterator[tup
     for stage in range(1, len(firsts)):
         for step in (-1, 1):
             moved = (*firsts[:stage], firsts[stage] + step, *firsts[stage + 1 :])
-            ends = (*moved[1:], num_blocks)
-            held = [end - first for first, end in zip(moved, ends, strict=True)]
-            may_be = not sizes or all(size.holds(n) for size, n in zip(sizes, held, strict=True))
-            if min(held) > 0 and may_be:
+            if is_legal(moved, num_blocks, sizes):
                 yield moved
 
 

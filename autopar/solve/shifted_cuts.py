@@ -50,6 +50,12 @@ def shifted(
     return None
 
 
+def is_legal(firsts: Sequence[int], num_blocks: int, sizes: Sequence[Bound]) -> bool:
+    """Whether no stage of a cut is empty, and each holds as many blocks as it may; without sizes, any."""
+    held = [end - first for first, end in zip(firsts, (*firsts[1:], num_blocks), strict=True)]
+    return min(held) > 0 and (not sizes or all(s.holds(n) for s, n in zip(sizes, held, strict=True)))
+
+
 def _totals(layout: Layout, job: Job) -> list[int]:
     """What every rank holds; where the host's memory is short, more than any device has."""
     memories = rank_memories(layout, training_of(layout, job.cluster))
@@ -72,6 +78,5 @@ def _without_a_block(
         for at, to in ((stage, first + 1), (stage + 1, end - 1)):
             if 0 < at < len(firsts):
                 moved = (*firsts[:at], to, *firsts[at + 1 :])
-                held = [b - a for a, b in zip(moved, (*moved[1:], num_blocks), strict=True)]
-                if not sizes or all(size.holds(n) for size, n in zip(sizes, held, strict=True)):
+                if is_legal(moved, num_blocks, sizes):
                     yield moved

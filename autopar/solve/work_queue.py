@@ -55,6 +55,7 @@ _MORE = 0.6
 _FAR_OFF = 1.25
 # Times the least bound of all: a best plan that is slower may be far from the best there is.
 _MAY_BE_FAR_OFF = 1.33
+# Times the best plan of the search beside: what may be slower still is of no interest.
 _NEAR_ENOUGH = 1.15
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
@@ -79,8 +80,8 @@ class Search:
         """
         Args:
             deadline: of ``time.monotonic``.
-            beside: another search of the same space, whose bounds it shares and than whose best plan no other
-                is of interest.
+            beside: another search of the same space, whose bounds it shares; what is much slower than that
+                one's best plan is of no interest.
         """
         self.choices, self.space, self.job = choices, space, job
         self.queue: list[Waiting] = []
@@ -178,7 +179,7 @@ class Search:
 
     def _take_turns(self) -> None:
         """A search of each mesh; the proof has no less work left for it."""
-        before = self._units_left - self.floors.units
+        before = self.units_left
         give_every_mesh_a_turn(self, [w.item for w in self.queue if isinstance(w.item, Family)])
         self._units_left = before + self.floors.units
 
@@ -189,7 +190,7 @@ class Search:
 
     def _look_further(self, climb: Climb) -> None:
         """More solving where recipes tell little; the proof has no less work left for it."""
-        before = self._units_left - self.floors.units
+        before = self.units_left
         try_more(self)
         climb.run(LEAST_KEPT)
         climb.run_from_other_meshes(LEAST_KEPT)

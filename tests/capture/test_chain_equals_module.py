@@ -10,8 +10,10 @@ from autopar.capture.target import source_from_functions
 from tests.capture.chain_runner import assert_same_as_eager
 from tests.capture.models import SMALL, small_capture, small_source
 
-# On some processors the last bit of a product depends on how its operands lie in memory, which views decide.
-ROUNDED = ("hf-llama", "hf-mixtral")
+# Of gradients; the module itself repeats bit for bit. Llama's chain was equal on the processors seen first; on an
+# AMD EPYC it differs by one unit in the last place (6e-17, in float32 2e-8).
+TOLERANCES = {"hf-llama": 1e-15, "hf-mixtral": 1e-12}
+FLOAT32_TOLERANCES = {"hf-llama": 1e-7}
 
 
 @pytest.mark.parametrize("size", [1, 2, 3])
@@ -19,12 +21,13 @@ ROUNDED = ("hf-llama", "hf-mixtral")
 def test_chain_equals_module(name: str, size: int) -> None:
     captured = small_capture(name)
     assert captured.dynamic
-    assert_same_as_eager(captured, size, tolerance=1e-12 if name in ROUNDED else 0.0)
+    assert_same_as_eager(captured, size, tolerance=TOLERANCES.get(name, 0.0))
 
 
 @pytest.mark.parametrize("name", ["gpt", "hf-llama", "hf-t5"])
 def test_chain_equals_module_in_float32(name: str) -> None:
-    assert_same_as_eager(small_capture(name, torch.float32), 2, tolerance=1e-5 if name in ROUNDED else 0.0)
+    captured = small_capture(name, torch.float32)
+    assert_same_as_eager(captured, 2, tolerance=FLOAT32_TOLERANCES.get(name, 0.0))
 
 
 def test_dropout_draws_as_the_module_does() -> None:
