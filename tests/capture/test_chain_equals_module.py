@@ -10,8 +10,8 @@ from autopar.capture.target import source_from_functions
 from tests.capture.chain_runner import assert_same_as_eager
 from tests.capture.models import SMALL, small_capture, small_source
 
-# Of gradients; the module itself repeats bit for bit. Llama's chain was equal on the processors seen first; on an
-# AMD EPYC it differs by one unit in the last place (6e-17, in float32 2e-8).
+# Of gradients; the module itself repeats bit for bit. Llama's chain was equal on the processors seen first;
+# on an AMD EPYC it differs by one unit in the last place (6e-17, in float32 2e-8).
 TOLERANCES = {"hf-llama": 1e-15, "hf-mixtral": 1e-12}
 FLOAT32_TOLERANCES = {"hf-llama": 1e-7}
 
