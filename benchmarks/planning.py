@@ -128,9 +128,8 @@ def plan_row(row: Row) -> Measured:
     _import_everything(row)
     imported = time.perf_counter()
 
-    import gc
-
     from autopar.capture.target import load_target
+    from autopar.cli.collection import collect_seldom
     from autopar.hardware.catalog import load_device
     from autopar.hardware.cluster import cluster_of
     from autopar.plan.decisions import Plan
@@ -138,7 +137,7 @@ def plan_row(row: Row) -> Measured:
     from autopar.planner.planner import make_plan
     from autopar.planner.request import PlanRequest
 
-    gc.set_threshold(200_000)  # as the command line does
+    collect_seldom()  # as the command line does
     cluster = cluster_of(load_device(row.device), row.num_devices)
     source = load_target(str(ROOT / row.target), row.args)
     result = make_plan(PlanRequest(source, cluster, global_batch=row.global_batch, constraints=Plan()))

@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from autopar.capture.deferred import deferred
-from autopar.capture.model_graph import Block, TensorSpec
+from autopar.capture.model_graph import Block, TensorSpec, calls_of
 from autopar.capture.recipe import BlockRecipe
 from autopar.capture.specialize import META_KEYS, Specializer
 
@@ -29,7 +29,8 @@ def build_blocks(
         else:
             block_graph = first[key] = _block_graph(recipe, nodes, specializer, None)
         class_key = f"{key}-{specializer.size}"
-        blocks.append(Block(index, recipe.name, block_graph, recipe.inputs, recipe.outputs, class_key))
+        calls = calls_of(nodes[name] for name in recipe.operators)
+        blocks.append(Block(index, recipe.name, block_graph, recipe.inputs, recipe.outputs, class_key, calls))
     return tuple(blocks)
 
 

@@ -8,7 +8,7 @@ repeated inside each block that reads them and never cross a boundary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -82,6 +82,30 @@ class BlockInput:
     source: str
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a block's graph.
+
+    Attributes:
+        name: of the node.
+        module: qualified name of the user's module that computed it.
+        operator_key: ``module:operator#ordinal``; empty for what the capture added.
+    """
+
+    name: str
+    module: str
+    operator_key: str
+
+
+def calls_of(nodes: Iterable[fx.Node]) -> tuple[Call, ...]:
+    """The calls among the nodes of a graph, in order."""
+    return tuple(
+        Call(node.name, node.meta.get("module", ""), node.meta.get("operator_key", ""))
+        for node in nodes
+        if node.op == "call_function"
+    )
+
+
 @made_when_read("graph")
 @dataclass(frozen=True)
 class Block:
@@ -98,7 +122,8 @@ class Block:
         inputs: one per placeholder, in order.
         outputs: global names of the values returned, in order.
         class_key: structural hash; blocks with equal keys have identical graphs up to names of parameters and
-            values.
+            values, and the same calls in the same order.
+        known_calls: those of the graph, where they are known without it.
     """
 
     index: int
@@ -107,6 +132,12 @@ class Block:
     inputs: tuple[BlockInput, ...]
     outputs: tuple[str, ...]
     class_key: str
+    known_calls: tuple[Call, ...] | None = None
+
+    @property
+    def calls(self) -> tuple[Call, ...]:
+        """The ``call_function`` nodes of the graph, in order."""
+        return self.known_calls if self.known_calls is not None else calls_of(self.graph.nodes)
 
 
 @dataclass(frozen=True, slots=True)

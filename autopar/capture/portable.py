@@ -21,9 +21,9 @@ from torch.utils._pytree import TreeSpec, tree_structure
 
 from autopar.capture.deferred import deferred
 from autopar.capture.fake_model import new_fake_mode
-from autopar.capture.model_graph import Block, BlockInput, ModelGraph
+from autopar.capture.model_graph import Block, BlockInput, Call, ModelGraph
 
-_BlockParts = tuple[int, str, bytes, tuple[BlockInput, ...], tuple[str, ...], str]
+_BlockParts = tuple[int, str, bytes, tuple[BlockInput, ...], tuple[str, ...], str, tuple[Call, ...]]
 """The fields of a block, its graph as bytes."""
 
 
@@ -43,7 +43,7 @@ def write_model(model: ModelGraph) -> bytes:
     """
     numbers: dict[int, int] = {}
     blocks = [
-        (x.index, x.name, _write(_records(x.graph), numbers), x.inputs, x.outputs, x.class_key)
+        (x.index, x.name, _write(_records(x.graph), numbers), x.inputs, x.outputs, x.class_key, x.calls)
         for x in model.blocks
     ]
     targets = list({x.target for block in model.blocks for x in block.graph.nodes})
@@ -122,8 +122,9 @@ def _write(value: Any, numbers: dict[int, int]) -> bytes:
 
 
 def _block(parts: _BlockParts, values: _FakeValues) -> Block:
-    index, name, graph, inputs, outputs, class_key = parts
-    return Block(index, name, deferred(partial(_read_graph, graph, values)), inputs, outputs, class_key)
+    index, name, data, inputs, outputs, class_key, calls = parts
+    graph = deferred(partial(_read_graph, data, values))
+    return Block(index, name, graph, inputs, outputs, class_key, calls)
 
 
 def _records(graph: fx.Graph) -> list[tuple[Any, ...]]:

@@ -90,8 +90,8 @@ class Readings:
 def sharding_signature(block: Block, sharding: BlockSharding) -> str:
     """Text that two shardings of blocks of one class share if they run the same program."""
     placed = [str(sharding.placement_of(item.placeholder)) for item in block.inputs]
-    calls = [node.name for node in block.graph.nodes if node.op == "call_function"]
-    rules = [f"{sharding.rules[name]} {sharding.rules[name].local or ''}" for name in calls]
+    called = [sharding.rules[call.name] for call in block.calls]
+    rules = [f"{rule} {rule.local or ''}" for rule in called]
     outputs = [str(placement) for placement in sharding.outputs]
     return f"{sharding.degree}|{','.join(placed)}|{';'.join(rules)}|{','.join(outputs)}"
 

@@ -159,9 +159,8 @@ class _Propagations:
 
     def of(self, block: Block, outputs: tuple[Placement, ...], overrides: Mapping[str, str]) -> BlockSharding:
         arriving = input_placements(block, self.degree, self.parameters, self.boundary)
-        calls = [node for node in block.graph.nodes if node.op == "call_function"]
-        texts = tuple(overrides.get(node.meta.get("operator_key", "")) for node in calls)
-        names = tuple(node.name for node in calls)
+        texts = tuple(overrides.get(call.operator_key) for call in block.calls)
+        names = tuple(call.name for call in block.calls)
         key = (block.class_key, tuple(arriving.values()), outputs, texts)
         if key not in self.known:
             made = propagate(block, self.degree, self.parameters, self.boundary, outputs, overrides)
@@ -213,14 +212,7 @@ def _overrides(plan: Plan, graph: ModelGraph) -> list[dict[str, str]]:
         PlanError: a line names no operator.
     """
     found: list[dict[str, str]] = [{} for _ in graph.blocks]
-    keys = [
-        [
-            n.meta["operator_key"]
-            for n in block.graph.nodes
-            if n.op == "call_function" and "operator_key" in n.meta
-        ]
-        for block in graph.blocks
-    ]
+    keys = [[call.operator_key for call in block.calls] for block in graph.blocks]
     for line in plan.operators:
         named = False
         for block in graph.blocks:

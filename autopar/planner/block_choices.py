@@ -149,11 +149,7 @@ def _measures(choice: BlockChoice) -> tuple[float, ...]:
 
 def operator_keys(block: Block) -> tuple[str, ...]:
     """Keys of the calls of a block, in order."""
-    return tuple(
-        node.meta["operator_key"]
-        for node in block.graph.nodes
-        if node.op == "call_function" and "operator_key" in node.meta
-    )
+    return tuple(call.operator_key for call in block.calls)
 
 
 def parameter_names(block: Block) -> tuple[str, ...]:

@@ -26,7 +26,7 @@ from autopar.planner.block_choices import (
 )
 from autopar.planner.block_store import BlockKey, BlockStore, SettingKey, placements_key
 from autopar.planner.pins import Pins, resolve_pins
-from autopar.planner.realise import Realiser
+from autopar.planner.realise import Realiser, repeated_calls
 from autopar.planner.several_blocks import carried_bytes, shared_parameters, tied_parameters
 from autopar.planner.table_solver import NUM_PRICES, BlockPins, TableSolver
 from autopar.planner.tabulate import operator_table
@@ -95,6 +95,7 @@ class ModelChoices:
         self._constraints = constraints
         self._settings: dict[SettingKey, _Setting] = {}
         self._uses: Mapping[str, tuple[Use, ...]] | None = None
+        self._repeated: tuple[frozenset[int], ...] = ()
         self._pins: dict[int, Pins] = {}
         self._probe: ModelGraph | None = None
         self._given: dict[tuple[int, int], tuple[ChoiceTable, ...]] = {}
@@ -264,7 +265,11 @@ class ModelChoices:
         if key not in self._store.realisers:
             block, table = setting.kinds[kind].block, self._solver(setting, kind).table
             facts = self.readings.facts_of(block).block
-            self._store.realisers[key] = Realiser(setting.graph, block, setting.degree, table, facts)
+            self._repeated = self._repeated or repeated_calls(self.graph)
+            repeated = self._repeated[block.index]
+            self._store.realisers[key] = Realiser(
+                setting.graph, block, setting.degree, table, facts, repeated
+            )
         return self._store.realisers[key]
 
     def _choice_table(self, setting: _Setting, tied: Mapping[str, Placement], thorough: bool) -> ChoiceTable:

@@ -7,6 +7,7 @@ overridden, first to last, until it does not: so what is costed is what runs, an
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
@@ -45,11 +46,24 @@ class Realiser:
     """What plans can say of one block, found so far."""
 
     def __init__(
-        self, graph: ModelGraph, block: Block, degree: int, table: OperatorTable, facts: BlockFacts
+        self,
+        graph: ModelGraph,
+        block: Block,
+        degree: int,
+        table: OperatorTable,
+        facts: BlockFacts,
+        repeated: Collection[int] = (),
     ) -> None:
+        """
+        Args:
+            repeated: positions of the calls that other blocks repeat: a line of ``operators`` names them in
+                all of these, so that one block alone may not overrule them.
+        """
         self._graph, self._block, self._degree = graph, block, degree
         self._table, self._facts = table, facts
-        self._keys = {node.name: node.meta.get("operator_key") for node in block.graph.nodes}
+        self._keys = {
+            call.name: call.operator_key for at, call in enumerate(block.calls) if at not in repeated
+        }
         self._placements: dict[tuple[int, ...], dict[str, Placement]] = {}
         self._boundaries: dict[Words, tuple[dict[str, Placement], tuple[Placement, ...]]] = {}
         self._known: dict[object, Realised] = {}
@@ -124,9 +138,19 @@ class Realiser:
         """The first operator that the propagation runs otherwise and that may be overridden, and its rule."""
         for index, rules in self._table.rules.items():
             name = self._table.names[index]
-            wanted, key = rules[solution.strategies[index]], self._keys[name]
-            is_free = key is not None and key not in settled and index not in self._table.elements
+            wanted, key = rules[solution.strategies[index]], self._keys.get(name)
+            is_free = key and key not in settled and index not in self._table.elements
             if is_free and sharding.rules[name] != wanted:
                 assert key is not None
                 return {key: str(wanted)}
         return None
+
+
+def repeated_calls(graph: ModelGraph) -> tuple[frozenset[int], ...]:
+    """By block, positions of the calls that it, or another block of its class, has in common with others."""
+    in_blocks = Counter(key for block in graph.blocks for key in {call.operator_key for call in block.calls})
+    of_class: dict[str, frozenset[int]] = {}
+    for block in graph.blocks:
+        own = frozenset(at for at, call in enumerate(block.calls) if in_blocks[call.operator_key] > 1)
+        of_class[block.class_key] = of_class.get(block.class_key, frozenset()) | own
+    return tuple(of_class[block.class_key] for block in graph.blocks)

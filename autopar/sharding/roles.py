@@ -8,7 +8,7 @@ from enum import Enum
 import torch
 from torch import fx
 
-from autopar.capture.model_graph import InputKind, ModelGraph
+from autopar.capture.model_graph import Block, InputKind, ModelGraph
 
 aten = torch.ops.aten
 
@@ -44,7 +44,7 @@ class Use:
     Attributes:
         role: as what.
         block: index of the block.
-        node: the operator.
+        node: the operator, in the graph of the first block of the class.
         module: qualified name of the module that the operator belongs to.
     """
 
@@ -81,20 +81,41 @@ _TRANSPOSED = {Role.LINEAR_WEIGHT: Role.PRODUCT_WEIGHT, Role.PRODUCT_WEIGHT: Rol
 def parameter_uses(graph: ModelGraph) -> dict[str, tuple[Use, ...]]:
     """Every use of every parameter and buffer, by canonical name, in the order of execution."""
     found: dict[str, list[Use]] = {}
+    by_class: dict[str, list[tuple[int, list[_UseInClass]]]] = {}
     for block in graph.blocks:
-        sources = {
-            item.placeholder: item.source
-            for item in block.inputs
-            if item.kind in (InputKind.PARAMETER, InputKind.BUFFER)
-        }
-        for node in block.graph.nodes:
-            if node.op == "placeholder" and node.name in sources:
-                uses = [
-                    Use(role, block.index, user, user.meta.get("module", ""))
-                    for role, user in _uses(node, False)
-                ]
-                found.setdefault(sources[node.name], []).extend(uses)
+        if block.class_key not in by_class:
+            by_class[block.class_key] = _uses_in(block)
+        calls = block.calls
+        for position, uses in by_class[block.class_key]:
+            named = [Use(use.role, block.index, use.node, calls[use.call].module) for use in uses]
+            found.setdefault(block.inputs[position].source, []).extend(named)
     return {name: tuple(uses) for name, uses in found.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _UseInClass:
+    """A use that all blocks of a class have.
+
+    Attributes:
+        node: in the graph of the first of them.
+        call: which of the calls it is.
+    """
+
+    role: Role
+    node: fx.Node
+    call: int
+
+
+def _uses_in(block: Block) -> list[tuple[int, list[_UseInClass]]]:
+    """Of every parameter and buffer of a block, by its position among the inputs."""
+    placeholders = {node.name: node for node in block.graph.nodes if node.op == "placeholder"}
+    number = {call.name: position for position, call in enumerate(block.calls)}
+    return [
+        (position, [_UseInClass(role, user, number[user.name]) for role, user in _uses(node, False)])
+        for position, item in enumerate(block.inputs)
+        if item.kind in (InputKind.PARAMETER, InputKind.BUFFER)
+        and (node := placeholders.get(item.placeholder)) is not None
+    ]
 
 
 def _uses(node: fx.Node, transposed: bool) -> list[tuple[Role, fx.Node]]:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from autopar.capture.capture import capture
-from autopar.capture.model_graph import InputKind, ModelGraph
+from autopar.capture.model_graph import InputKind, ModelGraph, calls_of
 from autopar.capture.target import ModelSource, source_from_functions
 from tests.capture.models import SMALL, small_capture
 
@@ -242,3 +242,10 @@ def test_no_symbol_is_left() -> None:
             assert "SymInt" not in repr((node.args, node.kwargs))
             values = node.meta["val"] if isinstance(node.meta["val"], tuple) else (node.meta["val"],)
             assert all(type(dim) is int for value in values for dim in value.shape)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_calls_are_those_of_the_graph(name: str) -> None:
+    for block in small_capture(name).at(2).blocks:
+        assert block.calls == calls_of(block.graph.nodes)
+        assert all(call.operator_key for call in block.calls)

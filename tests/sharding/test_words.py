@@ -1,5 +1,7 @@
 """Words of a plan against placements, and back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from autopar.capture.model_graph import ParameterSpec, TensorSpec
 from autopar.sharding.placement import REPLICATE, Placement, Shard
 from autopar.sharding.roles import Role, parameter_uses
 from autopar.sharding.words import WordError, divisors, placement_of_word, role_for, word_of
+from tests.capture.models import small_capture
 from tests.lower.models import load
 
 
@@ -68,6 +71,19 @@ def test_roles_of_a_model() -> None:
     assert role_for("lm_head.weight", uses["wte.weight"]) is Role.LINEAR_WEIGHT
     assert role_for("blocks.0.ln_1.weight", uses["blocks.0.ln_1.weight"]) is Role.NORM
     assert role_for("blocks.0.attn.qkv.bias", uses["blocks.0.attn.qkv.bias"]) is Role.BIAS
+
+
+@pytest.mark.parametrize("name", ["gpt", "hf-llama", "hf-t5", "hf-resnet"])
+def test_uses_are_those_of_every_block_by_itself(name: str) -> None:
+    graph = small_capture(name).at(2)
+    alone = tuple(replace(block, class_key=block.name, known_calls=None) for block in graph.blocks)
+    expected = parameter_uses(replace(graph, blocks=alone))
+    found = parameter_uses(graph)
+    assert list(found) == list(expected)
+    for parameter, uses in expected.items():
+        assert [(use.role, use.block, use.module, use.node.target) for use in found[parameter]] == [
+            (use.role, use.block, use.module, use.node.target) for use in uses
+        ]
 
 
 def test_divisors() -> None:
