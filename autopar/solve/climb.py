@@ -16,7 +16,7 @@ from autopar.plan.decisions import ScheduleName
 from autopar.solve.candidate import Candidate, Degrees, Family, MeshSolution, Offload, tables_of
 from autopar.solve.candidates import NO_OFFLOAD, OFFLOADS, candidates
 from autopar.solve.recipes import Recipes
-from autopar.solve.scout import shortened
+from autopar.solve.scout import lengthened_s, shortened
 
 if TYPE_CHECKING:
     from autopar.solve.work_queue import Search
@@ -176,14 +176,15 @@ class Climb:
                 if place not in self._recipes:
                     self._state.floors.table_floor(candidate)  # which counts the work
                     self._recipes[place] = Recipes(tables_of(self._state.choices, candidate))
-                short, times = shortened(candidate)
+                short, left = shortened(candidate)
                 if short.num_actions > self._work_left:
                     return float("inf")
                 self._work_left -= short.num_actions
                 tried = self._recipes[place].first_fitting(short, self._state.job)
             except CaptureError:
                 tried = None
-            self._seen[candidate] = tried.step_s * times if tried is not None else float("inf")
+            found_s = lengthened_s(tried, left, self._state.job) if tried is not None else float("inf")
+            self._seen[candidate] = found_s
         return self._seen[candidate]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from autopar.errors import CaptureError
+from autopar.plan.decisions import ScheduleName
 from autopar.solve.candidate import Candidate, Degrees, MeshSolution
 from autopar.solve.mesh import best_of_tables
 from autopar.solve.polish import polished
@@ -24,7 +25,7 @@ _MOST_MESHES, _MOST_OF_A_MESH = 4, 3
 _WORTH_A_FURTHER_LOOK = 1.1
 # Blocks in stages: another candidate is tried while those before had no more of them; of so many, tables are
 # not made anew.
-_MOST_UNITS, _TOO_MANY_UNITS = 200, 1_000
+_MOST_UNITS, _TOO_MANY_UNITS = 1_000, 1_000
 
 
 def look_again(state: Search) -> MeshSolution:
@@ -43,8 +44,27 @@ def look_again(state: Search) -> MeshSolution:
         if (units < _MOST_UNITS or state.may_be_far_off) and not state.is_late:
             size = state.choices.num_blocks * candidate.num_stages
             units += size
-            _improve(state, solution, is_thorough=candidate.tensor > 1 and size <= _TOO_MANY_UNITS)
+            _improve(state, candidate, solution, is_thorough=candidate.tensor > 1 and size <= _TOO_MANY_UNITS)
+    _try_others(state)
     return state.best
+
+
+def _try_others(state: Search) -> None:
+    """Solves what promises most of the schedules and meshes that were not solved, one of each."""
+    assert state.best is not None
+    seen = {_kind(solution.candidate) for solution in state.solved}
+    worth_s, tries = _WORTH_A_LOOK * state.best.step_s, 0
+    for promise in state.promises:
+        if promise.step_s > worth_s or tries == _MOST_CANDIDATES or state.is_late:
+            return
+        if _kind(promise.candidate) not in seen:
+            seen.add(_kind(promise.candidate))
+            tries += 1
+            _improve(state, promise.candidate, None, is_thorough=False)
+
+
+def _kind(candidate: Candidate) -> tuple[Degrees, ScheduleName]:
+    return candidate.mesh, candidate.schedule
 
 
 def _best_of_meshes(ranked: Iterable[MeshSolution], worth_s: float) -> dict[Candidate, MeshSolution]:
@@ -56,12 +76,17 @@ def _best_of_meshes(ranked: Iterable[MeshSolution], worth_s: float) -> dict[Cand
     return dict(item for own in chosen for item in own)
 
 
-def _improve(state: Search, known: MeshSolution, *, is_thorough: bool) -> None:
-    candidate = known.candidate
+def _improve(state: Search, candidate: Candidate, known: MeshSolution | None, *, is_thorough: bool) -> None:
+    """Adds a solution of a candidate after all small changes that help.
+
+    Args:
+        known: the solution, if there is one already.
+    """
     place = candidate.tensor, candidate.micro_batch, candidate.tensor_stride
     try:
         tables = state.choices.tables(*place, thorough=is_thorough)
-        found = best_of_tables(tables, candidate, state.job) if is_thorough else known
+        is_known = known is not None and not is_thorough
+        found = known if is_known else best_of_tables(tables, candidate, state.job)
     except CaptureError as refused:
         state.refused = state.refused or refused
         return

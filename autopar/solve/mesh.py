@@ -20,6 +20,7 @@ from autopar.cost.parameter_state import parameter_bytes
 from autopar.cost.prediction import Prediction
 from autopar.cost.step import predict
 from autopar.cost.training import Training
+from autopar.plan.decisions import Recompute
 from autopar.schedule.actions import SPLIT_BACKWARD, rank_in_flight, rank_stages
 from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.candidate import (
@@ -49,6 +50,12 @@ from autopar.solve.shortfall import can_fit, least_excess
 from autopar.solve.stage_floor import StageFloor, StageFloors
 
 _RETRIES = 8
+# Blocks times stages of a chain problem. Where ranks hold several stages each and there are more, stages hold
+# a block or two: an even cut leaves little to be found, and finding it would take minutes.
+_MOST_PLACES = 5_000
+# Blocks times stages of a chain problem. Where ranks hold several stages each and there are more, stages hold
+# a block or two: an even cut leaves little to be found, and finding it would take minutes.
+_MOST_PLACES = 5_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,10 @@ def best_of_tables(
     tables: Sequence[ChoiceTable], candidate: Candidate, job: Job, floors_s: Sequence[float] = ()
 ) -> MeshSolution | Shortfall:
     """The same with given tables."""
+    if has_too_many_places(candidate, len(tables[0].blocks) if tables else 0):
+        simple = best_recipe(tables, candidate, job)
+        if simple is not None:
+            return simple
     best: MeshSolution | None = None
     shortfall: Shortfall | None = None
     bound_s = float("inf")
@@ -102,6 +113,23 @@ def best_of_tables(
     return replace(shortfall, bound_s=bound_s)
 
 
+def best_recipe(tables: Sequence[ChoiceTable], candidate: Candidate, job: Job) -> MeshSolution | None:
+    """The best simple way of running the chain under a candidate; None where none fits."""
+    found = Recipes(tables).first_fitting(candidate, job)
+    if found is None:
+        return None
+    floor_s = min(TableAttempt(table, candidate, job).free_floor_s() for table in tables)
+    return MeshSolution(
+        candidate,
+        found.layout,
+        found.choices,
+        found.prediction,
+        min(floor_s, found.step_s),
+        found.table,
+        memory_binds=any(choice.recompute is not Recompute.NONE for choice in found.choices),
+    )
+
+
 def refine(
     choices: Choices, candidate: Candidate, job: Job, worth_s: float, most_work: int
 ) -> tuple[MeshSolution | None, float, int]:
@@ -124,6 +152,11 @@ def refine(
         if not outcome.complete:
             bound_s = min(bound_s, attempt.free_floor_s())
     return best, bound_s, work
+
+
+def has_too_many_places(candidate: Candidate, num_blocks: int) -> bool:
+    """Whether a candidate's plan is a recipe's, and no chain problem is solved."""
+    return candidate.virtual > 1 and num_blocks * candidate.num_stages > _MOST_PLACES
 
 
 def free_floor_s(choices: Choices, candidate: Candidate, job: Job) -> float:

@@ -171,25 +171,39 @@ def even_cut(seconds: Sequence[float], num_stages: int, sizes: Sequence[Bound] =
 
 
 def _recipes_of(table: ChoiceTable) -> Iterator[Recipe]:
+    rate_s = _seconds_per_byte(table)
+    weighed_s = [[(rate_s * c.saved_bytes, rate_s * _state_bytes(c)) for c in kind] for kind in table.kinds]
     for recompute in Recompute:
         for weights in _MEMORY_WEIGHTS:
-            found = _cheapest(table, recompute, *weights)
+            found = _cheapest(table, recompute, weighed_s, *weights)
             if found is not None:
                 yield found
 
 
-def _cheapest(table: ChoiceTable, recompute: Recompute, saved: float, state: float) -> Recipe | None:
-    """The cheapest options of all blocks whose words meet, by time and weighed bytes."""
-    rate_s = _seconds_per_byte(table)
+def _cheapest(
+    table: ChoiceTable,
+    recompute: Recompute,
+    weighed_s: Sequence[Sequence[tuple[float, float]]],
+    saved: float,
+    state: float,
+) -> Recipe | None:
+    """The cheapest options of all blocks whose words meet, by time and weighed bytes.
 
-    def cost(c: BlockChoice) -> float:
-        bytes_s = rate_s * (saved * c.saved_bytes + state * _state_bytes(c))
-        return c.forward_s + c.backward_s + bytes_s
-
+    Args:
+        weighed_s: per kind and option, what its saved bytes and its state are worth.
+    """
     steps = []
-    for kind in table.kinds:
+    for kind, options_s in zip(table.kinds, weighed_s, strict=True):
         offered = [item for item in enumerate(kind) if item[1].recompute is recompute] or enumerate(kind)
-        steps.append(least_by_words((index, (c.input_word, c.output_word), cost(c)) for index, c in offered))
+        costs_s = [
+            (index, c, saved * options_s[index][0] + state * options_s[index][1]) for index, c in offered
+        ]
+        steps.append(
+            least_by_words(
+                (index, (c.input_word, c.output_word), c.forward_s + c.backward_s + bytes_s)
+                for index, c, bytes_s in costs_s
+            )
+        )
     reached = cheapest_chains(steps, table.blocks).get("replicate")
     if reached is None:
         return None

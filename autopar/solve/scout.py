@@ -8,9 +8,10 @@ promise most are then tried with tables of their own, and their plans are plans.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 from autopar.cost.choice import BlockChoice
+from autopar.cost.step import step_pieces
 from autopar.errors import CaptureError
 from autopar.hardware.link import CollectiveKind
 from autopar.plan.decisions import ScheduleName
@@ -22,8 +23,8 @@ _MOST_LOOKS = 400
 # For each way of offloading, where nothing fits without, or nothing that does not take so many times what
 # FLOPs would.
 _MOST_LOOKS_WITH_OFFLOAD, _MEMORY_DECIDES = 150, 1.5
-_MOST_LOOKS_CLOSELY = 150
-_FAMILIES_LOOKED_AT_CLOSELY = 4
+_MOST_LOOKS_CLOSELY = 200
+_FAMILIES_LOOKED_AT_CLOSELY = 6
 _STEP = 16
 _TOO_SLOW = 1.1
 # Links decide where the best look takes so many times what FLOPs would: over several nodes, or where no rank
@@ -33,9 +34,12 @@ _LINKS_DECIDE, _BUSY = 1.5, 0.6
 _MESHES_LOOKED_AROUND, _MOST_LOOKS_AROUND, _MOST_ACTIONS = 16, 800, 400_000
 # Of the message that tells how much slower a tensor axis across nodes is.
 _USUAL_BYTES = 2**24
-_ROUNDS = 4
+# Times the pipeline is filled in a look; in the last of them a schedule repeats itself.
+_FEWEST_ROUNDS = 2
+_ROUNDS = {ScheduleName.ZBV: 3, ScheduleName.INTERLEAVED: 4}
 # Settings that stand for others in a first look: less memory, fewer gaps.
 _PLAIN_LEVELS = (1, 3)
+_DECISIONS = tuple(decision.name for decision in fields(Candidate))
 _PLAIN_SCHEDULES = (ScheduleName.ONE_F_ONE_B, ScheduleName.INTERLEAVED, ScheduleName.ZBV)
 
 
@@ -214,13 +218,19 @@ class Scout:
         """Predicted step of the best recipe; infinite where none fits."""
         if candidate not in self._seen:
             self._looks += 1
-            short, times = shortened(candidate)
+            short, left = shortened(candidate)
             try:
                 tried = self._stretched(candidate).first_fitting(short, self._job, num_tables)
             except CaptureError:
                 tried = None
-            self._seen[candidate] = _look_of(tried, times) if tried is not None else _Look(float("inf"))
+            self._seen[candidate] = self._look_of(tried, left) if tried is not None else _Look(float("inf"))
         return self._seen[candidate].step_s
+
+    def _look_of(self, tried: Tried, left: int) -> _Look:
+        """What the plan of a candidate without some of its micro-batches says of it."""
+        busy_s = max(stage.compute_s for stage in tried.prediction.stages)
+        step_s = lengthened_s(tried, left, self._job)
+        return _Look(step_s, tried.prediction.peak_memory_bytes, busy_s / tried.step_s)
 
     def _stretched(self, candidate: Candidate) -> Recipes:
         stride = candidate.tensor_stride if candidate.tensor > 1 else 1  # an axis of one rank lies anywhere
@@ -249,21 +259,22 @@ class Scout:
         return own_s / usual_s
 
 
-def shortened(candidate: Candidate) -> tuple[Candidate, float]:
-    """The candidate with fewer micro-batches, and how many times longer its own step is: the schedule repeats
-    itself once the pipeline is full."""
-    p, m = candidate.pipeline, candidate.num_micro_batches
-    few = _ROUNDS * p
-    if m <= few:
-        return candidate, 1.0
-    fill = (p - 1) / candidate.virtual
-    return replace(candidate, num_micro_batches=few), (m + fill) / (few + fill)
+def shortened(candidate: Candidate) -> tuple[Candidate, int]:
+    """The candidate with fewer micro-batches, and how many are left out: a schedule repeats itself once the
+    pipeline is full."""
+    few = _ROUNDS.get(candidate.schedule, _FEWEST_ROUNDS) * candidate.pipeline
+    left = max(0, candidate.num_micro_batches - few)
+    return replace(candidate, num_micro_batches=few) if left else candidate, left
 
 
-def _look_of(tried: Tried, times: float) -> _Look:
-    """What a plan of a shortened candidate says, whose own step is so many times longer."""
-    busy_s = max(stage.compute_s for stage in tried.prediction.stages)
-    return _Look(tried.step_s * times, tried.prediction.peak_memory_bytes, busy_s / tried.step_s)
+def lengthened_s(tried: Tried, left: int, job: Job) -> float:
+    """The step of a shortened candidate's plan with the micro-batches that were left out: each round of
+    the pipeline takes what the last one took."""
+    if not left:
+        return tried.step_s
+    layout, round_ = tried.layout, tried.layout.pipeline
+    without = replace(layout, num_micro_batches=layout.num_micro_batches - round_)
+    return tried.step_s + (tried.step_s - step_pieces(without, job.cluster).step_s) * left / round_
 
 
 def _base(sizes: Sequence[int], size: int) -> int:
@@ -280,11 +291,12 @@ def _rank(promise: Promise) -> tuple[float, Candidate]:
 
 
 def _differs_only(one: Candidate, other: Candidate, names: tuple[str, ...]) -> bool:
-    kept = {name: getattr(other, name) for name in names}
-    levels = {"zero": other.zero} if "zero" in names or "virtual" in names else {}
     if "virtual" in names and max(one.zero) != max(other.zero):
         return False
-    return one != other and replace(one, **{**kept, **levels}) == other
+    # Levels are written stage by stage, and other numbers of virtual stages have other numbers of stages.
+    free = {*names, "zero"} if "virtual" in names else names
+    alike = all(getattr(one, name) == getattr(other, name) for name in _DECISIONS if name not in free)
+    return alike and one != other
 
 
 def _stretch(table: ChoiceTable, samples: float, times: float, slower: float) -> ChoiceTable:

@@ -38,7 +38,7 @@ from autopar.solve.climb import Climb
 from autopar.solve.considered import News, news_of
 from autopar.solve.first_plans import KEPT, LEAST_KEPT, find_first_plans, try_more
 from autopar.solve.floors import Floors, Progress
-from autopar.solve.mesh import free_floor_s, refine
+from autopar.solve.mesh import free_floor_s, has_too_many_places, refine
 from autopar.solve.mesh_turns import give_every_mesh_a_turn
 from autopar.solve.scout import Promise
 from autopar.solve.solved_ahead import SolvedAhead
@@ -334,6 +334,8 @@ class Search:
     def units_of(self, candidate: Candidate) -> int:
         """Of the work allowed, what solving a candidate takes."""
         num_blocks, num_stages = self.choices.num_blocks, candidate.num_stages
+        if has_too_many_places(candidate, num_blocks):
+            return num_stages
         return num_blocks * (num_stages + num_blocks // num_stages)
 
     def floors_by_table(self, candidate: Candidate) -> tuple[float, ...]:
