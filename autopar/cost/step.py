@@ -115,6 +115,12 @@ class StepPieces:
         return self.update_stretch * sum(self.seconds[stage].update_s for stage in self.ranks[rank])
 
     @property
+    def busiest_s(self) -> float:
+        """What a micro-batch takes the rank that it takes longest."""
+        busy_s = (sum(self.seconds[s].forward_s + self.seconds[s].backward_s for s in r) for r in self.ranks)
+        return self.stretch * max(busy_s)
+
+    @property
     def updates_from_s(self) -> float:
         """When all ranks begin to update."""
         return max(self.synchronised_s(rank) for rank in range(len(self.ranks)))

@@ -269,12 +269,12 @@ def shortened(candidate: Candidate) -> tuple[Candidate, int]:
 
 def lengthened_s(tried: Tried, left: int, job: Job) -> float:
     """The step of a shortened candidate's plan with the micro-batches that were left out: each round of
-    the pipeline takes what the last one took."""
+    the pipeline takes what the last one took, and no less than its busiest rank computes."""
     if not left:
         return tried.step_s
     layout, round_ = tried.layout, tried.layout.pipeline
-    without = replace(layout, num_micro_batches=layout.num_micro_batches - round_)
-    return tried.step_s + (tried.step_s - step_pieces(without, job.cluster).step_s) * left / round_
+    without = step_pieces(replace(layout, num_micro_batches=layout.num_micro_batches - round_), job.cluster)
+    return tried.step_s + left * max((tried.step_s - without.step_s) / round_, without.busiest_s)
 
 
 def _base(sizes: Sequence[int], size: int) -> int:

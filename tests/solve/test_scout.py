@@ -7,11 +7,11 @@ import pytest
 
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import make_cluster
-from autopar.plan.decisions import Mesh, Precision
-from autopar.solve.candidate import Job
+from autopar.plan.decisions import Mesh, Precision, ScheduleName
+from autopar.solve.candidate import Candidate, Job
 from autopar.solve.candidates import OuterPins, Space, candidates, families, meshes
 from autopar.solve.recipes import Recipes, even_cut
-from autopar.solve.scout import Scout
+from autopar.solve.scout import Scout, lengthened_s, shortened
 from autopar.solve.search import search
 from tests.solve.fake_choices import MILLION, FakeChoices, FakeKind, random_case
 
@@ -52,6 +52,45 @@ def test_recipes_are_plans_that_fit_and_no_quicker_than_the_search(seed: int) ->
     if tried:
         assert found is not None
         assert min(recipe.step_s for recipe in tried) >= found.bound_s * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "virtual", "error"),
+    [
+        (ScheduleName.GPIPE, 1, 1e-9),
+        (ScheduleName.ONE_F_ONE_B, 1, 1e-3),
+        (ScheduleName.ZERO_BUBBLE, 1, 1e-3),
+        (ScheduleName.ZBV, 2, 0.005),
+        (ScheduleName.INTERLEAVED, 2, 0.02),
+        (ScheduleName.INTERLEAVED, 3, 0.02),
+    ],
+)
+@pytest.mark.parametrize("pipeline", [1, 2, 4, 8])
+def test_a_shortened_schedule_tells_the_step_of_the_long_one(
+    schedule: ScheduleName, virtual: int, error: float, pipeline: int
+) -> None:
+    if pipeline == 1 and virtual > 1:
+        pytest.skip("a rank that holds all stages has one")
+    rng = random.Random(pipeline)
+    kinds = [
+        FakeKind(rng.uniform(1e-3, 3e-3), 2.0, MILLION, MILLION, MILLION, 40 * MILLION, True, 1)
+        for _ in range(24)
+    ]
+    choices = FakeChoices(kinds, tuple(range(24)), ())
+    cluster = make_cluster(load_device("a100-sxm-80gb"), 2 * pipeline, 2 * pipeline)
+    job = Job(cluster, Precision.BF16, "adamw", 256, cluster.device.memory_bytes)
+    levels = (1,) * (pipeline * virtual)
+    whole = Candidate(pipeline, 1, 2, 128, 1, levels, schedule, virtual)
+    recipes = Recipes(choices.tables(1, 1, 1))
+
+    short, left = shortened(whole)
+    tried, expected = recipes.first_fitting(short, job), recipes.first_fitting(whole, job)
+
+    assert tried is not None
+    assert expected is not None
+    assert left > 0
+    assert short.num_micro_batches + left == 128
+    assert lengthened_s(tried, left, job) == pytest.approx(expected.step_s, rel=error)
 
 
 @pytest.mark.parametrize("seed", range(6))
