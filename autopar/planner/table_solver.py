@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +66,7 @@ class TableSolver:
         self._found: dict[object, tuple[OperatorSolution | None, ...]] = {}
         self._programmes: dict[object, OperatorSolution | None] = {}
         self._recompute_s_per_byte: float | None = None
+        self._is_wide = False
 
     def word_pairs(self, pins: BlockPins) -> tuple[Words, ...]:
         """Input and output words that the pins leave."""
@@ -163,8 +165,18 @@ class TableSolver:
         key = (prices, tuple(sorted(free.items())))
         if key not in self._optima:
             inputs, last = self.table.inputs, (len(self.table.names) - 1,)
-            self._optima[key] = self._elimination.optima(prices, free, (inputs, last) if inputs else (last,))
+            kept = (inputs, last) if inputs else (last,)
+            optima = None if self._is_wide else self._elimination.optima(prices, free, kept)
+            if optima is None and all(free.values()):
+                self._is_wide = True
+                optima = self._unshared.optima(prices, free, kept)
+            self._optima[key] = optima
         return self._optima[key]
+
+    @cached_property
+    def _unshared(self) -> Elimination:
+        """For blocks that are too wide to be eliminated exactly."""
+        return Elimination(self.table.problem, shares=False)
 
     def _kept(self, words: tuple[int | None, int | None]) -> tuple[int | None, ...]:
         """Words as indices of what the elimination keeps."""

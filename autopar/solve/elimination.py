@@ -11,7 +11,9 @@ Prices are one more axis of every table, and the nodes of the boundary are not e
 optimum for all prices and all words.
 
 A conversion that several consumers share is paid once. Up to three consumers are in one table with the value;
-for more, a node that pays or does not stands between the value and each of them.
+for more, a node that pays or does not stands between the value and each of them. Blocks with many such values
+(a recurrence that is written out) are too wide for that: there, more than three consumers may be let pay each
+for itself, and what is found is a good choice, not the best.
 """
 
 from __future__ import annotations
@@ -75,8 +77,12 @@ def _part(at: Sequence[int | None]) -> tuple[slice, ...]:
 class Elimination:
     """The tables of one problem; eliminated under several prices and restrictions."""
 
-    def __init__(self, problem: OperatorProblem) -> None:
-        self._problem = problem
+    def __init__(self, problem: OperatorProblem, *, shares: bool = True) -> None:
+        """
+        Args:
+            shares: whether a conversion for more than three consumers is paid once, as it is in truth.
+        """
+        self._problem, self._shares = problem, shares
         self._sizes = [len(node.strategies) for node in problem.nodes]
         self._tables: dict[tuple[int, ...], Floats] = {}
         for index, node in enumerate(problem.nodes):
@@ -150,6 +156,10 @@ class Elimination:
                 wanted = wanted[..., None] | wish
             spread = costs.reshape(*costs.shape, *(1,) * wanted.ndim)
             self._add((value, *consumers), np.where(wanted, spread, 0.0))
+            return
+        if not self._shares:
+            for consumer, wish in zip(consumers, wishes, strict=True):
+                self._add((value, consumer), np.where(wish, costs[..., None], 0.0))
             return
         payer = len(self._sizes)
         self._sizes.append(2)

@@ -93,3 +93,49 @@ def test_a_graph_that_is_too_wide_is_left_to_others() -> None:
         costs = {(a, Demand(b)): Cost(float(a != b)) for a in ways for b in ways}
         nodes.append(OperatorNode(f"n{index}", tuple(range(index)), strategies, costs))
     assert Elimination(OperatorProblem(tuple(nodes))).optima((Price(),), {}) is None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_where_every_consumer_pays_for_itself_a_choice_is_no_better_and_no_worse_than_it_says(
+    seed: int,
+) -> None:
+    problem = random_problem(random.Random(seed), 8)
+    exact = Elimination(problem).optima(PRICES, {}, ((0,), (7,)))
+    apart = Elimination(problem, shares=False).optima(PRICES, {}, ((0,), (7,)))
+    assert exact is not None
+    assert apart is not None
+    for index, price in enumerate(PRICES):
+        best, found = exact.best((index, None, None)), apart.best((index, None, None))
+        assert (best is None) == (found is None)
+        if best is None or found is None:
+            continue
+        cost = assignment_cost(problem, found.strategies)
+        assert cost is not None
+        assert best.objective_s * (1 - 1e-12) <= cost.priced_s(price) <= found.objective_s * (1 + 1e-12)
+
+
+def recurrence(num_steps: int) -> OperatorProblem:
+    """A recurrence that is written out: every step reads all of its inputs."""
+    ways = ("replicate", "shard(0)", "shard(1)")
+    convert = {(a, Demand(b)): Cost(1e-4) for a in ways for b in ways if a != b}
+    free = tuple(Strategy(way, (), Cost(1e-6 * (i + 1))) for i, way in enumerate(ways))
+    nodes = [OperatorNode(f"input_{i}", (), free, convert) for i in range(8)]
+    for step in range(num_steps):
+        read = (*range(8), len(nodes) - 1) if step else tuple(range(8))
+        same = tuple(
+            Strategy(way, (Demand(way),) * len(read), Cost(1e-5 if way == "replicate" else 5e-6))
+            for way in ways
+        )
+        nodes.append(OperatorNode(f"step_{step}", read, same, convert))
+    return OperatorProblem(tuple(nodes))
+
+
+def test_a_recurrence_that_is_too_wide_is_eliminated_with_conversions_apart() -> None:
+    problem = recurrence(12)
+    kept = ((len(problem.nodes) - 1,),)
+    assert Elimination(problem).optima(PRICES, {}, kept) is None
+    found = Elimination(problem, shares=False).optima(PRICES, {}, kept)
+    assert found is not None
+    best = found.best((0, None))
+    assert best is not None
+    assert {problem.nodes[i].strategies[s].output for i, s in enumerate(best.strategies)} == {"shard(0)"}
