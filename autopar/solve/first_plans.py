@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from autopar.solve.candidate import Family
+from autopar.solve.climb import Climb
 from autopar.solve.scout import Promise, Scout
 
 if TYPE_CHECKING:
@@ -20,13 +21,35 @@ if TYPE_CHECKING:
 _MOST_SCOUTED = 6
 _WORTH_A_TRY = 1.05
 # Of the work allowed, where first plans and climbing stop; and where looking further does.
-KEPT, LEAST_KEPT = 0.5, 0.1
+_KEPT, _LEAST_KEPT = 0.5, 0.1
+# Times the bound of its own candidate: a best plan that is slower is looked for further.
+_FAR_OFF = 1.25
 # Looking further: how much slower than the best plan a recipe may be, and how many of a family are solved.
 _WORTH_ANOTHER_TRY = 1.25
 _MOST_OF_A_FAMILY = 3
 
 
-def find_first_plans(state: Search, guesses: Mapping[Family, float]) -> None:
+def find_good_plans(state: Search) -> Climb:
+    """Solves what promises most, and climbs from there; nothing is proved."""
+    guesses = state.guesses
+    climb = Climb(state, guesses)
+    _find_first_plans(state, guesses)
+    climb.run(_KEPT)
+    if state.links_decide or _is_far_off(state):
+        with state.beyond_the_work_allowed():
+            _try_more(state)
+            climb.run(_LEAST_KEPT)
+            climb.run_from_other_meshes(_LEAST_KEPT)
+            climb.run(_LEAST_KEPT)
+    return climb
+
+
+def _is_far_off(state: Search) -> bool:
+    """Whether the best plan is far from the bound of its own candidate: recipes tell little then."""
+    return state.best is not None and state.best.step_s > _FAR_OFF * state.best.bound_s
+
+
+def _find_first_plans(state: Search, guesses: Mapping[Family, float]) -> None:
     """Solves some candidates out of turn.
 
     Args:
@@ -47,14 +70,14 @@ def find_first_plans(state: Search, guesses: Mapping[Family, float]) -> None:
             state.attempt(promise.candidate)
 
 
-def try_more(state: Search) -> None:
+def _try_more(state: Search) -> None:
     """Solves more of what looked good."""
     tries: Counter[Family] = Counter()
     for promise in state.promises:
         best, family = state.best, promise.candidate.family
         if best is None or promise.step_s > _WORTH_ANOTHER_TRY * best.step_s:
             return
-        if state.is_late or state.work_left < LEAST_KEPT:
+        if state.is_late or state.work_left < _LEAST_KEPT:
             return
         if promise.candidate.offload != best.candidate.offload and not best.memory_binds:
             continue  # it could only cost time
@@ -64,4 +87,4 @@ def try_more(state: Search) -> None:
 
 
 def _is_enough(state: Search) -> bool:
-    return state.is_late or (state.best is not None and state.work_left < KEPT)
+    return state.is_late or (state.best is not None and state.work_left < _KEPT)

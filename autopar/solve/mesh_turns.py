@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from autopar.solve.candidate import Degrees, Family
+from autopar.solve.first_plans import find_good_plans
 
 if TYPE_CHECKING:
     from autopar.solve.work_queue import Search
@@ -37,7 +38,7 @@ def give_every_mesh_a_turn(state: Search, families: Iterable[Family]) -> None:
         if floors_s[mesh] < state.worth_s:
             turn = state.turn(_MOST_UNITS_OF_A_MESH)
             turn.start(by_mesh[mesh])
-            turn.find_good_plans()
+            find_good_plans(turn)
             units_left -= _MOST_UNITS_OF_A_MESH - turn.units_left
             for found in turn.solved:
                 state.add(found)

@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -34,9 +34,8 @@ from autopar.solve.candidate import (
     Shortfall,
 )
 from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
-from autopar.solve.climb import Climb
 from autopar.solve.considered import News, news_of
-from autopar.solve.first_plans import KEPT, LEAST_KEPT, find_first_plans, try_more
+from autopar.solve.first_plans import find_good_plans
 from autopar.solve.floors import Floors, Progress
 from autopar.solve.mesh import free_floor_s, has_too_many_places, refine
 from autopar.solve.mesh_turns import give_every_mesh_a_turn
@@ -51,8 +50,6 @@ _MOST_UNITS = 5_000
 _AGAIN = 0.02
 # Of the work allowed, what may be spent beyond it on the neighbours of the best plan.
 _MORE = 0.6
-# Times the bound of its own candidate: a best plan that is slower is looked for further.
-_FAR_OFF = 1.25
 # Times the least bound of all: a best plan that is slower may be far from the best there is.
 _MAY_BE_FAR_OFF = 1.33
 # Times the best plan of the search beside: what may be slower still is of no interest.
@@ -140,11 +137,12 @@ class Search:
 
     def run(self) -> float:
         """Works the queue off, what promises most first; returns a lower bound of every plan."""
-        climb = self.find_good_plans()
+        climb = find_good_plans(self)
         self._tighten()
         self.may_be_far_off = self._is_far_from_bounds()
         if self.may_be_far_off:
-            self._take_turns()
+            with self.beyond_the_work_allowed():
+                give_every_mesh_a_turn(self, self.guesses)
         while self.queue and not self.is_late and self.work_left > 0:
             waiting = heapq.heappop(self.queue)
             if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
@@ -154,15 +152,10 @@ class Search:
         climb.run(-_MORE)
         return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
 
-    def find_good_plans(self) -> Climb:
-        """Solves what promises most, and climbs from there; nothing is proved."""
-        guesses = {w.item: w.guess_s for w in self.queue if isinstance(w.item, Family)}
-        climb = Climb(self, guesses)
-        find_first_plans(self, guesses)
-        climb.run(KEPT)
-        if self.links_decide or self._is_far_off():
-            self._look_further(climb)
-        return climb
+    @property
+    def guesses(self) -> dict[Family, float]:
+        """Of the steps of the families that wait."""
+        return {w.item: w.guess_s for w in self.queue if isinstance(w.item, Family)}
 
     def turn(self, units: int) -> Search:
         """A search for the same beside this one, with so much work allowed."""
@@ -177,29 +170,17 @@ class Search:
         beside._units_left = self.floors.units + units
         return beside
 
-    def _take_turns(self) -> None:
-        """A search of each mesh; the proof has no less work left for it."""
+    @contextmanager
+    def beyond_the_work_allowed(self) -> Iterator[None]:
+        """What is done inside leaves no less work for what comes after it."""
         before = self.units_left
-        give_every_mesh_a_turn(self, [w.item for w in self.queue if isinstance(w.item, Family)])
+        yield
         self._units_left = before + self.floors.units
 
     def _is_far_from_bounds(self) -> bool:
         """Whether the best plan is far from the bound of all that is left."""
         least_s = min((waiting.bound_s for waiting in self.queue), default=float("inf"))
         return self.best is not None and self.best.step_s > _MAY_BE_FAR_OFF * least_s
-
-    def _look_further(self, climb: Climb) -> None:
-        """More solving where recipes tell little; the proof has no less work left for it."""
-        before = self.units_left
-        try_more(self)
-        climb.run(LEAST_KEPT)
-        climb.run_from_other_meshes(LEAST_KEPT)
-        climb.run(LEAST_KEPT)
-        self._units_left = before + self.floors.units
-
-    def _is_far_off(self) -> bool:
-        """Whether the best plan is far from the bound of its own candidate."""
-        return self.best is not None and self.best.step_s > _FAR_OFF * self.best.bound_s
 
     def _tighten(self) -> None:
         """From here on it is the proof that counts: a first bound for all families, and the least first."""
