@@ -31,8 +31,15 @@ def give_every_mesh_a_turn(state: Search, families: Iterable[Family]) -> None:
     for family in families:
         by_mesh.setdefault(family.mesh, []).append(family)
     floors_s = {mesh: min(state.floors.scaled(f)[0] for f in own) for mesh, own in by_mesh.items()}
+    promised_s: dict[Degrees, float] = {}
+    for promise in reversed(state.promises):
+        promised_s[promise.candidate.mesh] = promise.step_s
     units_left = _MOST_UNITS
-    for mesh in sorted(by_mesh, key=lambda mesh: (floors_s[mesh], mesh))[:_MOST_MESHES]:
+
+    def turn_of(mesh: Degrees) -> tuple[float, float, Degrees]:
+        return promised_s.get(mesh, float("inf")), floors_s[mesh], mesh
+
+    for mesh in sorted(by_mesh, key=turn_of)[:_MOST_MESHES]:
         if state.is_late or units_left <= 0:
             return
         if floors_s[mesh] < state.worth_s:

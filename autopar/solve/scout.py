@@ -39,6 +39,8 @@ _FEWEST_ROUNDS = 2
 _ROUNDS = {ScheduleName.ZBV: 3, ScheduleName.INTERLEAVED: 4}
 # Settings that stand for others in a first look: less memory, fewer gaps.
 _PLAIN_LEVELS = (1, 3)
+# Looked at where the level below does not fit.
+_BETWEEN = 2
 _DECISIONS = tuple(decision.name for decision in fields(Candidate))
 _PLAIN_SCHEDULES = (ScheduleName.ONE_F_ONE_B, ScheduleName.INTERLEAVED, ScheduleName.ZBV)
 
@@ -139,14 +141,20 @@ class Scout:
         for candidate in candidates(family, self._space):
             order = order or candidate.order
             level = max(candidate.zero)
-            if pins.zero is None and level not in _PLAIN_LEVELS and family.data > 1:
+            is_plain = level in _PLAIN_LEVELS or family.data == 1 or pins.zero is not None
+            if not is_plain and (level != _BETWEEN or self._fits_at_level(candidate, _BETWEEN - 1)):
                 continue
             if pins.schedule is None and candidate.schedule not in _PLAIN_SCHEDULES:
                 continue
-            is_plain = candidate.order == order and candidate.offload == offload
-            if is_plain and (candidate.schedule, level) not in seen:
+            is_wanted = candidate.order == order and candidate.offload == offload
+            if is_wanted and (candidate.schedule, level) not in seen:
                 seen.add((candidate.schedule, level))
                 yield candidate
+
+    def _fits_at_level(self, candidate: Candidate, level: int) -> bool:
+        """Whether a look has seen a candidate fit at another ZeRO level."""
+        other = replace(candidate, zero=(level,) * len(candidate.zero))
+        return other in self._seen and self._seen[other].step_s < float("inf")
 
     def _is_near_flops(self, promises: Iterable[Promise], guesses: Mapping[Family, float]) -> bool:
         best = min(promises, key=_rank, default=None)
