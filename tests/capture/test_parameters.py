@@ -135,6 +135,28 @@ def test_fingerprint_does_not_depend_on_micro_batch_or_dtype(name: str) -> None:
     assert capture(small_source(name), half).at(2).fingerprint == fingerprint
 
 
+def test_fingerprint_does_not_depend_on_casts_of_parameters() -> None:
+    """As in Mamba: a half-precision parameter is cast before it is used, and viewed after that."""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.decay, self.scale = nn.Parameter(torch.rand(4)), nn.Parameter(torch.rand(4))
+            self.linear = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            decay = -torch.exp(self.decay.float())
+            scaled = self.linear(x).float() * self.scale.float()[None, :].unsqueeze(0)[0]
+            return (scaled + decay).to(x.dtype).mean()
+
+    source = source_from_functions(Model, lambda b: {"x": torch.randn(b, 4)})
+    prints = {
+        capture(source, dtype).at(2).fingerprint
+        for dtype in (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+    }
+    assert len(prints) == 1
+
+
 @pytest.mark.parametrize(
     "change", [{"n_layer": 3}, {"n_embd": 16}, {"n_head": 2}, {"tied": False}, {"seq": 8}, {"dropout": 0.5}]
 )
