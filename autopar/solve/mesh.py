@@ -53,9 +53,6 @@ _RETRIES = 8
 # Blocks times stages of a chain problem. Where ranks hold several stages each and there are more, stages hold
 # a block or two: an even cut leaves little to be found, and finding it would take minutes.
 _MOST_PLACES = 5_000
-# Blocks times stages of a chain problem. Where ranks hold several stages each and there are more, stages hold
-# a block or two: an even cut leaves little to be found, and finding it would take minutes.
-_MOST_PLACES = 5_000
 
 
 @dataclass(frozen=True, slots=True)
