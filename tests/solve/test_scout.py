@@ -1,6 +1,7 @@
 """A quick look at many candidates: what it promises, and the plans that its recipes are."""
 
 import random
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,8 +9,9 @@ import pytest
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import make_cluster
 from autopar.plan.decisions import Mesh, Precision, ScheduleName
-from autopar.solve.candidate import Candidate, Job
+from autopar.solve.candidate import Candidate, Job, MeshSolution
 from autopar.solve.candidates import OuterPins, Space, candidates, families, meshes
+from autopar.solve.mesh import best_of_tables, has_too_many_places
 from autopar.solve.recipes import Recipes, even_cut
 from autopar.solve.scout import Scout, lengthened_s, shortened
 from autopar.solve.search import search
@@ -129,3 +131,23 @@ def test_where_nothing_fits_without_offloading_a_look_finds_what_does_with_it() 
     assert every and all(is_offloaded for _, is_offloaded in every)
     assert promises and all(promise.candidate.offload for promise in promises)
     assert promises[0].step_s <= 1.1 * min(step_s for step_s, _ in every)
+
+
+def test_of_very_many_virtual_stages_a_plan_is_a_recipe() -> None:
+    """A chain problem of them takes minutes."""
+    kinds = [FakeKind(1e-3, 2.0, MILLION, MILLION, MILLION, MILLION, True, 1)]
+    choices = FakeChoices(kinds, (0,) * 100, ())
+    cluster = make_cluster(load_device("a100-sxm-80gb"), 32, 32)
+    job = Job(cluster, Precision.BF16, "adamw", 64, cluster.device.memory_bytes)
+    many = Candidate(32, 1, 1, 64, 1, (0,) * 64, ScheduleName.INTERLEAVED, 2)
+    tables = choices.tables(1, 1, 1)
+
+    found, simple = best_of_tables(tables, many, job), Recipes(tables).first_fitting(many, job)
+
+    assert has_too_many_places(many, 100)
+    assert not has_too_many_places(replace(many, virtual=1, zero=(0,) * 32), 100)
+    assert isinstance(found, MeshSolution)
+    assert simple is not None
+    assert found.step_s == simple.step_s
+    assert found.layout == simple.layout
+    assert 0 < found.bound_s <= found.step_s
