@@ -66,7 +66,6 @@ class TableSolver:
         self._found: dict[object, tuple[OperatorSolution | None, ...]] = {}
         self._programmes: dict[object, OperatorSolution | None] = {}
         self._recompute_s_per_byte: float | None = None
-        self._is_wide = False
 
     def word_pairs(self, pins: BlockPins) -> tuple[Words, ...]:
         """Input and output words that the pins leave."""
@@ -166,11 +165,8 @@ class TableSolver:
         if key not in self._optima:
             inputs, last = self.table.inputs, (len(self.table.names) - 1,)
             kept = (inputs, last) if inputs else (last,)
-            optima = None if self._is_wide else self._elimination.optima(prices, free, kept)
-            if optima is None and all(free.values()):
-                self._is_wide = True
-                optima = self._unshared.optima(prices, free, kept)
-            self._optima[key] = optima
+            exact = self._elimination.optima(prices, free, kept)
+            self._optima[key] = exact or self._unshared.optima(prices, free, kept)
         return self._optima[key]
 
     @cached_property
