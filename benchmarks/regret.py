@@ -5,7 +5,7 @@ trains under every feasible plan of the sweep mesh x micro-batch, each completed
 measured with predicted step times: their rank correlation (Spearman), and how much slower the plan chosen is
 than the best measured (regret).
 
-    python benchmarks/regret.py                       # some 15 minutes on 2 quiet cores
+    python benchmarks/regret.py                       # some 20 minutes on 2 quiet cores
     python benchmarks/regret.py --models gpt --repetitions 3 --keep-profile here.yaml --json gpt.json
     python benchmarks/regret.py --device here.yaml --resume gpt.json --json gpt.json  # further rounds
 
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import torch
 from regret_outcome import Earlier, Outcome, Row, document, read_earlier, report
-from regret_ranks import PRODUCT_EDGE, Measured, RegretJob, chunks_of, whereabouts
+from regret_ranks import PRODUCT_EDGE, Measured, RegretJob, whereabouts
 from subjects import Subject
 
 from autopar.capture.capture import Capture, capture
@@ -48,13 +48,11 @@ from autopar.planner.check import predict_plan
 from autopar.planner.planner import make_plan
 from autopar.planner.request import PlanRequest
 from autopar.profile.cost_model import cost_model_text
-from autopar.profile.machine import host_memory_bytes, num_cores
+from autopar.profile.machine import num_cores
 from autopar.profile.run import run_profile
 from autopar.profile.settings import ProfileSettings
 
-# Part of the host's memory that the plans kept at one time may take.
-_MEMORY_SHARE = 0.4
-# Every plan is built by the same processes; building and planning, seconds, on top of the steps.
+# The capture, seconds, on top of the rounds.
 _SETUP_S = 400.0
 
 
@@ -158,7 +156,7 @@ def evaluate(
     measured: dict[int, list[float]] = {}
     speed = None
     if options.repetitions:
-        result = measure(name, subject, found.plans, found.predictions, options)
+        result = measure(name, subject, found.plans, options)
         measured, speed = result.steps_s, speed_since_profile(cluster.device, result)
     rows = tuple(
         Row(plan, prediction, (*(earlier.measured_s[i] if earlier else ()), *measured.get(i, ())))
@@ -177,22 +175,13 @@ def measure(
     name: str,
     subject: Subject,
     plans: Sequence[Plan],
-    predictions: Sequence[Prediction],
     options: argparse.Namespace,
 ) -> Measured:
     """Seconds of steps of every plan, from a group of processes that is ended if it takes too long."""
-    # What a plan keeps between its steps, on all ranks: masters, gradients, optimiser state; and activations,
-    # which allocators do not give back.
-    kept = [
-        sum(s.memory.total_bytes - s.memory.reserved_bytes for s in p.stages)
-        * (options.processes // len(p.stages))
-        for p in predictions
-    ]
     job = RegretJob(
         target=subject.target,
         args=subject.args,
         plans=tuple(plans),
-        chunks=chunks_of(kept, int(_MEMORY_SHARE * host_memory_bytes())),
         num_rounds=options.repetitions,
         wanted_s=options.seconds,
         timeout_s=120.0,
@@ -271,7 +260,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         default=7,
         help="rounds, time permitting (default: 7); 0 with --resume: predict again what was measured",
     )
-    parser.add_argument("--seconds", type=float, default=150.0, help="of steps, a model (default: 150)")
+    parser.add_argument("--seconds", type=float, default=270.0, help="of rounds, a model (default: 270)")
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--micro-batches", type=int, default=16, help="most of them in a step (default: 16)")
     parser.add_argument("--device", help="a cost model to plan with (default: profile this machine)")

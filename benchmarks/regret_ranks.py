@@ -1,8 +1,9 @@
 """Measures training steps of plans on gloo processes of this machine; ``regret.py`` starts it.
 
 Run as ``python benchmarks/regret_ranks.py FOLDER PARENT``, with the number of the process that starts it and
-with which it ends: the folder holds ``job.pickle``, and ``result.pickle`` comes back. One group of processes
-builds the plans and keeps them, so that their steps can take turns.
+with which it ends: the folder holds ``job.pickle``, and ``result.pickle`` comes back. The model is captured
+once; every turn of every plan then has processes of its own, as under ``torchrun``: in the heap that another
+plan leaves, tables of some MiB find their pages or fault them in anew, which is up to half of a step.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,7 +31,9 @@ from autopar.verify.job import failure_of, run_ranks, write_failure
 from autopar.verify.rank import share_of
 
 _LEAST_ROUNDS = 3
-_TURN_S = 0.3
+_TURN_S = 0.5
+_MOST_STEPS = 10
+_NUM_WARM_UP = 2
 _NUM_PRODUCTS = 40
 PRODUCT_EDGE = 256
 """Of the cubes that are multiplied to see how fast the machine is."""
@@ -41,7 +44,6 @@ class RegretJob:
     """What to measure.
 
     Attributes:
-        chunks: plans that are kept at the same time, by index in ``plans``; as memory allows.
         num_rounds: turns of every plan.
         wanted_s: after which no further round begins.
         timeout_s: of every wait for another rank.
@@ -50,7 +52,6 @@ class RegretJob:
     target: str
     args: Mapping[str, Scalar]
     plans: tuple[Plan, ...]
-    chunks: tuple[tuple[int, ...], ...]
     num_rounds: int
     wanted_s: float
     timeout_s: float
@@ -62,11 +63,19 @@ class Measured:
 
     Attributes:
         steps_s: of every plan, one per round.
-        products_s: of one product of cubes while all ranks multiply, one per round.
+        products_s: of one product of cubes while all ranks multiply, one per turn.
     """
 
     steps_s: dict[int, list[float]]
     products_s: list[float]
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """Seconds of a step, and of a product."""
+
+    step_s: float
+    product_s: float
 
 
 @dataclass
@@ -81,34 +90,61 @@ class _Built:
         self.optimizer.zero_grad()
 
 
-def measure_on_rank(job: RegretJob, source: ModelSource, captured: Capture, progress: Path) -> Measured:
-    """Seconds of a step of every plan, once a round; every rank calls it. A plan that fails ends the run."""
-    found: dict[int, list[float]] = {index: [] for index in range(len(job.plans))}
-    products_s: list[float] = []
+def measure(job: RegretJob, source: ModelSource, captured: Capture, folder: Path) -> Measured | None:
+    """Seconds of a step of every plan, once a round; None if a rank failed, which says why in the folder."""
     torch.manual_seed(0)
     whole = source.example_batch(job.plans[0].global_batch or 1)
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what every first step says of itself
-    for chunk in job.chunks:
-        began_s = time.monotonic()
-        built = {}
-        for index in chunk:
-            progress.write_text(f"building plan {index}: {_name(job.plans[index])}")
-            built[index] = _build(job.plans[index], source, captured, whole, job.timeout_s)
-        steps = {index: _num_steps(each) for index, each in built.items()}
-        for round_ in range(job.num_rounds):
-            share_s = job.wanted_s * len(chunk) / len(job.plans)
-            if round_ >= _LEAST_ROUNDS and _agreed(time.monotonic() - began_s) > share_s:
-                break
-            products_s.append(_product_s())
-            # To and fro: what changes the machine's speed in the course of a round favours no plan.
-            for index, each in list(built.items())[:: -1 if round_ % 2 else 1]:
-                progress.write_text(f"round {round_} of plan {index}: {_name(job.plans[index])}")
-                each.step()  # its weights were out of the caches while others had their turns
-                found[index].append(_elapsed_s(each, steps[index]))
-        for each in built.values():
-            each.model.close()
-        del built
+    found: dict[int, list[float]] = {index: [] for index in range(len(job.plans))}
+    products_s: list[float] = []
+    began_s = time.monotonic()
+    for round_ in range(job.num_rounds):
+        if round_ >= _LEAST_ROUNDS and time.monotonic() - began_s > job.wanted_s:
+            break
+        # To and fro: what changes the machine's speed in the course of a round favours no plan.
+        for index in list(found)[:: -1 if round_ % 2 else 1]:
+            at = f"round {round_} of plan {index}: {_name(job.plans[index])}"
+            turn = _in_new_processes(job, job.plans[index], source, captured, whole, folder, at)
+            if turn is None:
+                return None
+            found[index].append(turn.step_s)
+            products_s.append(turn.product_s)
     return Measured(found, products_s)
+
+
+def _in_new_processes(
+    job: RegretJob,
+    plan: Plan,
+    source: ModelSource,
+    captured: Capture,
+    whole: Mapping[str, Tensor],
+    folder: Path,
+    at: str,
+) -> _Turn | None:
+    def body(rank: int) -> None:
+        (folder / f"progress-{rank}").write_text(at)
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - what every first step says of itself
+        turn = _measure_on_rank(_build(plan, source, captured, whole, job.timeout_s))
+        if rank == 0:
+            (folder / "turn.pickle").write_bytes(pickle.dumps(turn))
+
+    mesh = plan.mesh
+    num_ranks = (mesh.pipeline or 1) * (mesh.data or 1) * (mesh.tensor or 1)
+    run_ranks(folder, num_ranks, job.timeout_s, body)
+    (folder / "rendezvous").unlink(missing_ok=True)
+    if any(folder.glob("error-*.pickle")):
+        return None
+    turn: _Turn = pickle.loads((folder / "turn.pickle").read_bytes())
+    return turn
+
+
+def _measure_on_rank(built: _Built) -> _Turn:
+    for _ in range(_NUM_WARM_UP):
+        built.step()
+    num_steps = max(1, min(_MOST_STEPS, round(_TURN_S / _agreed(_elapsed_s(built, 1)))))
+    step_s = _agreed(_elapsed_s(built, num_steps))
+    product_s = _product_s()
+    built.model.close()
+    return _Turn(step_s, product_s)
 
 
 def _product_s() -> float:
@@ -129,12 +165,6 @@ def _build(
     model = start(plan, graph, source.build_model, options)
     batch = share_of(dict(whole), graph.batch_dims, model.data_rank, model.data_world_size)
     return _Built(model, torch.optim.AdamW(model.parameters(), lr=1e-4), batch)
-
-
-def _num_steps(built: _Built) -> int:
-    """Steps of a turn, agreed on by all ranks; warms up on the way."""
-    built.step()
-    return max(1, min(5, round(_TURN_S / _agreed(_elapsed_s(built, 1)))))
 
 
 def _elapsed_s(built: _Built, num_steps: int) -> float:
@@ -178,28 +208,10 @@ def main(folder: Path) -> int:
         write_failure(folder, failure_of(error, -1))
         return 1
 
-    def body(rank: int) -> None:
-        result = measure_on_rank(job, source, captured, folder / f"progress-{rank}")
-        if rank == 0:
-            (folder / "result.pickle").write_bytes(pickle.dumps(result))
-
-    mesh = job.plans[0].mesh
-    num_ranks = (mesh.pipeline or 1) * (mesh.data or 1) * (mesh.tensor or 1)
-    run_ranks(folder, num_ranks, job.timeout_s, body)
+    result = measure(job, source, captured, folder)
+    if result is not None:
+        (folder / "result.pickle").write_bytes(pickle.dumps(result))
     return 0
-
-
-def chunks_of(state_bytes: Sequence[int], budget_bytes: int) -> tuple[tuple[int, ...], ...]:
-    """Plans in order, as many together as fit into the budget."""
-    chunks: list[list[int]] = []
-    filled = 0
-    for index, size in enumerate(state_bytes):
-        if not chunks or filled + size > budget_bytes:
-            chunks.append([])
-            filled = 0
-        chunks[-1].append(index)
-        filled += size
-    return tuple(tuple(chunk) for chunk in chunks)
 
 
 if __name__ == "__main__":

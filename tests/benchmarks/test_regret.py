@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import regret
-from regret_ranks import chunks_of
 
 from tests.profile.made_up import made_up_profile
 
@@ -14,11 +13,6 @@ def test_micro_batches_divide_a_data_ranks_share() -> None:
     assert regret.micro_batches(16, 1, 16) == [16, 8, 4, 2, 1]
     assert regret.micro_batches(16, 4, 16) == [4, 2, 1]
     assert regret.micro_batches(12, 2, 4) == [6, 3]
-
-
-def test_plans_are_kept_together_as_memory_allows() -> None:
-    assert chunks_of([3, 3, 3, 9, 1], 6) == ((0, 1), (2,), (3,), (4,))
-    assert chunks_of([1, 1, 1], 100) == ((0, 1, 2),)
 
 
 @pytest.mark.slow
