@@ -36,6 +36,7 @@ from autopar.profile.settings import HOST_COPY_BYTES, ProfileResult, ProfileSett
 from autopar.profile.sharded_blocks import shardings_of, with_slowdowns
 from autopar.profile.spread import Spread
 from autopar.profile.stopwatch import Stopwatch, Task
+from autopar.runtime.heap import keep_pages
 from autopar.verify.job import failure_of, run_ranks, write_failure
 
 _DTYPES = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, Precision.FP32: torch.float32}
@@ -76,6 +77,8 @@ def profile_rank(
     device = torch.device(settings.kind, dist.get_rank()) if settings.kind == "cuda" else torch.device("cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
+    else:
+        keep_pages()  # as in training
 
     # Before anything is allocated: what a process takes by itself.
     machine = describe_machine(device)

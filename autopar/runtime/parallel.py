@@ -18,6 +18,7 @@ from autopar.plan.decisions import Plan
 from autopar.plan.read import read_plan
 from autopar.runtime.assemble import assemble
 from autopar.runtime.capture_apart import capture_apart
+from autopar.runtime.heap import keep_pages
 from autopar.runtime.initialise import Init, Initialisation, InitialState
 from autopar.runtime.launch import check_world_size, gather_ranks, in_common, join
 from autopar.runtime.mesh import make_mesh
@@ -57,7 +58,9 @@ def parallelize(
             a folder with ``model.safetensors`` or its index, or a checkpoint.
         dtype: compute dtype instead of the plan's precision.
         timeout_s: of every wait for another rank.
-        device: default: this rank's GPU (``LOCAL_RANK``), else the CPU.
+        device: default: this rank's GPU (``LOCAL_RANK``), else the CPU. On a CPU under Linux the process then keeps
+            the heap pages that a step frees for the next one, unless ``MALLOC_TRIM_THRESHOLD_``,
+            ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TOP_PAD_`` or ``GLIBC_TUNABLES`` is set.
         profile: file to which rank 0 writes the second step of every rank, and the same step as the simulator
             plays it, for ui.perfetto.dev.
 
@@ -92,6 +95,8 @@ def start(
     assert mesh.pipeline and mesh.data and mesh.tensor
     resolved = resolve(plan, graph)
     device = options.choose_device()
+    if device.type == "cpu":
+        keep_pages()
     initial = InitialState(build_model, options.seed, options.init)
     meeting = gather_ranks(options, device)
     watchdog = Watchdog(meeting, options.timeout_s)
