@@ -58,8 +58,8 @@ def parallelize(
             a folder with ``model.safetensors`` or its index, or a checkpoint.
         dtype: compute dtype instead of the plan's precision.
         timeout_s: of every wait for another rank.
-        device: default: this rank's GPU (``LOCAL_RANK``), else the CPU. On a CPU under Linux the process then keeps
-            the heap pages that a step frees for the next one, unless ``MALLOC_TRIM_THRESHOLD_``,
+        device: default: this rank's GPU (``LOCAL_RANK``), else the CPU. On a CPU under Linux the process then
+            keeps the heap pages that a step frees for the next one, unless ``MALLOC_TRIM_THRESHOLD_``,
             ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TOP_PAD_`` or ``GLIBC_TUNABLES`` is set.
         profile: file to which rank 0 writes the second step of every rank, and the same step as the simulator
             plays it, for ui.perfetto.dev.
