@@ -6,7 +6,7 @@ All numbers are for one rank and one micro-batch, at a given tensor degree and m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from autopar.cost.passes import Passes
 from autopar.plan.decisions import Recompute
@@ -58,6 +58,8 @@ class BlockChoice(Passes):
         recompute_comm_s: likewise, of ``backward_comm_s``.
         forward_host_s: the part of ``forward_compute_s`` in which the device waits for its host to dispatch.
         backward_host_s: likewise, of ``backward_compute_s`` without what is recomputed.
+        trainable_elements: of all parameters that have a gradient.
+        frozen_elements: of the others.
     """
 
     class_key: str
@@ -81,3 +83,11 @@ class BlockChoice(Passes):
     recompute_comm_s: float = 0.0
     forward_host_s: float = 0.0
     backward_host_s: float = 0.0
+    # Asked for again and again, so not summed anew each time.
+    trainable_elements: int = field(init=False, compare=False)
+    frozen_elements: int = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        for name, is_trainable in (("trainable_elements", True), ("frozen_elements", False)):
+            elements = sum(p.num_elements for p in self.parameters if p.trainable is is_trainable)
+            object.__setattr__(self, name, elements)

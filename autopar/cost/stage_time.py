@@ -81,17 +81,12 @@ def stage_seconds(
 
 def owned_elements(blocks: Sequence[BlockChoice], repeated_elements: Sequence[int]) -> list[tuple[int, int]]:
     """Per block, (trainable, frozen) elements that it is the first of the stage to hold."""
-    counted: dict[int, tuple[int, int]] = {}  # most blocks of a stage share one choice
-    result = []
-    for i, block in enumerate(blocks):
-        if id(block) not in counted:
-            trainable = sum(p.num_elements for p in block.parameters if p.trainable)
-            frozen = sum(p.num_elements for p in block.parameters if not p.trainable)
-            counted[id(block)] = trainable, frozen
-        trainable, frozen = counted[id(block)]
-        repeated = repeated_elements[i] if repeated_elements else 0
-        result.append((max(0, trainable - repeated), frozen))
-    return result
+    if not repeated_elements:
+        return [(block.trainable_elements, block.frozen_elements) for block in blocks]
+    return [
+        (max(0, block.trainable_elements - repeated), block.frozen_elements)
+        for block, repeated in zip(blocks, repeated_elements, strict=True)
+    ]
 
 
 def stage_traffic(owned: Sequence[tuple[int, int]], training: Training) -> list[DataTraffic]:

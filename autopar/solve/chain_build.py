@@ -19,7 +19,7 @@ from autopar.cost.training import Training, training_of
 from autopar.schedule.actions import in_flight, stage_rank
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
 from autopar.solve.chain_problem import ChainProblem, Option, Overhead, Shared
-from autopar.solve.stage_floor import StageFloors, holding, num_elements, option_seconds
+from autopar.solve.stage_floor import StageFloors, holding, option_seconds
 
 _MANY_ELEMENTS = 1_000_000
 
@@ -156,7 +156,7 @@ def _option(choice: BlockChoice, zero: int, training: Training, candidate: Candi
         choice.input_word,
         choice.output_word,
         sum(option_seconds(choice, training))
-        + update_rate_s(candidate, zero, training) * num_elements(choice)[0],
+        + update_rate_s(candidate, zero, training) * choice.trainable_elements,
         memory.activations_bytes,
         memory.parameters_bytes + memory.gradients_bytes + memory.optimizer_bytes,
         choice.transient_bytes + back_bytes,
@@ -202,7 +202,7 @@ def _overhead(choice: BlockChoice, zero: int, training: Training) -> Overhead:
     state = on_device(pieces.state, training)
     back_bytes = choice.saved_bytes if "activations" in training.offload else 0
     gathered_bytes = pieces.running - choice.transient_bytes - back_bytes
-    gradient_bytes = min(num_elements(choice)[0] * compute_bytes(training.precision), gathered_bytes)
+    gradient_bytes = min(choice.trainable_elements * compute_bytes(training.precision), gathered_bytes)
     return Overhead(
         gathered_bytes - gradient_bytes, pieces.reduced + gradient_bytes, state.total + pieces.updating
     )

@@ -19,7 +19,7 @@ from autopar.cost.synchronisation import data_traffic
 from autopar.cost.training import Training
 from autopar.solve.candidate import ChoiceTable
 from autopar.solve.chain_build import element_update_s
-from autopar.solve.stage_floor import holding, num_elements
+from autopar.solve.stage_floor import holding
 
 Row = NDArray[np.float64]
 
@@ -112,7 +112,7 @@ def parts_of(table: ChoiceTable, training: Training, zero: int) -> Parts:
     overlap = training.cluster.device.overlap
     kind = np.array([index for index, options in enumerate(table.kinds) for _ in options])
     # What a stage's first block holds, tied parameters included.
-    largest = [max(num_elements(c)[0] for c in options) for options in table.kinds]
+    largest = [max(c.trainable_elements for c in options) for options in table.kinds]
     first_s = np.array([data_traffic(elements, 0, training).scatter_s for elements in largest])[kind]
     pieces = [
         stage_pieces([holding(c, *size)], training, zero) for c, size in zip(choices, sizes, strict=True)
@@ -168,9 +168,9 @@ def _options(table: ChoiceTable) -> tuple[list[BlockChoice], list[tuple[int, int
     choices, sizes = [], []
     for index, kind_choices in enumerate(table.kinds):
         for choice in kind_choices:
-            trainable, frozen = num_elements(choice)
             choices.append(choice)
-            sizes.append((max(0, trainable - repeated.get(index, 0)), frozen))
+            trainable = max(0, choice.trainable_elements - repeated.get(index, 0))
+            sizes.append((trainable, choice.frozen_elements))
     return choices, sizes
 
 

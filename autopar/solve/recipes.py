@@ -21,7 +21,6 @@ from autopar.solve.candidate import Candidate, ChoiceTable, Job
 from autopar.solve.chain_build import chosen_stages, layout_of
 from autopar.solve.cheapest_chain import cheapest_chains, least_by_words, unwound
 from autopar.solve.shifted_cuts import shifted
-from autopar.solve.stage_floor import num_elements
 
 # A byte of activations saved, and one of a parameter's state, is weighed against the time that it takes to
 # make activations again, by this much.
@@ -215,7 +214,7 @@ def _cheapest(
 
 
 def _state_bytes(choice: BlockChoice) -> int:
-    return _STATE_BYTES * num_elements(choice)[0]
+    return _STATE_BYTES * choice.trainable_elements
 
 
 def _seconds_per_byte(table: ChoiceTable) -> float:

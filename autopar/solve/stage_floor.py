@@ -157,12 +157,6 @@ def _least(kind: Sequence[BlockChoice], training: Training) -> tuple[float, floa
     return min(f for f, _, _ in found), min(i for _, i, _ in found), min(w for _, _, w in found)
 
 
-def num_elements(choice: BlockChoice) -> tuple[int, int]:
-    """Trainable and frozen elements of a block's parameters on a rank."""
-    trainable = sum(p.num_elements for p in choice.parameters if p.trainable)
-    return trainable, sum(p.num_elements for p in choice.parameters) - trainable
-
-
 def holding(choice: BlockChoice, trainable: int, frozen: int) -> BlockChoice:
     """A block with parameters of so many elements instead of its own."""
     shares = (
@@ -174,9 +168,8 @@ def holding(choice: BlockChoice, trainable: int, frozen: int) -> BlockChoice:
 
 def _ideal(kind: Sequence[BlockChoice]) -> BlockChoice:
     """A block that hides as much as any option, and holds, keeps and sends as little as any."""
-    elements = [num_elements(choice) for choice in kind]
     return replace(
-        holding(kind[0], min(t for t, _ in elements), min(f for _, f in elements)),
+        holding(kind[0], min(c.trainable_elements for c in kind), min(c.frozen_elements for c in kind)),
         forward_compute_s=max(c.forward_s for c in kind),
         forward_comm_s=0.0,
         backward_compute_s=max(c.backward_s for c in kind),
