@@ -6,14 +6,18 @@ otherwise. So the best candidates are solved once more with all that is near, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from autopar.errors import CaptureError
 from autopar.plan.decisions import ScheduleName
-from autopar.solve.candidate import Candidate, Degrees, MeshSolution
+from autopar.solve.candidate import Candidate, Degrees, MeshSolution, Shortfall
+from autopar.solve.errands import Errands
 from autopar.solve.mesh import best_of_tables
 from autopar.solve.polish import polished
+from autopar.solve.solved_ahead import LARGE_UNITS
 
 if TYPE_CHECKING:
     from autopar.solve.work_queue import Search
@@ -28,8 +32,42 @@ _WORTH_A_FURTHER_LOOK = 1.1
 _MOST_UNITS, _TOO_MANY_UNITS = 1_000, 1_000
 
 
-def look_again(state: Search) -> MeshSolution:
-    """Solves the best candidates with thorough tables; the best plan then."""
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """At one candidate.
+
+    Attributes:
+        known: a solution of it; None: it was not solved.
+        is_thorough: whether it is solved anew with all options of its blocks.
+        units: of work, if it is solved.
+    """
+
+    candidate: Candidate
+    known: MeshSolution | None
+    is_thorough: bool
+    units: int
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a fork is worth its start."""
+        return (self.known is None or self.is_thorough) and self.units >= LARGE_UNITS
+
+
+def look_again(state: Search, bound_s: float) -> MeshSolution:
+    """Solves the best candidates with thorough tables; the best plan then.
+
+    Args:
+        bound_s: no plan is quicker.
+    """
+    assert state.best is not None
+    if bound_s < state.best.step_s:
+        _add_all(state, _best(state))
+        _add_all(state, _others(state))
+    return state.best
+
+
+def _best(state: Search) -> list[_Look]:
+    """The best that was solved."""
     assert state.best is not None
     ranked = sorted(state.solved, key=lambda solution: solution.rank)
     worth_s = _WORTH_A_LOOK * state.best.step_s
@@ -39,28 +77,34 @@ def look_again(state: Search) -> MeshSolution:
             promising.setdefault(solution.candidate, solution)
     if state.may_be_far_off:
         promising |= _best_of_meshes(ranked, _WORTH_A_FURTHER_LOOK * state.best.step_s)
-    units = 0
+    looks, units = [], 0
     for candidate, solution in promising.items():
-        if (units < _MOST_UNITS or state.may_be_far_off) and not state.is_late:
-            size = state.choices.num_blocks * candidate.num_stages
+        if units < _MOST_UNITS or state.may_be_far_off:
+            size = _units(state, candidate)
             units += size
-            _improve(state, candidate, solution, is_thorough=candidate.tensor > 1 and size <= _TOO_MANY_UNITS)
-    _try_others(state)
-    return state.best
+            is_thorough = candidate.tensor > 1 and size <= _TOO_MANY_UNITS
+            looks.append(_Look(candidate, solution, is_thorough, size))
+    return looks
 
 
-def _try_others(state: Search) -> None:
-    """Solves what promises most of the schedules and meshes that were not solved, one of each."""
+def _others(state: Search) -> list[_Look]:
+    """What promises most of the schedules and meshes that were not solved, one of each."""
     assert state.best is not None
     seen = {_kind(solution.candidate) for solution in state.solved}
-    worth_s, tries = _WORTH_A_LOOK * state.best.step_s, 0
+    worth_s = _WORTH_A_LOOK * state.best.step_s
+    looks: list[_Look] = []
     for promise in state.promises:
-        if promise.step_s > worth_s or tries == _MOST_CANDIDATES or state.is_late:
-            return
-        if _kind(promise.candidate) not in seen:
-            seen.add(_kind(promise.candidate))
-            tries += 1
-            _improve(state, promise.candidate, None, is_thorough=False)
+        if promise.step_s > worth_s or len(looks) == _MOST_CANDIDATES:
+            break
+        candidate = promise.candidate
+        if _kind(candidate) not in seen:
+            seen.add(_kind(candidate))
+            looks.append(_Look(candidate, None, False, _units(state, candidate)))
+    return looks
+
+
+def _units(state: Search, candidate: Candidate) -> int:
+    return state.choices.num_blocks * candidate.num_stages
 
 
 def _kind(candidate: Candidate) -> tuple[Degrees, ScheduleName]:
@@ -76,19 +120,30 @@ def _best_of_meshes(ranked: Iterable[MeshSolution], worth_s: float) -> dict[Cand
     return dict(item for own in chosen for item in own)
 
 
-def _improve(state: Search, candidate: Candidate, known: MeshSolution | None, *, is_thorough: bool) -> None:
-    """Adds a solution of a candidate after all small changes that help.
+def _add_all(state: Search, looks: Sequence[_Look]) -> None:
+    """Adds what is found of each."""
+    errands = [partial(_found, state, look) for look in looks]
+    are_large = sum(look.is_large for look in looks) > 1
+    with Errands(state.choices, state.floors.of_tables, errands, are_large=are_large) as forked:
+        for found in forked.results():
+            if isinstance(found, MeshSolution):
+                state.add(found)
+            elif isinstance(found, CaptureError):
+                state.refused = state.refused or found
 
-    Args:
-        known: the solution, if there is one already.
-    """
-    place = candidate.tensor, candidate.micro_batch, candidate.tensor_stride
+
+def _found(state: Search, look: _Look) -> MeshSolution | Shortfall | CaptureError | None:
+    """A solution after all small changes that help, or why there is none."""
+    if state.is_late:
+        return None
+    candidate = look.candidate
     try:
-        tables = state.choices.tables(*place, thorough=is_thorough)
-        is_known = known is not None and not is_thorough
-        found = known if is_known else best_of_tables(tables, candidate, state.job)
+        tables = state.choices.tables(
+            candidate.tensor, candidate.micro_batch, candidate.tensor_stride, thorough=look.is_thorough
+        )
+        if look.known is not None and not look.is_thorough:
+            return polished(look.known, tables[look.known.table], state.job)
+        found = best_of_tables(tables, candidate, state.job)
     except CaptureError as refused:
-        state.refused = state.refused or refused
-        return
-    if isinstance(found, MeshSolution):
-        state.add(polished(found, tables[found.table], state.job))
+        return refused
+    return polished(found, tables[found.table], state.job) if isinstance(found, MeshSolution) else found

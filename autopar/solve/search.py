@@ -63,7 +63,7 @@ def search(
             )
         return None
     num_solved = len(state.solved) + len(state.shortfalls)
-    best = look_again(state)
+    best = look_again(state, bound_s)
     bound_s = min(bound_s, best.step_s)
     alternatives, by_hand = _beside(state, legal, num_alternatives, with_baselines)
     gap = 1 - bound_s / best.step_s
