@@ -52,7 +52,7 @@ class Realiser:
         degree: int,
         table: OperatorTable,
         facts: BlockFacts,
-        repeated: Collection[int] = (),
+        repeated: Collection[int],
     ) -> None:
         """
         Args:

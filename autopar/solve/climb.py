@@ -99,7 +99,7 @@ class Climb:
         return min(own, key=lambda solution: solution.rank, default=None)
 
     def _is_over(self, kept: float) -> bool:
-        return self._state.is_late or self._state.work_left < kept
+        return self._state.is_late or self._state.work.left < kept
 
     def _neighbours(self, top: MeshSolution) -> Iterator[Candidate]:
         one, offloads = top.candidate, {top.candidate.offload}

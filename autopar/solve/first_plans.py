@@ -36,7 +36,7 @@ def find_good_plans(state: Search) -> Climb:
     _find_first_plans(state, guesses)
     climb.run(_KEPT)
     if state.links_decide or _is_far_off(state):
-        with state.beyond_the_work_allowed():
+        with state.work.beyond():
             _try_more(state)
             climb.run(_LEAST_KEPT)
             climb.run_from_other_meshes(_LEAST_KEPT)
@@ -77,7 +77,7 @@ def _try_more(state: Search) -> None:
         best, family = state.best, promise.candidate.family
         if best is None or promise.step_s > _WORTH_ANOTHER_TRY * best.step_s:
             return
-        if state.is_late or state.work_left < _LEAST_KEPT:
+        if state.is_late or state.work.left < _LEAST_KEPT:
             return
         if promise.candidate.offload != best.candidate.offload and not best.memory_binds:
             continue  # it could only cost time
@@ -87,4 +87,4 @@ def _try_more(state: Search) -> None:
 
 
 def _is_enough(state: Search) -> bool:
-    return state.is_late or (state.best is not None and state.work_left < _KEPT)
+    return state.is_late or (state.best is not None and state.work.left < _KEPT)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from autopar.errors import CaptureError
 from autopar.plan.decisions import ScheduleName
@@ -30,6 +30,7 @@ _WORTH_A_FURTHER_LOOK = 1.1
 # Blocks in stages: another candidate is tried while those before had no more of them; of so many, tables are
 # not made anew.
 _MOST_UNITS, _TOO_MANY_UNITS = 1_000, 1_000
+_Found: TypeAlias = MeshSolution | Shortfall | CaptureError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,30 +40,25 @@ class _Look:
     Attributes:
         known: a solution of it; None: it was not solved.
         is_thorough: whether it is solved anew with all options of its blocks.
-        units: of work, if it is solved.
     """
 
     candidate: Candidate
-    known: MeshSolution | None
-    is_thorough: bool
-    units: int
-
-    @property
-    def is_large(self) -> bool:
-        """Whether a fork is worth its start."""
-        return (self.known is None or self.is_thorough) and self.units >= LARGE_UNITS
+    known: MeshSolution | None = None
+    is_thorough: bool = False
 
 
 def look_again(state: Search, bound_s: float) -> MeshSolution:
     """Solves the best candidates with thorough tables; the best plan then.
 
     Args:
-        bound_s: no plan is quicker.
+        bound_s: no plan of the tables made so far is quicker.
     """
     assert state.best is not None
+    for look in _best(state):
+        _add(state, _found(state, look))
     if bound_s < state.best.step_s:
-        _add_all(state, _best(state))
-        _add_all(state, _others(state))
+        for found in _by_forks(state, _others(state)):
+            _add(state, found)
     return state.best
 
 
@@ -82,8 +78,7 @@ def _best(state: Search) -> list[_Look]:
         if units < _MOST_UNITS or state.may_be_far_off:
             size = _units(state, candidate)
             units += size
-            is_thorough = candidate.tensor > 1 and size <= _TOO_MANY_UNITS
-            looks.append(_Look(candidate, solution, is_thorough, size))
+            looks.append(_Look(candidate, solution, candidate.tensor > 1 and size <= _TOO_MANY_UNITS))
     return looks
 
 
@@ -99,7 +94,7 @@ def _others(state: Search) -> list[_Look]:
         candidate = promise.candidate
         if _kind(candidate) not in seen:
             seen.add(_kind(candidate))
-            looks.append(_Look(candidate, None, False, _units(state, candidate)))
+            looks.append(_Look(candidate))
     return looks
 
 
@@ -120,19 +115,22 @@ def _best_of_meshes(ranked: Iterable[MeshSolution], worth_s: float) -> dict[Cand
     return dict(item for own in chosen for item in own)
 
 
-def _add_all(state: Search, looks: Sequence[_Look]) -> None:
-    """Adds what is found of each."""
+def _by_forks(state: Search, looks: Sequence[_Look]) -> list[_Found]:
+    """What is found of each; of tables that the search has made."""
+    large = [look for look in looks if _units(state, look.candidate) >= LARGE_UNITS]
     errands = [partial(_found, state, look) for look in looks]
-    are_large = sum(look.is_large for look in looks) > 1
-    with Errands(state.choices, state.floors.of_tables, errands, are_large=are_large) as forked:
-        for found in forked.results():
-            if isinstance(found, MeshSolution):
-                state.add(found)
-            elif isinstance(found, CaptureError):
-                state.refused = state.refused or found
+    with Errands(state.choices, state.floors.of_tables, errands, are_large=len(large) > 1) as forked:
+        return forked.results()
 
 
-def _found(state: Search, look: _Look) -> MeshSolution | Shortfall | CaptureError | None:
+def _add(state: Search, found: _Found) -> None:
+    if isinstance(found, MeshSolution):
+        state.add(found)
+    elif isinstance(found, CaptureError):
+        state.refused = state.refused or found
+
+
+def _found(state: Search, look: _Look) -> _Found:
     """A solution after all small changes that help, or why there is none."""
     if state.is_late:
         return None

@@ -46,6 +46,6 @@ def give_every_mesh_a_turn(state: Search, families: Iterable[Family]) -> None:
             turn = state.turn(_MOST_UNITS_OF_A_MESH)
             turn.start(by_mesh[mesh])
             find_good_plans(turn)
-            units_left -= _MOST_UNITS_OF_A_MESH - turn.units_left
+            units_left -= _MOST_UNITS_OF_A_MESH - turn.work.units_left
             for found in turn.solved:
                 state.add(found)

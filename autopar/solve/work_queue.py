@@ -17,8 +17,8 @@ from __future__ import annotations
 
 import heapq
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -42,11 +42,10 @@ from autopar.solve.mesh_turns import give_every_mesh_a_turn
 from autopar.solve.scout import Promise
 from autopar.solve.solved_ahead import SolvedAhead
 from autopar.solve.waiting import Waiting
+from autopar.solve.work_allowed import MOST_UNITS, WorkAllowed
 
 _TOLERANCE = 1e-9
 _MOST_WORK = 200_000
-# Units of work: a block in a stage of a solve, and those it may be in one segment with; making tables.
-_MOST_UNITS = 5_000
 _AGAIN = 0.02
 # Of the work allowed, what may be spent beyond it on the neighbours of the best plan.
 _MORE = 0.6
@@ -73,12 +72,14 @@ class Search:
         progress: Progress | None = None,
         watch: Callable[[News], None] | None = None,
         beside: Search | None = None,
+        units: int = MOST_UNITS,
     ) -> None:
         """
         Args:
             deadline: of ``time.monotonic``.
             beside: another search of the same space, whose bounds it shares; what is much slower than that
                 one's best plan is of no interest.
+            units: of work allowed.
         """
         self.choices, self.space, self.job = choices, space, job
         self.queue: list[Waiting] = []
@@ -92,7 +93,7 @@ class Search:
         self.promises: list[Promise] = []
         self.links_decide = self.may_be_far_off = False
         self.open_bound_s = float("inf")  # of what was given up
-        self._work_left, self._units_left = _MOST_WORK, _MOST_UNITS
+        self._work_left = _MOST_WORK
         self._num_solved: dict[Family, int] = {}
         # How far the plans of a kind were from their bounds, at least.
         self._ratios: dict[Kind, float] = {}
@@ -103,18 +104,8 @@ class Search:
         self._watch = watch or (lambda news: None)
         self._beside = beside
         self.floors: Floors = beside.floors if beside else Floors(choices, space, job, self._progress)
-        self._units_left += self.floors.units
+        self.work = WorkAllowed(self.floors, units)
         self._ahead = SolvedAhead(self)
-
-    @property
-    def work_left(self) -> float:
-        """Share of the work allowed."""
-        return self.units_left / _MOST_UNITS
-
-    @property
-    def units_left(self) -> int:
-        """Of the work allowed."""
-        return self._units_left - self.floors.units
 
     @property
     def num_candidates(self) -> int:
@@ -141,9 +132,9 @@ class Search:
         self._tighten()
         self.may_be_far_off = self._is_far_from_bounds()
         if self.may_be_far_off:
-            with self.beyond_the_work_allowed():
+            with self.work.beyond():
                 give_every_mesh_a_turn(self, self.guesses)
-        while self.queue and not self.is_late and self.work_left > 0:
+        while self.queue and not self.is_late and self.work.left > 0:
             waiting = heapq.heappop(self.queue)
             if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
                 self._advance(waiting)
@@ -159,23 +150,15 @@ class Search:
 
     def turn(self, units: int) -> Search:
         """A search for the same beside this one, with so much work allowed."""
-        beside = Search(
+        return Search(
             self.choices,
             self.space,
             self.job,
             deadline=self._deadline,
             progress=self._progress,
             beside=self,
+            units=units,
         )
-        beside._units_left = self.floors.units + units
-        return beside
-
-    @contextmanager
-    def beyond_the_work_allowed(self) -> Iterator[None]:
-        """What is done inside leaves no less work for what comes after it."""
-        before = self.units_left
-        yield
-        self._units_left = before + self.floors.units
 
     def _is_far_from_bounds(self) -> bool:
         """Whether the best plan is far from the bound of all that is left."""
@@ -346,7 +329,7 @@ class Search:
         )
         self._watch(news_of(self))
         self.tried.add(candidate)
-        self._units_left -= self.units_of(candidate)
+        self.work.spend(self.units_of(candidate))
         found = self._ahead.solution(candidate, self.floors_by_table(candidate))
         if isinstance(found, Shortfall):
             self._falls_short(candidate, found)
