@@ -19,7 +19,7 @@ _USERS_OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TOP_PA
 
 
 def keep_pages() -> bool:
-    """Makes the GNU C library keep the heap's free pages until the process ends.
+    """Makes the GNU C library give back what is free now, and keep what is free from then on.
 
     By default it gives back what is free at the heap's end once that is more than twice the largest block
     freed (mallopt(3), M_TRIM_THRESHOLD). Whether a step's gradients lie there is chance; where they do, every
@@ -32,8 +32,10 @@ def keep_pages() -> bool:
     """
     if sys.platform != "linux" or any(os.environ.get(name) for name in _USERS_OWN):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
+    libc = ctypes.CDLL(None)
+    mallopt = getattr(libc, "mallopt", None)
+    if mallopt is None or not hasattr(libc, "malloc_trim"):
         return False
+    libc.malloc_trim(0)
     # Setting either ends the library's own adjustment of both.
     return bool(mallopt(_M_MMAP_THRESHOLD, _LARGEST_IN_HEAP_BYTES) and mallopt(_M_TRIM_THRESHOLD, _MOST_INT))

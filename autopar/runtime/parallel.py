@@ -95,8 +95,6 @@ def start(
     assert mesh.pipeline and mesh.data and mesh.tensor
     resolved = resolve(plan, graph)
     device = options.choose_device()
-    if device.type == "cpu":
-        keep_pages()
     initial = InitialState(build_model, options.seed, options.init)
     meeting = gather_ranks(options, device)
     watchdog = Watchdog(meeting, options.timeout_s)
@@ -118,6 +116,8 @@ def start(
             )
             assembly = assemble(resolved, initial, rank_mesh, options, watchdog)
             assembly.executor.connect(plan.num_micro_batches)
+        if device.type == "cpu":
+            keep_pages()  # after what building the stage took and left
     except BaseException:
         watchdog.stop()
         raise
