@@ -17,7 +17,7 @@ print(keep_pages())
 train()
 train()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+for _ in range(20):
     train()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -42,11 +42,11 @@ def kept_and_faults(**environment: str) -> tuple[bool, int]:
 def test_pages_are_faulted_in_once() -> None:
     kept, faults = kept_and_faults()
     assert kept
-    assert faults < _PAGES_OF_A_ROUND
+    assert faults < 4 * _PAGES_OF_A_ROUND  # the heap may still grow by a few blocks
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the GNU C library's heap")
 def test_thresholds_of_the_environment_stand() -> None:
     kept, faults = kept_and_faults(MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072")
     assert not kept
-    assert faults > 4 * _PAGES_OF_A_ROUND
+    assert faults > 19 * _PAGES_OF_A_ROUND
