@@ -16,17 +16,18 @@ class WorkAllowed:
     """What is left of the work of one search.
 
     Args:
-        floors: what is worked on them while this search is at work counts, too.
+        floors: what is worked on them while this search is at work counts, too; None: only what it solves.
         units: in all.
     """
 
-    def __init__(self, floors: Floors, units: int = MOST_UNITS) -> None:
-        self._floors, self._units = floors, floors.units + units
+    def __init__(self, floors: Floors | None, units: int = MOST_UNITS) -> None:
+        self._floors = floors
+        self._units = units + self._of_floors
 
     @property
     def units_left(self) -> int:
         """Of those allowed."""
-        return self._units - self._floors.units
+        return self._units - self._of_floors
 
     @property
     def left(self) -> float:
@@ -42,4 +43,8 @@ class WorkAllowed:
         """What is done inside leaves no less work for what comes after it."""
         before = self.units_left
         yield
-        self._units = before + self._floors.units
+        self._units = before + self._of_floors
+
+    @property
+    def _of_floors(self) -> int:
+        return self._floors.units if self._floors else 0

@@ -104,7 +104,8 @@ class Search:
         self._watch = watch or (lambda news: None)
         self._beside = beside
         self.floors: Floors = beside.floors if beside else Floors(choices, space, job, self._progress)
-        self.work = WorkAllowed(self.floors, units)
+        # Which of several searches makes the tables that they share does not decide how far each gets.
+        self.work = WorkAllowed(None if beside else self.floors, units)
         self._ahead = SolvedAhead(self)
 
     @property
