@@ -18,6 +18,24 @@ HEAVY_HEAD = _quarry(4, 2048, 1024, 4, 1, 32, 4.99, "a100-sxm-80gb")
 DIVIDED = _quarry(4, 768, 256, 2, 2, 16, 2.8, "l4-24gb")
 # Whatever does not offload takes several times as long.
 SHORT = _quarry(12, 2048, 1024, 1, 8, 64, 4.08, "rtx4090-24gb")
+# Many plans of one mesh are a little quicker than the last.
+LONG_CLIMB = Quarry(
+    "examples/hf/llama",
+    {
+        "num_hidden_layers": 8,
+        "hidden_size": 512,
+        "intermediate_size": 1536,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "vocab_size": 32000,
+        "seq": 512,
+    },
+    2,
+    4,
+    24,
+    int(2.71 * GiB),
+    "rtx4090-24gb",
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +44,7 @@ SHORT = _quarry(12, 2048, 1024, 1, 8, 64, 4.08, "rtx4090-24gb")
         pytest.param(HEAVY_HEAD, (4, 1, 1), id="heavy head"),
         pytest.param(DIVIDED, (1, 2, 2), id="divided", marks=pytest.mark.slow),
         pytest.param(SHORT, (8, 1, 1), id="short", marks=pytest.mark.slow),
+        pytest.param(LONG_CLIMB, (2, 2, 2), id="long climb", marks=pytest.mark.slow),
     ],
 )
 def test_what_fits_is_found_without_pins(quarry: Quarry, mesh: tuple[int, int, int]) -> None:
