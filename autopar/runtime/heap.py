@@ -23,7 +23,7 @@ def keep_pages() -> bool:
 
     By default it gives back what is free at the heap's end once that is more than twice the largest block
     freed (mallopt(3), M_TRIM_THRESHOLD). Whether a step's gradients lie there is chance; where they do, every
-    step faults their pages in anew, which has been two fifths of a step. The peak of memory is about the same,
+    step faults their pages in anew, which was two fifths of a step. The peak of memory is much the same,
     as what is kept is what the last step had: some 10 MiB more of 670 were measured, for blocks too large for
     the heap do not use it. Nothing is done where the environment sets the heap's thresholds, nor with another
     C library.
