@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from autopar.cost.layout import Layout
 from autopar.cost.layout_memory import rank_memories
+from autopar.cost.prediction import StageMemory
 from autopar.cost.training import training_of
 from autopar.plan.bounds import Bound
 from autopar.schedule.actions import stage_rank
@@ -29,9 +30,10 @@ def shifted(
     """
     sizes = job.sizes(len(firsts))
     layout = layout_at(firsts)
-    totals = _totals(layout, job)
-    if sum(totals) > len(totals) * job.memory_limit_bytes:
+    memories = _memories(layout, job)
+    if sum(m.total_bytes for m in memories) > len(memories) * job.memory_limit_bytes:
         return None
+    totals = _totals(memories, job)
     seen = {firsts}
     for _ in range(_MOST_MOVES):
         if max(totals) <= job.memory_limit_bytes:
@@ -42,7 +44,7 @@ def shifted(
             if moved not in seen:
                 seen.add(moved)
                 other = layout_at(moved)
-                own = _totals(other, job)
+                own = _totals(_memories(other, job), job)
                 nearby.append((max(own), moved, other, own))
         if not nearby:
             return None
@@ -56,9 +58,12 @@ def is_legal(firsts: Sequence[int], num_blocks: int, sizes: Sequence[Bound]) -> 
     return min(held) > 0 and (not sizes or all(s.holds(n) for s, n in zip(sizes, held, strict=True)))
 
 
-def _totals(layout: Layout, job: Job) -> list[int]:
+def _memories(layout: Layout, job: Job) -> list[StageMemory]:
+    return list(rank_memories(layout, training_of(layout, job.cluster)))
+
+
+def _totals(memories: Sequence[StageMemory], job: Job) -> list[int]:
     """What every rank holds; where the host's memory is short, more than any device has."""
-    memories = rank_memories(layout, training_of(layout, job.cluster))
     return [
         m.total_bytes
         if m.host_bytes <= job.cluster.host_bytes_per_device
