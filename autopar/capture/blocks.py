@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import fx
 
+from autopar.capture.class_key import class_key_at
 from autopar.capture.deferred import deferred
 from autopar.capture.model_graph import Block, TensorSpec, calls_of
 from autopar.capture.recipe import BlockRecipe
@@ -28,7 +29,7 @@ def build_blocks(
             block_graph = deferred(partial(_block_graph, recipe, nodes, specializer, first[key]))
         else:
             block_graph = first[key] = _block_graph(recipe, nodes, specializer, None)
-        class_key = f"{key}-{specializer.size}"
+        class_key = class_key_at(key, specializer.size)
         calls = calls_of(nodes[name] for name in recipe.operators)
         blocks.append(Block(index, recipe.name, block_graph, recipe.inputs, recipe.outputs, class_key, calls))
     return tuple(blocks)

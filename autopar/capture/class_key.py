@@ -32,6 +32,16 @@ def class_keys(
     return tuple(describe.key(recipe) for recipe in recipes)
 
 
+def class_key_at(structure: str, micro_batch: int) -> str:
+    """The key of a structure's class at one micro-batch size."""
+    return f"{structure}-{micro_batch}"
+
+
+def structure_of(class_key: str) -> str:
+    """What the keys of one structure at different micro-batch sizes have in common."""
+    return class_key.rpartition("-")[0]
+
+
 def skipping_values(recipes: Sequence[BlockRecipe]) -> frozenset[str]:
     """Values read by a block other than the one after their producer."""
     producer = {name: index for index, recipe in enumerate(recipes) for name in recipe.outputs}

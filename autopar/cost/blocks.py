@@ -18,7 +18,7 @@ from autopar.cost.choice import BlockChoice, ParameterShare
 from autopar.cost.effects import Effect
 from autopar.cost.flops import forward_flops
 from autopar.cost.local_run import LocalRun, LocalValue, Timed
-from autopar.cost.measured import OperatorSum, with_measured_times
+from autopar.cost.measured import OperatorSum, measured_update_weight, with_measured_times
 from autopar.cost.operators import operator_name
 from autopar.cost.storages import BlockMemory
 from autopar.hardware.cluster import Cluster
@@ -223,6 +223,7 @@ def block_choice(
     assert readings is None or readings.cluster is cluster
     reading = (readings or Readings(cluster)).of(block, sharding, micro_batch, tensor_stride)
     held = _held(reading.memory, recompute)
+    shares = parameter_shares(block, sharding, frozen)
     again_s, again_comm_s = _again_s(reading, recompute)
     return BlockChoice(
         class_key=block.class_key,
@@ -231,7 +232,7 @@ def block_choice(
         input_word=input_word,
         output_word=output_word,
         recompute=recompute,
-        parameters=parameter_shares(block, sharding, frozen),
+        parameters=shares,
         overrides=dict(overrides or {}),
         forward_compute_s=reading.forward_compute_s,
         forward_comm_s=reading.forward_comm_s,
@@ -246,7 +247,22 @@ def block_choice(
         recompute_comm_s=again_comm_s,
         forward_host_s=reading.forward_host_s,
         backward_host_s=reading.backward_host_s,
+        update_weight=_update_weight(block, shares, frozen, cluster.device),
     )
+
+
+def _update_weight(
+    block: Block, shares: Iterable[ParameterShare], frozen: frozenset[str], device: Device
+) -> float:
+    """Of all elements with a gradient, as they are before ZeRO divides them: as measured where the class
+    was, else by their sizes.
+    """
+    measured = measured_update_weight(block, frozen, device)
+    if measured is not None:
+        return measured
+    sizes = [share.num_elements for share in shares if share.trainable]
+    weighed = sum(size * device.update_weight(size) for size in sizes)
+    return weighed / sum(sizes) if weighed else 1.0
 
 
 def _again_s(reading: BlockReading, recompute: Recompute) -> tuple[float, float]:

@@ -58,6 +58,8 @@ class BlockChoice(Passes):
         recompute_comm_s: likewise, of ``backward_comm_s``.
         forward_host_s: the part of ``forward_compute_s`` in which the device waits for its host to dispatch.
         backward_host_s: likewise, of ``backward_compute_s`` without what is recomputed.
+        update_weight: how many times as long as at the device's usual rate the update of an element takes
+            (``Device.update_weight``), on average.
         trainable_elements: of all parameters that have a gradient.
         frozen_elements: of the others.
     """
@@ -83,6 +85,7 @@ class BlockChoice(Passes):
     recompute_comm_s: float = 0.0
     forward_host_s: float = 0.0
     backward_host_s: float = 0.0
+    update_weight: float = 1.0
     # Asked for again and again, so not summed anew each time.
     trainable_elements: int = field(init=False, compare=False)
     frozen_elements: int = field(init=False, compare=False)

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from autopar.capture.model_graph import Block, ModelGraph
+from autopar.capture.model_graph import Block, InputKind, ModelGraph
 from autopar.cost.operators import node_seconds
+from autopar.cost.parameter_state import optimizer_cost
 from autopar.hardware.blocks import Slowdown
 from autopar.hardware.device import Device
 from autopar.sharding.gradients import nodes_with_gradient
@@ -92,6 +93,27 @@ def with_measured_times(
         backward.corrected_s(whole.backward, divided.backward),
         again_s,
     )
+
+
+def measured_update_weight(block: Block, frozen: frozenset[str], device: Device) -> float | None:
+    """How many times as long as at the device's usual rate the update of a measured block takes; None where
+    that was not measured.
+
+    Args:
+        frozen: canonical names of parameters without gradient.
+    """
+    measured = device.blocks.get(block.class_key)
+    if measured is None or measured.update_s is None or device.update_bytes_per_s is None:
+        return None
+    trained = {
+        entry.placeholder
+        for entry in block.inputs
+        if entry.kind is InputKind.PARAMETER and entry.source not in frozen
+    }
+    values = (node.meta["val"] for node in block.graph.nodes if node.name in trained)
+    num_elements = sum(value.numel() for value in values if value.is_floating_point())
+    usual_s = num_elements * optimizer_cost("adamw").traffic_bytes / device.update_bytes_per_s
+    return measured.update_s / usual_s if usual_s else None
 
 
 def slowdown(

@@ -73,8 +73,7 @@ def stage_seconds(
         backward_compute_s=sum(b.backward_compute_s for b in blocks) + num_backwards * action_s,
         backward_comm_s=sum(b.backward_comm_s for b in blocks) + sticking_out.backward_s + up_s,
         sync_s=sticking_out.step_s,
-        update_s=step_update_s(sum(trainable for trainable, _ in owned), zero, training)
-        + training.step_s(zero),
+        update_s=step_update_s(_updated_elements(blocks, owned), zero, training) + training.step_s(zero),
         weight_s=weight_s + action_s if training.splits_backward else 0.0,
     )
 
@@ -87,6 +86,11 @@ def owned_elements(blocks: Sequence[BlockChoice], repeated_elements: Sequence[in
         (max(0, block.trainable_elements - repeated), block.frozen_elements)
         for block, repeated in zip(blocks, repeated_elements, strict=True)
     ]
+
+
+def _updated_elements(blocks: Sequence[BlockChoice], owned: Sequence[tuple[int, int]]) -> int:
+    """Elements that a stage updates, each as many times as it takes longer than usual."""
+    return round(sum(b.update_weight * trainable for b, (trainable, _) in zip(blocks, owned, strict=True)))
 
 
 def stage_traffic(owned: Sequence[tuple[int, int]], training: Training) -> list[DataTraffic]:

@@ -134,27 +134,30 @@ class StepPieces:
 def step_pieces(layout: Layout, cluster: Cluster) -> StepPieces:
     """Times of all stages and messages of a layout, and when each stage has run its last action."""
     seconds = tuple(_all_seconds(layout, training_of(layout, cluster)))
-    message_s = tuple(_message_s(layout, cluster))
+    share = cluster.device.time_share
+    shares_cores = share > 1 and layout.pipeline > 1
     alone = StepPieces(
         seconds,
         tuple(
             rank_stages(layout.schedule, rank, layout.pipeline, layout.virtual)
             for rank in range(layout.pipeline)
         ),
-        message_s,
+        tuple(_message_s(layout, cluster, 0.0 if shares_cores else 1.0)),
         tuple(_tied_s(layout, cluster)),
         1.0,
         1.0,
         (),
     )
-    share = cluster.device.time_share
-    if share <= 1 or layout.pipeline == 1:
+    if not shares_cores:
         return replace(alone, ends_s=stage_ends(layout, alone))
     # Processes that wait leave their cores to the others: no sooner than all work is done by all cores, nor
     # than what depends on each other takes with cores to itself. Sending is no quicker for that: it waits for
     # other ranks to wake up.
-    ends_s = stage_ends(layout, replace(alone, stretch=1 / share))
+    alone = replace(alone, stretch=1 / share)
     work_s = layout.num_micro_batches * sum(s.forward_s + s.backward_s for s in seconds) / layout.pipeline
+    busy = _busy(work_s / max(stage_ends(layout, alone)), layout.pipeline / share)
+    alone = replace(alone, message_s=tuple(_message_s(layout, cluster, busy)))
+    ends_s = stage_ends(layout, alone)
     slower = max(1.0, work_s / max(ends_s))
     return replace(
         alone,
@@ -163,6 +166,17 @@ def step_pieces(layout: Layout, cluster: Cluster) -> StepPieces:
         ends_s=tuple(end_s * slower for end_s in ends_s),
         update_stretch=_update_stretch(alone, cluster.device),
     )
+
+
+def _busy(load: float, num_at_once: float) -> float:
+    """Fraction of the cores that compute while a message is on its way: none where one stage computes at a
+    time, because that has just ended.
+
+    Args:
+        load: work by what the cores could do meanwhile.
+        num_at_once: stages for which there are cores.
+    """
+    return min(1.0, max(0.0, load * num_at_once - 1) / max(1.0, num_at_once - 1))
 
 
 def _update_stretch(alone: StepPieces, device: Device) -> float:
@@ -236,14 +250,18 @@ def _synchronised_as_one(
     return [replace(s, sync_s=0.0 if stage else one.sync_s + spared_s) for stage, s in enumerate(seconds)]
 
 
-def _message_s(layout: Layout, cluster: Cluster) -> list[float]:
-    """Per boundary between stages, seconds of a message between the ranks that hold them."""
+def _message_s(layout: Layout, cluster: Cluster, busy: float) -> list[float]:
+    """Per boundary between stages, seconds of a message between the ranks that hold them.
+
+    Args:
+        busy: fraction of the cores that compute meanwhile.
+    """
     stride = layout.stride("pipeline")
     ranks = [
         stage_rank(layout.schedule, s, layout.pipeline, layout.virtual) for s in range(len(layout.stages))
     ]
     return [
-        cluster.axis_p2p_s(layout.boundary_bytes(s), ranks[s], ranks[s + 1], layout.pipeline, stride)
+        cluster.axis_p2p_s(layout.boundary_bytes(s), ranks[s], ranks[s + 1], layout.pipeline, stride, busy)
         for s in range(len(layout.stages) - 1)
     ]
 

@@ -24,6 +24,7 @@ class MeasuredBlock:
         forward_s: median.
         backward_s: median.
         name: of a block of the class, for people.
+        update_s: median, of AdamW on all of its parameters; None: not measured.
         sharded: by tensor degree, of the operators that are divided among so many ranks.
     """
 
@@ -33,3 +34,4 @@ class MeasuredBlock:
     backward_s: float
     name: str = ""
     sharded: Mapping[int, Slowdown] = field(default_factory=dict)
+    update_s: float | None = None

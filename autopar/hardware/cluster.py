@@ -58,7 +58,9 @@ class Cluster:
         """Seconds of one message from rank ``source`` to rank ``target``, its neighbours sending alike."""
         return self._message_s(num_bytes, source // self.devices_per_node != target // self.devices_per_node)
 
-    def axis_p2p_s(self, num_bytes: float, source: int, target: int, size: int, stride: int) -> float:
+    def axis_p2p_s(
+        self, num_bytes: float, source: int, target: int, size: int, stride: int, busy: float = 1.0
+    ) -> float:
         """Seconds of a message between two positions of an axis, in that of its groups where it is slowest.
 
         Args:
@@ -66,11 +68,12 @@ class Cluster:
             target: likewise.
             size: ranks on the axis.
             stride: distance of its ranks.
+            busy: as for ``IntraNodeLink.p2p_s``.
         """
         crosses = crosses_nodes(
             self.devices_per_node, self.num_devices, size, stride, min(source, target), max(source, target)
         )
-        return self._message_s(num_bytes, crosses)
+        return self._message_s(num_bytes, crosses, busy)
 
     def spread(self, size: int, stride: int) -> Spread:
         """How groups of ``size`` ranks ``stride`` apart lie over the nodes."""
@@ -81,9 +84,9 @@ class Cluster:
         """Host memory that each device of a node can count on."""
         return self.device.host.memory_bytes // self.devices_per_node
 
-    def _message_s(self, num_bytes: float, crosses: bool) -> float:
+    def _message_s(self, num_bytes: float, crosses: bool, busy: float = 1.0) -> float:
         if not crosses:
-            return self.intra_node.p2p_s(num_bytes)
+            return self.intra_node.p2p_s(num_bytes, busy)
         return self.network.latency_s + num_bytes / self.network.effective_bytes_per_s
 
 

@@ -11,6 +11,8 @@ from autopar.hardware.tables import SizeTable
 
 # In order of preference: the first that a device computes in is its default.
 PRECISIONS = ("bf16", "fp16", "fp32")
+# Of a parameter as it is updated: fp32.
+_ELEMENT_BYTES = 4
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,6 +55,9 @@ class Device:
         memory_rates: bytes/s that a memory-bound operator reaches by the bytes that it moves; None: the same
             at every size.
         update_bytes_per_s: what the optimiser's update reaches; None: as any memory-bound operator.
+        update_rates: likewise, by the bytes (fp32) of the parameter that is updated; None: the same for all.
+            Operators of the update that follow each other find a small parameter's state in the caches, and
+            of a tiny one they cost what they cost at least.
         blocks: measured times of block classes (``autopar profile --model``), by class key.
     """
 
@@ -85,6 +90,7 @@ class Device:
     tensor_parameter_s: float = 0.0
     memory_rates: SizeTable | None = None
     update_bytes_per_s: float | None = None
+    update_rates: SizeTable | None = None
     blocks: Mapping[str, MeasuredBlock] = field(default_factory=dict)
 
     @property
@@ -120,6 +126,17 @@ class Device:
     def effective_memory_bytes_per_s(self) -> float:
         """Memory bandwidth that a memory-bound operator reaches."""
         return self.memory_bytes_per_s * self.memory_efficiency
+
+    def update_weight(self, num_elements: int) -> float:
+        """How many times as long as at ``update_bytes_per_s`` the update of a parameter of so many elements
+        takes.
+        """
+        if self.update_rates is None or self.update_bytes_per_s is None or num_elements < 1:
+            return 1.0
+        least_bytes, least_rate = self.update_rates.points[0]
+        num_bytes = float(_ELEMENT_BYTES * num_elements)
+        slower = self.update_bytes_per_s / self.update_rates.at(num_bytes)
+        return max(slower, self.update_bytes_per_s / least_rate * least_bytes / num_bytes)
 
     def memory_s(self, num_bytes: float) -> float:
         """Seconds of a memory-bound operator that reads and writes so many bytes."""

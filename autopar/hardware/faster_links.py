@@ -23,6 +23,7 @@ def _faster(link: IntraNodeLink, factor: float) -> IntraNodeLink:
         curves=_curves(link.curves, factor),
         own_curves={kind: _curves(curves, factor) for kind, curves in link.own_curves.items()},
         messages=None if link.messages is None else _rates(link.messages, factor),
+        messages_alone=None if link.messages_alone is None else _rates(link.messages_alone, factor),
     )
 
 

@@ -41,6 +41,7 @@ _MEMORY = Section(
         "efficiency": Number("fraction"),
         "rates": Table("B", "GB/s", optional=True),
         "update": Number("GB/s", optional=True, nullable=True),
+        "update_rates": Table("B", "GB/s", optional=True),
     }
 )
 
@@ -52,6 +53,7 @@ _INTRA_NODE = Section(
         "latency": Number("us"),
         "shared": Flag(),
         "messages": Table("B", "GB/s", optional=True),
+        "messages_alone": Table("B", "GB/s", optional=True),
         "all_reduce": Curves("B", "GB/s"),
         **{str(kind): Curves("B", "GB/s") for kind in OWN_CURVES},
     }
@@ -65,6 +67,7 @@ _BLOCK = Section(
         "precision": Text(words=PRECISIONS),
         "forward": Number("us"),
         "backward": Number("us"),
+        "update": Number("us", optional=True, nullable=True),
         "sharded": Named(_SHARDED, optional=True),
     }
 )

@@ -81,6 +81,7 @@ class IntraNodeLink:
             measured follows from the all-reduce.
         messages: bytes/s of a point-to-point message by its bytes, latency included; None: from ``latency_s``
             and the bandwidth.
+        messages_alone: likewise, where the processors of the node have nothing else to do; None: as always.
     """
 
     kind: str
@@ -91,6 +92,7 @@ class IntraNodeLink:
     shared: bool = False
     own_curves: Mapping[CollectiveKind, tuple[BusCurve, ...]] = field(default_factory=dict)
     messages: SizeTable | None = None
+    messages_alone: SizeTable | None = None
 
     def collective_s(self, kind: CollectiveKind, num_bytes: float, num_ranks: int, num_active: int) -> float:
         """Time of a collective of ``num_ranks`` ranks while ``num_active`` devices of the node communicate.
@@ -115,13 +117,25 @@ class IntraNodeLink:
         ring_s = kind.bus_factor(num_ranks) * num_bytes / self.ring_bytes_per_s
         return max(all_reduce_s * share, ring_s)
 
-    def p2p_s(self, num_bytes: float) -> float:
-        """Time of one message between two devices of a node."""
+    def p2p_s(self, num_bytes: float, busy: float = 1.0) -> float:
+        """Time of one message between two devices of a node.
+
+        Args:
+            busy: fraction of the node's processors that compute meanwhile.
+        """
         if self.messages is not None:
-            first_bytes, first_rate = self.messages.points[0]
-            return max(num_bytes / self.messages.at(num_bytes), first_bytes / first_rate)
+            busy_s = _message_s(self.messages, num_bytes)
+            if self.messages_alone is None:
+                return busy_s
+            alone_s = min(busy_s, _message_s(self.messages_alone, num_bytes))
+            return alone_s + busy * (busy_s - alone_s)
         rate = min(self.bytes_per_s, self.ring_bytes_per_s) if self.shared else self.bytes_per_s * 0.8
         return self.latency_s + num_bytes / rate
+
+
+def _message_s(table: SizeTable, num_bytes: float) -> float:
+    first_bytes, first_rate = table.points[0]
+    return max(num_bytes / table.at(num_bytes), first_bytes / first_rate)
 
 
 @dataclass(frozen=True, slots=True)

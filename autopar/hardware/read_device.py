@@ -60,8 +60,9 @@ def read_device(path: str | Path) -> Device:
         sharded_action_s=compute.optional_number("sharded_action", "us") or 0.0,
         sharded_step_s=compute.optional_number("sharded_step", "us") or 0.0,
         tensor_parameter_s=compute.optional_number("tensor_parameter", "us") or 0.0,
-        memory_rates=memory.table("rates", "B", "GB/s") if "rates" in memory.values else None,
+        memory_rates=_optional_rates(memory, "rates"),
         update_bytes_per_s=memory.optional_number("update", "GB/s"),
+        update_rates=_optional_rates(memory, "update_rates"),
         blocks=_blocks(top),
     )
 
@@ -80,6 +81,10 @@ def _compute(compute: Fields) -> tuple[dict[str, float], dict[str, SizeTable]]:
     half = tables.table("half", "cube_edge", "fraction") if len(peaks) > 1 else fp32
     efficiency = {precision: fp32 if precision == "fp32" else half for precision in peaks}
     return peaks, efficiency
+
+
+def _optional_rates(section: Fields, key: str) -> SizeTable | None:
+    return section.table(key, "B", "GB/s") if key in section.values else None
 
 
 def _overlap(compute: Fields) -> float:
@@ -102,6 +107,7 @@ def _blocks(top: Fields) -> dict[str, MeasuredBlock]:
             backward_s=block.number("backward", "us"),
             name=block.text("name"),
             sharded=_sharded(block.section("sharded", required=False)),
+            update_s=block.optional_number("update", "us"),
         )
     return found
 
@@ -125,7 +131,8 @@ def _intra_node(link: Fields) -> IntraNodeLink:
         curves=_curves(link, CollectiveKind.ALL_REDUCE),
         shared=link.flag("shared"),
         own_curves={kind: _curves(link, kind) for kind in OWN_CURVES if str(kind) in link.values},
-        messages=link.table("messages", "B", "GB/s") if "messages" in link.values else None,
+        messages=_optional_rates(link, "messages"),
+        messages_alone=_optional_rates(link, "messages_alone"),
     )
 
 

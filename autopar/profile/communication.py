@@ -9,8 +9,8 @@ product alone is taken off.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import torch
@@ -18,7 +18,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 
 from autopar.hardware.link import CollectiveKind
-from autopar.profile.spread import Spread
+from autopar.profile.spread import Spread, scaled
 from autopar.profile.stopwatch import Stopwatch, Task
 from autopar.units import KiB, MiB
 
@@ -40,10 +40,12 @@ class CommunicationResult:
     Attributes:
         collectives: by kind, group size and payload (``CollectiveKind`` says of what).
         messages: one way, by bytes; empty where there is one rank.
+        messages_alone: likewise, between two ranks while all others wait; empty where sending takes no core.
     """
 
     collectives: dict[tuple[CollectiveKind, int, int], Spread]
     messages: dict[int, Spread]
+    messages_alone: dict[int, Spread] = field(default_factory=dict)
 
 
 def measure_communication(stopwatch: Stopwatch, quick: bool, timeout_s: float) -> CommunicationResult:
@@ -71,16 +73,35 @@ def measure_communication(stopwatch: Stopwatch, quick: bool, timeout_s: float) -
         )
         for num_bytes in sizes
     }
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # torch renames collectives from version to version
-        everything = [*tasks.values(), *messages.values()]
-        alone = [] if busy is None else [Task("product before a collective", busy, computes=False)]
-        found = stopwatch.run("communication", [*everything, *alone])
-    before_s = found[alone[0].name].median_s if alone else 0.0
+    everything = [*tasks.values(), *messages.values()]
+    if busy is None:
+        found = _run(stopwatch, everything)
+        return CommunicationResult(
+            {key: found[task.name] for key, task in tasks.items()},
+            {num_bytes: found[task.name] for num_bytes, task in messages.items()},
+        )
+    there_and_back = {
+        num_bytes: Task(f"message of {num_bytes} bytes alone", _reply(num_bytes, busy), computes=False)
+        for num_bytes in sizes
+    }
+    before = Task("product before a collective", busy, computes=False)
+    before_alone = Task("product before a message", busy if dist.get_rank() == 0 else _wait, computes=False)
+    found = _run(stopwatch, [*everything, *there_and_back.values(), before, before_alone])
+    before_s, before_alone_s = found[before.name].median_s, found[before_alone.name].median_s
     return CommunicationResult(
         {key: _without(before_s, found[task.name]) for key, task in tasks.items()},
         {num_bytes: _without(before_s, found[task.name]) for num_bytes, task in messages.items()},
+        {
+            num_bytes: _without(before_alone_s, scaled(found[task.name], 0.5))
+            for num_bytes, task in there_and_back.items()
+        },
     )
+
+
+def _run(stopwatch: Stopwatch, tasks: Sequence[Task]) -> dict[str, Spread]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch renames collectives from version to version
+        return stopwatch.run("communication", tasks)
 
 
 def group_sizes(num_ranks: int) -> tuple[int, ...]:
@@ -140,6 +161,32 @@ def _without(seconds: float, spread: Spread) -> Spread:
         max(least_s, spread.high_s - seconds),
         spread.num_repetitions,
     )
+
+
+def _wait() -> None:
+    """What ranks do that take no part: the next barrier is where they wait."""
+
+
+def _reply(num_bytes: int, busy: Callable[[], object]) -> Callable[[], object]:
+    """The first rank computes and sends to the second, which then does the same; the others wait."""
+    rank = dist.get_rank()
+    value = torch.zeros(max(1, num_bytes // 4))
+
+    def exchange(operation: Callable[..., object]) -> None:
+        for work in dist.batch_isend_irecv([dist.P2POp(operation, value, 1 - rank)]):
+            work.wait()
+
+    def first() -> None:
+        busy()
+        exchange(dist.isend)
+        exchange(dist.irecv)
+
+    def second() -> None:
+        exchange(dist.irecv)
+        busy()
+        exchange(dist.isend)
+
+    return first if rank == 0 else second if rank == 1 else _wait
 
 
 def _message(num_bytes: int, num_ranks: int, device: torch.device) -> Callable[[], object]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autopar.profile.spread import Spread, mean_of
+from autopar.profile.spread import Spread, mean_of, scaled
 from autopar.profile.stopwatch import Stopwatch, Task
 from autopar.units import MiB
 
@@ -31,6 +31,15 @@ _TRAFFIC_BYTES = {
 # (batch, heads, sequence, head dim)
 _ATTENTION = {"cpu": (2, 4, 256, 64), "cuda": (4, 16, 2048, 128)}
 _CHAIN = 32
+# Elements of a parameter, and how many such parameters are updated: of all but the smallest, so many that
+# their state is in no cache when its turn comes, as that of a whole model is not. The C library maps what is
+# larger than 32 MiB anew each time (``runtime.heap``): the sizes before and behind that differ. On a GPU one
+# call updates parameters of every size.
+_UPDATES = {
+    "cpu": ((2**8, 256), (2**14, 256), (2**18, 32), (2**20, 8), (7 * 2**20, 1), (10 * 2**20, 1)),
+    "cuda": ((2**26, 1),),
+}
+_QUICK_UPDATES = {"cpu": ((2**8, 256), (2**20, 8), (7 * 2**20, 1)), "cuda": ((2**26, 1),)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,7 @@ class ComputeResult:
         short_product: of a product with a short reduction, its FLOPs and reduction length; and
         long_product: the same FLOPs with a long one.
         streams: of memory-bound operators, by bytes moved.
-        update: of AdamW on parameters of so many elements.
+        updates: of AdamW, by the elements of a parameter; and of how many elements in all.
         operator: of one small operator with a view, forward.
         operator_backward: of its backward.
         attention: fused and causal, forward; with its FLOPs (both triangles).
@@ -52,7 +61,7 @@ class ComputeResult:
     short_product: tuple[Spread, float, int]
     long_product: tuple[Spread, float, int]
     streams: dict[int, Spread]
-    update: tuple[Spread, int]
+    updates: dict[int, tuple[Spread, int]]
     operator: Spread
     operator_backward: Spread
     attention: tuple[Spread, float]
@@ -81,14 +90,19 @@ def measure_compute(stopwatch: Stopwatch, quick: bool) -> ComputeResult:
         for size in _TRAFFIC_BYTES[kind]
     }
     attention, attention_flops = _attention(_ATTENTION[kind], precisions[0], device)
-    update, num_elements = _update(kind, device)
+    sizes = (_QUICK_UPDATES if quick else _UPDATES)[kind]
+    state = torch.ones(4, max(elements * number for elements, number in sizes), device=device)
+    updates = {
+        elements: (Task(f"update of {elements} elements", _update(elements, number, state)), number)
+        for elements, number in sizes
+    }
     forward, backward = _chain(device)
     tasks = [
         *products.values(),
         *shaped.values(),
         *(task for group in streams.values() for task in group),
         Task("attention", attention),
-        Task("update", update),
+        *(task for task, _ in updates.values()),
         Task("operators", forward),
         Task("operators and their backward", backward),
     ]
@@ -99,9 +113,11 @@ def measure_compute(stopwatch: Stopwatch, quick: bool) -> ComputeResult:
         short_product=(found[shaped["short"].name], _flops(shapes["short"]), short),
         long_product=(found[shaped["long"].name], _flops(shapes["long"]), long),
         streams={size: mean_of([found[task.name] for task in group]) for size, group in streams.items()},
-        update=(found["update"], num_elements),
-        operator=_scaled(forward_s, 1 / _CHAIN),
-        operator_backward=_scaled(_difference(both_s, forward_s), 1 / _CHAIN),
+        updates={
+            elements: (found[task.name], elements * number) for elements, (task, number) in updates.items()
+        },
+        operator=scaled(forward_s, 1 / _CHAIN),
+        operator_backward=scaled(_difference(both_s, forward_s), 1 / _CHAIN),
         attention=(found["attention"], attention_flops),
     )
 
@@ -147,16 +163,20 @@ def _attention(
     return lambda: F.scaled_dot_product_attention(query, query, query, is_causal=True), flops
 
 
-def _update(kind: str, device: torch.device) -> tuple[Callable[[], object], int]:
-    """AdamW on so many parameters as large as those of a layer that their state is in no cache: that of a
-    whole model is not.
+def _update(num_elements: int, num_parameters: int, state: Tensor) -> Callable[[], object]:
+    """AdamW on parameters of one size, without changing them.
+
+    Args:
+        state: memory for values, gradients and both moments.
     """
-    num_parameters, num_elements = (8, 2**20) if kind == "cpu" else (1, 2**26)
-    parameters = [torch.zeros(num_elements, device=device, requires_grad=True) for _ in range(num_parameters)]
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    optimizer = torch.optim.AdamW(parameters)
-    return optimizer.step, num_parameters * num_elements
+    pieces = [row.split(num_elements) for row in state[:, : num_elements * num_parameters]]
+    parameters = [value.detach().requires_grad_() for value in pieces[0]]
+    optimizer = torch.optim.AdamW(parameters, lr=0.0)
+    for parameter, gradient, first, second in zip(parameters, *pieces[1:], strict=True):
+        parameter.grad = gradient
+        moments = {"exp_avg": first, "exp_avg_sq": second}
+        optimizer.state[parameter] = {"step": torch.tensor(0.0), **moments}
+    return optimizer.step
 
 
 def _chain(device: torch.device) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -177,12 +197,6 @@ def _chain(device: torch.device) -> tuple[Callable[[], object], Callable[[], obj
         torch.autograd.backward([forward()], [seed])
 
     return forward, both
-
-
-def _scaled(spread: Spread, factor: float) -> Spread:
-    return Spread(
-        spread.median_s * factor, spread.low_s * factor, spread.high_s * factor, spread.num_repetitions
-    )
 
 
 def _difference(whole: Spread, part: Spread) -> Spread:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from autopar.cost.parameter_state import optimizer_cost
+from autopar.cost.parameter_state import MASTER_BYTES, optimizer_cost
 from autopar.hardware.catalog import find_local_device, load_device
 from autopar.hardware.device import Device
 from autopar.hardware.link import CollectiveKind
@@ -101,6 +101,7 @@ def _blocks(blocks: Sequence[BlockTimes]) -> Document:
             "precision": str(block.precision),
             "forward": seconds(block.forward),
             "backward": seconds(block.backward),
+            **({"update": seconds(block.update)} if block.update is not None else {}),
         }
         for block in blocks
         if block.degree == 1
@@ -262,7 +263,6 @@ def _memory(result: ProfileResult) -> Document:
     machine, compute, settings = result.machine, result.compute, result.settings
     rates = [(size, size / spread.median_s) for size, spread in sorted(compute.streams.items())]
     best = max(rate for _, rate in rates)
-    update, num_elements = compute.update
     capacity = machine.device_memory_bytes or machine.memory_bytes // settings.num_processes
     widest = max(spread.width for spread in compute.streams.values())
     return {
@@ -279,12 +279,28 @@ def _memory(result: ProfileResult) -> Document:
             "note": f"read and written by addition, relu, layer norm, copy; within {widest:.0%}",
             "points": [[size, rounded(rate / 1e9)] for size, rate in rates],
         },
-        "update": measured(
-            num_elements * optimizer_cost("adamw").traffic_bytes / update.median_s / 1e9,
-            "GB/s",
-            f"AdamW; {width(update)}",
-        ),
+        **_updates(compute.updates),
     }
+
+
+def _updates(found: Mapping[int, tuple[Spread, int]]) -> Document:
+    """Of the parameter size that is updated quickest, and where several were measured, of each."""
+    traffic = optimizer_cost("adamw").traffic_bytes
+    rates = {
+        elements: num_elements * traffic / spread.median_s / 1e9
+        for elements, (spread, num_elements) in sorted(found.items())
+    }
+    best = max(rates, key=lambda elements: rates[elements])
+    document: Document = {"update": measured(rates[best], "GB/s", f"AdamW; {width(found[best][0])}")}
+    if len(rates) > 1:
+        document["update_rates"] = {
+            "size_unit": "B",
+            "unit": "GB/s",
+            "source": MEASURED,
+            "note": "AdamW, by the bytes of a parameter",
+            "points": [[MASTER_BYTES * elements, rounded(rate)] for elements, rate in rates.items()],
+        }
+    return document
 
 
 def _host(result: ProfileResult) -> Document:

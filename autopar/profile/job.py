@@ -26,7 +26,13 @@ from autopar.errors import UsageError
 from autopar.lifeline import end_with_parent
 from autopar.lower.axis import ProcessGroupAxis, TensorAxis
 from autopar.plan.decisions import Precision
-from autopar.profile.block_times import BlockTimes, BlockToTime, classes_of, measure_blocks
+from autopar.profile.block_times import (
+    BlockTimes,
+    BlockToTime,
+    classes_of,
+    measure_blocks,
+    with_common_updates,
+)
 from autopar.profile.communication import CommunicationResult, measure_communication, own_group
 from autopar.profile.compute import ComputeResult, measure_compute
 from autopar.profile.machine import describe_machine
@@ -113,7 +119,7 @@ def profile_rank(
         communication=found.communication,
         overheads=found.overheads,
         host_copy=found.host_copy,
-        blocks=found.blocks,
+        blocks=with_common_updates(found.blocks),
         elapsed_s=time.monotonic() - began_s,
         load=load,
     )

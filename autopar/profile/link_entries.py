@@ -41,6 +41,17 @@ def intra_node(result: ProfileResult, base: Device) -> Document:
             "points": [[size, rounded(size / seconds / 1e9)] for size, seconds in messages],
         },
     }
+    if found.messages_alone:
+        document["messages_alone"] = {
+            "size_unit": "B",
+            "unit": "GB/s",
+            "source": MEASURED,
+            "note": "between two processes while the others wait",
+            "points": [
+                [size, rounded(size / spread.median_s / 1e9)]
+                for size, spread in sorted(found.messages_alone.items())
+            ],
+        }
     for kind in dict.fromkeys(kind for kind, _, _ in rates):
         document[str(kind)] = [
             {

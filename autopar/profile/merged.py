@@ -7,12 +7,11 @@ hold for one speed.
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from autopar.profile.spread import Spread
+from autopar.profile.spread import Spread, median_of
 
 _Result = TypeVar("_Result")
 
@@ -30,12 +29,7 @@ def merged(passes: Sequence[_Result]) -> _Result:
 def _merged(passes: Sequence[Any]) -> Any:
     first = passes[0]
     if isinstance(first, Spread):
-        return Spread(
-            statistics.median(spread.median_s for spread in passes),
-            min(spread.low_s for spread in passes),
-            max(spread.high_s for spread in passes),
-            sum(spread.num_repetitions for spread in passes),
-        )
+        return median_of(passes)
     if isinstance(first, dict):
         return {key: _merged([one[key] for one in passes]) for key in first}
     if isinstance(first, tuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,23 @@ def _quantile(ordered: Sequence[float], fraction: float) -> float:
     below = math.floor(position)
     above = min(below + 1, len(ordered) - 1)
     return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+
+
+def scaled(spread: Spread, factor: float) -> Spread:
+    """So many times each."""
+    return Spread(
+        spread.median_s * factor, spread.low_s * factor, spread.high_s * factor, spread.num_repetitions
+    )
+
+
+def median_of(spreads: Sequence[Spread]) -> Spread:
+    """The median of the medians, between the outermost ends."""
+    return Spread(
+        statistics.median(s.median_s for s in spreads),
+        min(s.low_s for s in spreads),
+        max(s.high_s for s in spreads),
+        sum(s.num_repetitions for s in spreads),
+    )
 
 
 def mean_of(spreads: Sequence[Spread]) -> Spread:

@@ -72,14 +72,19 @@ def candidate_training(candidate: Candidate, job: Job) -> Training:
 
 
 def messages_s(candidate: Candidate, job: Job, num_bytes: float) -> list[float]:
-    """Seconds of a message over every stage boundary; none between stages of one rank."""
+    """Seconds of a message over every stage boundary; none between stages of one rank. At least: where ranks
+    share cores, as if nobody computed.
+    """
+    busy = 0.0 if job.cluster.device.time_share > 1 else 1.0
     stride = layout_of(candidate, job).stride("pipeline")
     ranks = [
         stage_rank(candidate.schedule, stage, candidate.pipeline, candidate.virtual)
         for stage in range(candidate.num_stages)
     ]
     return [
-        0.0 if one == other else job.cluster.axis_p2p_s(num_bytes, one, other, candidate.pipeline, stride)
+        0.0
+        if one == other
+        else job.cluster.axis_p2p_s(num_bytes, one, other, candidate.pipeline, stride, busy)
         for one, other in pairwise(ranks)
     ]
 
@@ -156,7 +161,7 @@ def _option(choice: BlockChoice, zero: int, training: Training, candidate: Candi
         choice.input_word,
         choice.output_word,
         sum(option_seconds(choice, training))
-        + update_rate_s(candidate, zero, training) * choice.trainable_elements,
+        + update_rate_s(candidate, zero, training) * choice.update_weight * choice.trainable_elements,
         memory.activations_bytes,
         memory.parameters_bytes + memory.gradients_bytes + memory.optimizer_bytes,
         choice.transient_bytes + back_bytes,
@@ -216,6 +221,7 @@ def _shared(table: ChoiceTable, training: Training, zero: int, candidate: Candid
         one = next(c for k in table.kinds for c in k)
         alone = holding(one, trainable, parameter.num_elements - trainable)
         state = on_device(stage_pieces([alone], training, zero).state, training)
-        update_s = update_rate_s(candidate, zero, training) * trainable
+        weight = max(c.update_weight for block in parameter.blocks for c in table.kinds[table.blocks[block]])
+        update_s = update_rate_s(candidate, zero, training) * weight * trainable
         found.append(Shared(parameter.blocks, state.total, update_s, _overhead(alone, zero, training)))
     return tuple(found)

@@ -128,7 +128,8 @@ def parts_of(table: ChoiceTable, training: Training, zero: int) -> Parts:
         sync_s=_once(
             level, overlap, 0.0 * backward if training.splits_backward else backward, gather, scatter, across
         ),
-        update_s=element_update_s(zero, training) * np.array([float(trainable) for trainable, _ in sizes]),
+        update_s=element_update_s(zero, training)
+        * np.array([c.update_weight * trainable for c, (trainable, _) in zip(choices, sizes, strict=True)]),
         held_bytes=np.array([float(p.state.total) for p in pieces]),
         saved_bytes=stays * np.array([float(c.saved_bytes) for c in choices]),
         running_bytes=np.array([float(p.running + p.reduced) for p in pieces]),

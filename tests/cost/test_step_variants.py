@@ -17,6 +17,7 @@ from autopar.cost.training import Training, training_of
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
 from autopar.hardware.link import CollectiveKind
+from autopar.hardware.tables import SizeTable
 from autopar.plan.decisions import Precision, ScheduleName
 from tests.cost.layouts import VARIANTS, GiB, block, four_ranks, heavy, layout
 
@@ -210,6 +211,26 @@ def test_ranks_that_share_cores_do_not_wait_for_nothing() -> None:
     assert shared.step_time_s == pytest.approx(alone.step_time_s - 4 * 0.030 / 2, rel=0.02)
     many = predict(layout(stages, num_micro_batches=64), make_cluster(device, 1, 4), GiB)
     assert many.step_time_s > 64 * 0.033
+
+
+def test_messages_take_the_longer_the_more_stages_compute() -> None:
+    busy, alone = SizeTable(((1e6, 1e6 / 8e-3),)), SizeTable(((1e6, 1e6 / 2e-3),))
+    plain = make_cluster(replace(load_device("cpu"), time_share=2.0), 1, 4)
+    cluster = replace(plain, intra_node=replace(plain.intra_node, messages=busy, messages_alone=alone))
+    one = block(output_bytes=10**6)
+
+    def message_s(num_micro_batches: int) -> float:
+        pieces = step_pieces(layout(((one,),) * 4, num_micro_batches=num_micro_batches), cluster)
+        assert len(set(pieces.message_s)) == 1
+        return pieces.message_s[0]
+
+    assert message_s(1) == pytest.approx(2e-3)  # nobody computes while one micro-batch is handed on
+    between = [message_s(number) for number in (2, 3)]
+    assert 2e-3 < between[0] < between[1] <= 8e-3
+    assert message_s(64) == pytest.approx(8e-3)
+    # With a core for each, all compute beside each other, and what was measured of all at once holds.
+    apart = replace(cluster, device=replace(cluster.device, time_share=1.0))
+    assert step_pieces(layout(((one,),) * 4), apart).message_s[0] == pytest.approx(8e-3)
 
 
 def test_stages_pay_for_exchanging_and_for_sharded_state() -> None:

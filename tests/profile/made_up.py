@@ -8,7 +8,7 @@ from autopar.profile.compute import ComputeResult
 from autopar.profile.machine import Machine
 from autopar.profile.overheads import OverheadResult, Steps
 from autopar.profile.settings import ProfileResult, ProfileSettings
-from autopar.profile.spread import Spread
+from autopar.profile.spread import Spread, scaled
 
 SIZES = (64, 262144, 4194304)
 
@@ -20,7 +20,8 @@ def spread(seconds: float) -> Spread:
 def made_up_profile(
     *, num_processes: int = 4, num_cores: int = 2, blocks: tuple[BlockTimes, ...] = ()
 ) -> ProfileResult:
-    """50 GFLOP/s on large products, 100 us and 1 GB/s for every collective, 20 us and 2 GB/s for messages."""
+    """50 GFLOP/s on large products, 100 us and 1 GB/s for every collective, 20 us and 2 GB/s for messages,
+    half of it between ranks of which the others wait; 4 GB/s for updates, 2 GB/s of large parameters."""
     products = {
         ("fp32", edge): spread(2 * edge**3 / 50e9 + 2e-6) for edge in (16, 32, 64, 128, 256, 512, 1024)
     }
@@ -44,12 +45,16 @@ def made_up_profile(
             short_product=(spread(1.5e-4), 8e6, 16),
             long_product=(spread(1e-4), 8e6, 256),
             streams={65536: spread(65536 / 10e9), 33554432: spread(33554432 / 5e9)},
-            update=(spread(2**20 * 80 / 4e9), 2**20),
+            updates={2**18: (spread(2**23 * 80 / 4e9), 2**23), 2**23: (spread(2**23 * 80 / 2e9), 2**23)},
             operator=spread(8e-6),
             operator_backward=spread(12e-6),
             attention=(spread(1e-3), 4e7),
         ),
-        communication=CommunicationResult(collectives if has_links else {}, messages if has_links else {}),
+        communication=CommunicationResult(
+            collectives if has_links else {},
+            messages if has_links else {},
+            {size: scaled(one, 0.5) for size, one in messages.items()} if has_links else {},
+        ),
         overheads=OverheadResult(Steps(spread(2e-3), spread(10e-3))),
         host_copy=None,
         blocks=blocks,

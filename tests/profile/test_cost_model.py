@@ -25,7 +25,8 @@ def written(result: ProfileResult, folder: Path) -> Device:
 
 def test_file_reads_back_what_was_measured(tmp_path: Path) -> None:
     halves = replace(block_times("abc-4", 6e-4, 1e-3), degree=2, slowdown=Slowdown(1.5, 1.25))
-    result = made_up_profile(blocks=(block_times("abc-4", 1e-3, 2e-3), halves))
+    whole = replace(block_times("abc-4", 1e-3, 2e-3), update=spread(7e-3))
+    result = made_up_profile(blocks=(whole, halves))
     device = written(result, tmp_path)
     assert device.name == "here" and device.kind == "cpu" and device.default_devices_per_node == 4
     assert yaml.safe_load((tmp_path / "here.yaml").read_text()) == cost_model_document(result, "here")
@@ -35,8 +36,9 @@ def test_file_reads_back_what_was_measured(tmp_path: Path) -> None:
     assert device.memory_s(33554432) == pytest.approx(33554432 / 5e9)
     assert device.memory_s(65536) == pytest.approx(65536 / 10e9)
     assert device.update_bytes_per_s == pytest.approx(4e9, rel=1e-3)
+    assert [device.update_weight(n) for n in (2**18, 2**23, 2**25)] == pytest.approx([1, 2, 2], rel=1e-3)
     block = device.blocks["abc-4"]
-    assert (block.forward_s, block.backward_s) == pytest.approx((1e-3, 2e-3))
+    assert (block.forward_s, block.backward_s, block.update_s) == pytest.approx((1e-3, 2e-3, 7e-3))
     assert block.sharded == {2: Slowdown(1.5, 1.25)}
     assert not device.supports("bf16") and device.supports("fp32")
 
@@ -84,6 +86,23 @@ def test_messages_take_as_long_as_measured(tmp_path: Path) -> None:
         expected_s = result.communication.messages[num_bytes].median_s
         assert cluster.p2p_s(num_bytes, 0, 1) == pytest.approx(expected_s, rel=2e-3)
     assert cluster.p2p_s(8, 0, 1) == pytest.approx(2e-5, rel=0.01)  # no less than its latency
+
+
+def test_messages_take_less_where_nobody_computes(tmp_path: Path) -> None:
+    result = made_up_profile()
+    cluster = make_cluster(written(result, tmp_path))
+    for num_bytes in SIZES:
+        busy_s = result.communication.messages[num_bytes].median_s
+        found = [cluster.axis_p2p_s(num_bytes, 0, 1, 4, 1, busy) for busy in (0.0, 0.5, 1.0)]
+        assert found == pytest.approx([busy_s / 2, 0.75 * busy_s, busy_s], rel=2e-3)
+
+
+def test_updates_are_of_one_rate_where_one_size_was_measured(tmp_path: Path) -> None:
+    result = made_up_profile()
+    compute = replace(result.compute, updates={2**26: (spread(2**26 * 80 / 8e9), 2**26)})
+    device = written(replace(result, compute=compute), tmp_path)
+    assert device.update_bytes_per_s == pytest.approx(8e9, rel=1e-3) and device.update_rates is None
+    assert device.update_weight(1) == device.update_weight(2**30) == 1
 
 
 def test_processes_with_cores_of_their_own_share_none(tmp_path: Path) -> None:

@@ -10,21 +10,24 @@ from autopar.capture.capture import Capture, capture
 from autopar.capture.model_graph import Block, InputKind
 from autopar.capture.target import load_target
 from autopar.cost.blocks import Readings, block_choice, operator_sums
+from autopar.cost.layout import Layout
 from autopar.cost.measured import OperatorSum, correction, measured_note, slowdown
+from autopar.cost.stage_time import stage_seconds
+from autopar.cost.training import training_of
 from autopar.hardware.blocks import MeasuredBlock, Slowdown
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
 from autopar.hardware.read_device import read_device
-from autopar.plan.decisions import Mesh, PatternLine, Plan, Precision, Recompute
+from autopar.plan.decisions import Mesh, PatternLine, Plan, Precision, Recompute, ScheduleName
 from autopar.planner.planner import make_plan
 from autopar.planner.request import PlanRequest
-from autopar.profile.block_times import BlockRun, BlockToTime, classes_of
+from autopar.profile.block_times import BlockRun, BlockToTime, classes_of, with_common_updates
 from autopar.profile.cost_model import cost_model_text
 from autopar.profile.lone_axis import LoneAxis
 from autopar.profile.sharded_blocks import shardings_of, with_slowdowns
 from autopar.sharding.placement import REPLICATE, Shard
 from autopar.sharding.propagation import BlockSharding, propagate
-from tests.profile.made_up import block_times, made_up_profile
+from tests.profile.made_up import block_times, made_up_profile, spread
 
 ROOT = Path(__file__).resolve().parents[2]
 ARGS = {"n_layer": 2, "n_embd": 64, "n_head": 4, "seq": 32, "vocab": 256}
@@ -50,6 +53,55 @@ def test_a_whole_block_takes_what_was_measured(captured: Capture) -> None:
     assert (choice.forward_compute_s, choice.backward_compute_s) == (0.5, 1.25)
     again = block_choice(block, sharding, Recompute.FULL, cluster, 4, readings=Readings(cluster))
     assert again.backward_compute_s == 1.75
+
+
+def test_updates_of_a_measured_block_take_what_was_measured(captured: Capture) -> None:
+    block = captured.at(4).blocks[2]
+    num_elements = sum(
+        captured.at(4).parameters[item.source].spec.num_elements
+        for item in block.inputs
+        if item.kind is InputKind.PARAMETER
+    )
+    known = MeasuredBlock(block.class_key, "fp32", 0.5, 1.25, update_s=0.75)
+    cpu = replace(load_device("cpu"), update_bytes_per_s=4e9, blocks={block.class_key: known})
+    cluster = make_cluster(cpu, 1, 4)
+    plan = Layout(1, 4, 1, 4, 1, ScheduleName.ONE_F_ONE_B, 1, (0,), Precision.FP32, "adamw", ())
+    for sharding, share in ((propagate(block, 1, {}, {}, ()), 1.0), (divided(block), None)):
+        choice = block_choice(block, sharding, Recompute.NONE, cluster, 4)
+        assert choice.update_weight == pytest.approx(0.75 / (num_elements * 80 / 4e9))
+        seconds = stage_seconds((choice,), training_of(plan, cluster), 0)
+        share = share or choice.trainable_elements / num_elements
+        assert seconds.update_s == pytest.approx(0.75 * share + cpu.step_s, rel=1e-4)
+
+
+def test_the_update_of_a_class_is_the_median_over_its_micro_batches() -> None:
+    slow, usual, quick, other = (
+        replace(block_times(key, 1e-3, 2e-3), update=spread(seconds))
+        for key, seconds in (("abc-1", 9e-3), ("abc-2", 4e-3), ("abc-4", 3e-3), ("def-4", 1e-3))
+    )
+    without = block_times("abc-8", 1e-3, 2e-3)
+    found = with_common_updates((slow, usual, quick, other, without))
+    assert [one.update and one.update.median_s for one in found] == [4e-3, 4e-3, 4e-3, 1e-3, None]
+    assert [one.class_key for one in found] == ["abc-1", "abc-2", "abc-4", "def-4", "abc-8"]
+
+
+def test_what_is_updated_is_the_parameters_of_the_block(captured: Capture) -> None:
+    graph = captured.at(4)
+    run = BlockRun(
+        BlockToTime(graph.blocks[2], graph, captured.source.example_batch(4), Precision.FP32),
+        torch.device("cpu"),
+    )
+    run.forward()
+    run.backward()
+    update = run.update()
+    assert update is not None
+    update()
+    optimizer = update.__self__
+    names = [item.source for item in graph.blocks[2].inputs if item.kind is InputKind.PARAMETER]
+    (group,) = optimizer.param_groups
+    assert [tuple(p.shape) for p in group["params"]] == [graph.parameters[n].spec.shape for n in names]
+    for parameter, state in optimizer.state.items():
+        assert torch.equal(state["exp_avg"], 0.1 * parameter.grad)
 
 
 def divided(block: Block) -> BlockSharding:

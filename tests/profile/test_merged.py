@@ -13,6 +13,6 @@ def test_a_slow_pass_does_not_move_the_medians() -> None:
 def test_what_does_not_change_between_passes_stays() -> None:
     result = made_up_profile()
     again = merged([result, result, result])
-    assert again.compute.update[1] == result.compute.update[1]
+    assert again.compute.updates[2**18][1] == result.compute.updates[2**18][1]
     assert again.compute.products["fp32", 64].median_s == result.compute.products["fp32", 64].median_s
     assert (again.machine, again.host_copy) == (result.machine, None)

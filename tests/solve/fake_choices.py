@@ -7,6 +7,7 @@ from autopar.cost.choice import BlockChoice, ParameterShare
 from autopar.cost.layout import SharedParameter
 from autopar.hardware.catalog import load_device
 from autopar.hardware.cluster import Cluster, make_cluster
+from autopar.hardware.tables import SizeTable
 from autopar.plan.decisions import Mesh, Precision, Recompute, ScheduleName
 from autopar.solve.candidate import ChoiceTable, Job
 from autopar.solve.candidates import OuterPins, Space
@@ -26,6 +27,7 @@ class FakeKind:
     output: int
     recompute: bool
     tensor_options: int
+    update_weight: float = 1.0
 
 
 @dataclass
@@ -97,6 +99,7 @@ class FakeChoices:
                         output_bytes=kind.output * micro_batch,
                         model_flops=1e9,
                         backward_weight_s=forward * min(1.0, kind.backward / 2),
+                        update_weight=kind.update_weight,
                     )
                 )
         return found
@@ -139,6 +142,12 @@ def random_case(rng: random.Random, *, pins: OuterPins | None = None) -> FakeCas
         rng.choice((1_600, 2_000, 2_600, 4_000, 40_000)) * MILLION,
     )
     pins = pins or random_pins(rng, num_blocks)
+    further = random.Random(repr(kinds))
+    if further.random() < 0.3:
+        job = replace(job, cluster=with_shared_cores(job.cluster))
+    if further.random() < 0.5:
+        for kind in kinds:
+            kind.update_weight = further.choice((1.0, 1.5, 4.0))
     return FakeCase(
         FakeChoices(kinds, blocks, tied), job, Space(pins, num_blocks, nodes, per_node, _allows), (1, 2, 4)
     )
@@ -150,6 +159,16 @@ def fake_cluster(rng: random.Random, nodes: int, per_node: int) -> Cluster:
     host = replace(device.host, memory_bytes=rng.choice((2_000, 100_000)) * MILLION)
     device = replace(device, framework_reserved_bytes=1_000 * MILLION, host=host)
     return make_cluster(device, nodes, per_node)
+
+
+def with_shared_cores(cluster: Cluster) -> Cluster:
+    """Two devices to a core, on which messages take the longer the busier it is."""
+    busy, alone = SizeTable(((1e3, 1e6), (1e6, 4e8), (1e8, 4e9))), SizeTable(((1e3, 4e6), (1e8, 1e10)))
+    return replace(
+        cluster,
+        device=replace(cluster.device, time_share=2.0),
+        intra_node=replace(cluster.intra_node, messages=busy, messages_alone=alone),
+    )
 
 
 def random_pins(rng: random.Random, num_blocks: int) -> OuterPins:
