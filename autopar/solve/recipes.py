@@ -14,13 +14,14 @@ from itertools import accumulate
 from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout
 from autopar.cost.prediction import Prediction
-from autopar.cost.step import fits, predict
+from autopar.cost.step import fits, predict, step_pieces
 from autopar.plan.bounds import Bound
 from autopar.plan.decisions import Recompute
+from autopar.schedule.actions import stage_rank
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
 from autopar.solve.chain_build import chosen_stages, layout_of
 from autopar.solve.cheapest_chain import cheapest_chains, least_by_words, unwound
-from autopar.solve.shifted_cuts import shifted
+from autopar.solve.shifted_cuts import is_legal, shifted
 
 # A byte of activations saved, and one of a parameter's state, is weighed against the time that it takes to
 # make activations again, by this much.
@@ -110,19 +111,38 @@ class Recipes:
         return Tried(candidate, layout, predict(layout, job.cluster, job.memory_limit_bytes), index)
 
     def _fitting(self, candidate: Candidate, job: Job, index: int, number: int) -> Layout | None:
-        """The plan of a recipe, if it fits."""
+        """The plan of a recipe, if it fits; of two cuts, the quicker."""
         recipe, table = self._recipes()[index][number], self.tables[index]
-        firsts = job.first_blocks or self._even_cut(candidate, job, index, number)
 
         def layout_at(firsts: tuple[int, ...]) -> Layout:
             return layout_of(candidate, job, table, chosen_stages(table, firsts, recipe.options))
 
+        if job.first_blocks is not None:
+            return self._near(job.first_blocks, candidate, job, layout_at)
+        even = self._even_cut(candidate, job, index, number)
+        found = self._near(even, candidate, job, layout_at)
+        together = with_ties_on_one_rank(even, candidate, table, job)
+        if together != even:
+            other = self._near(together, candidate, job, layout_at)
+            if found is None or other is None:
+                return found or other
+            found = min(found, other, key=lambda one: step_pieces(one, job.cluster).step_s)
+        return found
+
+    def _near(
+        self,
+        firsts: tuple[int, ...],
+        candidate: Candidate,
+        job: Job,
+        layout_at: Callable[[tuple[int, ...]], Layout],
+    ) -> Layout | None:
+        """The plan of a cut, or of one near it, if it fits."""
         layout = layout_at(firsts)
         if fits(layout, job.cluster, job.memory_limit_bytes):
             return layout
         if job.first_blocks is not None or not 1 < candidate.num_stages <= _MOST_STAGES_SHIFTED:
             return None
-        return shifted(firsts, len(table.blocks), job, layout_at)
+        return shifted(firsts, sum(len(blocks) for blocks in layout.stages), job, layout_at)
 
     def _recipes(self) -> list[list[Recipe]]:
         if self._made is None:
@@ -167,6 +187,24 @@ def even_cut(seconds: Sequence[float], num_stages: int, sizes: Sequence[Bound] =
         low = max(firsts[-1] + own.least, size - most_after)
         firsts.append(max(low, min(at, most, size - sum(bound.least for bound in after))))
     return tuple(firsts)
+
+
+def with_ties_on_one_rank(
+    firsts: tuple[int, ...], candidate: Candidate, table: ChoiceTable, job: Job
+) -> tuple[int, ...]:
+    """The cut, but for that the last stage, where it lies on the rank of the first, holds the last of the
+    blocks that share a parameter with that one: ranks that hold copies have to add up their gradients.
+    """
+    last_stage = candidate.num_stages - 1
+    last_rank = stage_rank(candidate.schedule, last_stage, candidate.pipeline, candidate.virtual)
+    if candidate.pipeline == 1 or last_rank != 0:
+        return firsts
+    holders = [p.blocks[-1] for p in table.shared if p.blocks[0] < firsts[1] and p.blocks[-1] >= firsts[1]]
+    moved, most = list(firsts), min([firsts[-1], *holders])
+    for stage in range(last_stage, 0, -1):
+        moved[stage] = min(moved[stage], most)
+        most = moved[stage] - 1
+    return tuple(moved) if is_legal(moved, len(table.blocks), job.sizes(len(firsts))) else firsts
 
 
 def _recipes_of(table: ChoiceTable) -> Iterator[Recipe]:

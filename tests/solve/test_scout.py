@@ -151,3 +151,41 @@ def test_of_very_many_virtual_stages_a_plan_is_a_recipe() -> None:
     assert found.step_s == simple.step_s
     assert found.layout == simple.layout
     assert 0 < found.bound_s <= found.step_s
+
+
+@pytest.mark.parametrize(("device", "on_one_rank"), [("l4-24gb", True), ("h100-sxm-80gb", False)])
+def test_a_v_shaped_pipeline_shares_parameters_within_a_rank_where_links_are_slow(
+    device: str, on_one_rank: bool
+) -> None:
+    """Stages of even times would hold the sixth of eight blocks, which shares its parameter with the first,
+    on the other rank."""
+    kinds = [FakeKind(2e-3, 2.0, 200 * MILLION, MILLION, MILLION, MILLION, False, 1) for _ in range(8)]
+    choices = FakeChoices(kinds, tuple(range(8)), (0, 5))
+    cluster = (
+        make_cluster(load_device(device), 2, 1) if on_one_rank else make_cluster(load_device(device), 1, 2)
+    )
+    job = Job(cluster, Precision.BF16, "adamw", 16, 80_000 * MILLION)
+    candidate = Candidate(2, 1, 1, 16, 1, (0,) * 4, ScheduleName.ZBV, 2)
+
+    tried = Recipes(choices.tables(1, 1, 1)).first_fitting(candidate, job)
+
+    assert tried is not None
+    (shared,) = tried.layout.shared
+    ranks = {0: 0, 1: 1, 2: 1, 3: 0}
+    assert (len({ranks[stage] for stage in tried.layout.holders(shared)}) == 1) is on_one_rank
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_recipe_is_no_slower_for_trying_a_second_cut(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(300 + seed)
+    case = random_case(rng)
+    pins = OuterPins(Mesh(), schedule=ScheduleName.ZBV)
+    space = replace(case.space, pins=pins)
+    legal = meshes(case.job.cluster.num_devices, space.num_blocks, case.tensor_degrees, pins)
+    every = [c for f in families(case.job.global_batch, legal, pins) for c in candidates(f, space)]
+    tables = {c: case.choices.tables(c.tensor, c.micro_batch, c.tensor_stride) for c in every}
+    both = {c: Recipes(tables[c]).first_fitting(c, case.job) for c in every}
+    monkeypatch.setattr("autopar.solve.recipes.with_ties_on_one_rank", lambda firsts, *rest: firsts)
+    for candidate, found in both.items():
+        even = Recipes(tables[candidate]).first_fitting(candidate, case.job)
+        assert even is None or (found is not None and found.step_s <= even.step_s)
