@@ -38,7 +38,7 @@ from autopar.solve.considered import News, news_of
 from autopar.solve.first_plans import find_good_plans
 from autopar.solve.floors import Floors, Progress
 from autopar.solve.mesh import free_floor_s, has_too_many_places, refine
-from autopar.solve.mesh_turns import give_every_mesh_a_turn
+from autopar.solve.turns import give_turns
 from autopar.solve.scout import Promise
 from autopar.solve.solved_ahead import SolvedAhead
 from autopar.solve.waiting import Waiting
@@ -134,7 +134,7 @@ class Search:
         self.may_be_far_off = self._is_far_from_bounds()
         if self.may_be_far_off:
             with self.work.beyond():
-                give_every_mesh_a_turn(self, self.guesses)
+                give_turns(self, self.guesses)
         while self.queue and not self.is_late and self.work.left > 0:
             waiting = heapq.heappop(self.queue)
             if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
