@@ -38,9 +38,9 @@ from autopar.solve.considered import News, news_of
 from autopar.solve.first_plans import find_good_plans
 from autopar.solve.floors import Floors, Progress
 from autopar.solve.mesh import free_floor_s, has_too_many_places, refine
-from autopar.solve.turns import give_turns
 from autopar.solve.scout import Promise
 from autopar.solve.solved_ahead import SolvedAhead
+from autopar.solve.turns import give_turns
 from autopar.solve.waiting import Waiting
 from autopar.solve.work_allowed import MOST_UNITS, WorkAllowed
 
