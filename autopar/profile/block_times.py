@@ -23,6 +23,8 @@ from autopar.units import MiB
 # Blocks of one class that run in turn, and bytes of their parameters, beyond which more would change nothing.
 _MOST_COPIES = 4
 _COPIES_BYTES = 64 * MiB
+# Of the parameters of a block whose update is timed.
+_MOST_UPDATED_BYTES = 256 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +61,8 @@ class BlockTimes:
         slowdown: how much slower than thought divided operators are; None of whole blocks.
         update: of AdamW on the block's parameters, with the gradients that a backward pass made: what these
             are matters (square roots of rows that no sample has touched took eight times as long on an EPYC
-            with AVX-512, 2026-11-22). None of sharded blocks, of those without parameters, and on GPUs.
+            with AVX-512, 2026-11-22). None of sharded and of huge blocks, of those without parameters, and on
+            GPUs.
     """
 
     class_key: str
@@ -238,14 +241,15 @@ class BlockRun:
 
     def update(self) -> Callable[[], object] | None:
         """One of AdamW on the parameters that have gradients by then, without changing them; None where the
-        block has none to train.
+        block has none to train, or so many that their moments are not worth the memory.
         """
         trained = [
             tensor
             for entry, tensor in zip(self.item.block.inputs, self._arguments, strict=True)
             if entry.kind is InputKind.PARAMETER and tensor.requires_grad
         ]
-        return torch.optim.AdamW(trained, lr=0.0).step if trained else None
+        num_bytes = sum(tensor.nbytes for tensor in trained)
+        return torch.optim.AdamW(trained, lr=0.0).step if 0 < num_bytes <= _MOST_UPDATED_BYTES else None
 
 
 def _argument(entry: BlockInput, value: Tensor, item: BlockToTime, device: torch.device) -> Tensor:

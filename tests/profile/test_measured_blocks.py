@@ -85,7 +85,9 @@ def test_the_update_of_a_class_is_the_median_over_its_micro_batches() -> None:
     assert [one.class_key for one in found] == ["abc-1", "abc-2", "abc-4", "def-4", "abc-8"]
 
 
-def test_what_is_updated_is_the_parameters_of_the_block(captured: Capture) -> None:
+def test_what_is_updated_is_the_parameters_of_the_block(
+    captured: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     graph = captured.at(4)
     run = BlockRun(
         BlockToTime(graph.blocks[2], graph, captured.source.example_batch(4), Precision.FP32),
@@ -102,6 +104,8 @@ def test_what_is_updated_is_the_parameters_of_the_block(captured: Capture) -> No
     assert [tuple(p.shape) for p in group["params"]] == [graph.parameters[n].spec.shape for n in names]
     for parameter, state in optimizer.state.items():
         assert torch.equal(state["exp_avg"], 0.1 * parameter.grad)
+    monkeypatch.setattr("autopar.profile.block_times._MOST_UPDATED_BYTES", 1)
+    assert run.update() is None
 
 
 def divided(block: Block) -> BlockSharding:
