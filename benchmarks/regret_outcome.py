@@ -22,7 +22,7 @@ class Row:
     """A plan: predicted and measured.
 
     Attributes:
-        measured_s: one per round.
+        measured_s: one per turn.
     """
 
     plan: Plan
@@ -140,7 +140,7 @@ class Earlier:
     """What an earlier run measured of a model.
 
     Attributes:
-        measured_s: steps of each plan, one per round.
+        measured_s: steps of each plan, one per turn.
         chosen: index of the plan that the planner chose.
         refused: why other meshes and micro-batches have no plan.
     """
