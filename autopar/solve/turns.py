@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from autopar.solve.candidate import Family
 from autopar.solve.first_plans import find_good_plans
+from autopar.solve.mesh import refine
 
 if TYPE_CHECKING:
     from autopar.solve.work_queue import Search
@@ -22,6 +23,9 @@ _MOST_TURNS = 16
 _FEW_DEVICES = 8
 # Work for all turns of a kind, and for each. A search stops where half of what it usually has is left.
 _MOST_UNITS, _MOST_UNITS_OF_A_TURN = 8_000, 4_500
+# Of candidates that are gone through: how many, how much slower than the best plan theirs may be, and the work
+# that each may take.
+_MOST_GONE_THROUGH, _WORTH_GOING_THROUGH, _MOST_WORK = 8, 1.3, 150_000
 
 
 def give_turns(state: Search, families: Iterable[Family]) -> None:
@@ -67,3 +71,19 @@ def _give_each_a_turn(
             units_left -= _MOST_UNITS_OF_A_TURN - turn.work.units_left
             for found in turn.solved:
                 state.add(found)
+
+
+def go_through_the_best(state: Search) -> None:
+    """Goes through all plans of a search's best candidates, as far as a little work goes: where memory is
+    short, what solving finds of one may be a quarter slower than its best plan.
+    """
+    assert state.best is not None
+    near_s = _WORTH_GOING_THROUGH * state.best.step_s
+    ranked = sorted(state.solved, key=lambda found: found.rank)
+    near = dict.fromkeys(found.candidate for found in ranked if found.step_s < near_s)
+    for candidate in list(near)[:_MOST_GONE_THROUGH]:
+        if state.is_late:
+            return
+        found, _, _ = refine(state.choices, candidate, state.job, state.worth_s, _MOST_WORK)
+        if found is not None:
+            state.add(found)

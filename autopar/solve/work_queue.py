@@ -40,7 +40,7 @@ from autopar.solve.floors import Floors, Progress
 from autopar.solve.mesh import free_floor_s, has_too_many_places, refine
 from autopar.solve.scout import Promise
 from autopar.solve.solved_ahead import SolvedAhead
-from autopar.solve.turns import give_turns
+from autopar.solve.turns import give_turns, go_through_the_best
 from autopar.solve.waiting import Waiting
 from autopar.solve.work_allowed import MOST_UNITS, WorkAllowed
 
@@ -135,6 +135,7 @@ class Search:
         if self.may_be_far_off:
             with self.work.beyond():
                 give_turns(self, self.guesses)
+                go_through_the_best(self)
         while self.queue and not self.is_late and self.work.left > 0:
             waiting = heapq.heappop(self.queue)
             if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
