@@ -23,8 +23,8 @@ _MOST_TURNS = 16
 _FEW_DEVICES = 8
 # Work for all turns of a kind, and for each. A search stops where half of what it usually has is left.
 _MOST_UNITS, _MOST_UNITS_OF_A_TURN = 8_000, 4_500
-# Of candidates that are gone through: how many, how much slower than the best plan theirs may be, and the work
-# that each may take.
+# Of candidates that are gone through: how many, how much slower than the best plan theirs may be, and for how
+# much work.
 _MOST_GONE_THROUGH, _WORTH_GOING_THROUGH, _MOST_WORK = 8, 1.3, 150_000
 
 
