@@ -133,10 +133,8 @@ class Device:
         """
         if self.update_rates is None or self.update_bytes_per_s is None or num_elements < 1:
             return 1.0
-        least_bytes, least_rate = self.update_rates.points[0]
         num_bytes = float(_ELEMENT_BYTES * num_elements)
-        slower = self.update_bytes_per_s / self.update_rates.at(num_bytes)
-        return max(slower, self.update_bytes_per_s / least_rate * least_bytes / num_bytes)
+        return self.update_rates.seconds(num_bytes) * self.update_bytes_per_s / num_bytes
 
     def memory_s(self, num_bytes: float) -> float:
         """Seconds of a memory-bound operator that reads and writes so many bytes."""

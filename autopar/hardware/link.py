@@ -124,18 +124,13 @@ class IntraNodeLink:
             busy: fraction of the node's processors that compute meanwhile.
         """
         if self.messages is not None:
-            busy_s = _message_s(self.messages, num_bytes)
+            busy_s = self.messages.seconds(num_bytes)
             if self.messages_alone is None:
                 return busy_s
-            alone_s = min(busy_s, _message_s(self.messages_alone, num_bytes))
+            alone_s = min(busy_s, self.messages_alone.seconds(num_bytes))
             return alone_s + busy * (busy_s - alone_s)
         rate = min(self.bytes_per_s, self.ring_bytes_per_s) if self.shared else self.bytes_per_s * 0.8
         return self.latency_s + num_bytes / rate
-
-
-def _message_s(table: SizeTable, num_bytes: float) -> float:
-    first_bytes, first_rate = table.points[0]
-    return max(num_bytes / table.at(num_bytes), first_bytes / first_rate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,3 +27,8 @@ class SizeTable:
         i = bisect_left(points, (size,))
         (x0, y0), (x1, y1) = points[i - 1], points[i]
         return y0 + (y1 - y0) * math.log(size / x0) / math.log(x1 / x0)
+
+    def seconds(self, num_bytes: float) -> float:
+        """Of a table of bytes/s: what so many bytes take, and no less than those of the first point."""
+        first_bytes, first_rate = self.points[0]
+        return max(num_bytes / self.at(num_bytes), first_bytes / first_rate)
