@@ -85,10 +85,17 @@ def add_set_flag(parser: argparse._ActionsContainer) -> None:
 
 
 def add_search_flags(parser: argparse.ArgumentParser) -> None:
-    """``--top``, ``--time-limit``, ``--seed``."""
+    """``--top``, ``--effort``, ``--time-limit``, ``--seed``."""
     group = parser.add_argument_group("search")
     group.add_argument(
         "--top", type=positive, default=5, metavar="K", help="alternatives to list (default: 5)"
+    )
+    group.add_argument(
+        "--effort",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="times the usual work, to prove more where a plan is only feasible (default: 1)",
     )
     group.add_argument(
         "--time-limit", type=seconds, metavar="S", help="seconds for the solver (default: none)"

@@ -24,6 +24,8 @@ from autopar.cli.results import Costed, plan_document, to_summary, to_yaml
 from autopar.errors import UsageError
 
 SUMMARY = "find the fastest way to train a model on some devices"
+# Above the bound: a plan for which more work may tell something.
+_MUCH_UNPROVED, _MORE_WORK = 0.05, 4
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -60,9 +62,20 @@ def execute(args: argparse.Namespace) -> Outcome:
         if args.like is not None:
             document["like"] = [asdict(line) for line in planned.old_lines]
         return Outcome(document_text(document))
+    _tell_of_more_work(args, planned.result.gap)
     if path is not None:
         written = f"plan written to {path}\n"
         return Outcome(written if args.quiet else to_summary(costed) + written)
     if not args.quiet:
         tell(to_summary(costed, to_stderr=True))
     return Outcome(to_yaml(costed))
+
+
+def _tell_of_more_work(args: argparse.Namespace, gap: float) -> None:
+    """How to learn more of a plan that is far from proved."""
+    if gap > _MUCH_UNPROVED and args.time_limit is None and not args.quiet:
+        more = _MORE_WORK * args.effort
+        tell(
+            f"note: the last {gap:.0%} are unproved, not lost; --effort {more} searches up to {more} times "
+            "as long for a better plan or bound"
+        )

@@ -77,6 +77,7 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
         constraints=constraints,
         top=args.top,
         time_limit_s=args.time_limit,
+        effort=args.effort,
         seed=args.seed,
     )
     result, lines = _searched(args, request, old)

@@ -197,6 +197,7 @@ class PlanningTask:
                     num_alternatives=max(0, self._request.top - 1),
                     with_baselines=self._request.with_baselines,
                     time_limit_s=time_limit_s,
+                    effort=self._request.effort,
                     progress=progress,
                     watch=watch,
                 )

@@ -26,7 +26,8 @@ class PlanRequest:
         memory_limit_bytes: of a device; None: all that it has.
         constraints: a partial plan; every field that is set is law.
         top: plans to show, the best included.
-        time_limit_s: of the search; None: until the optimum is proved.
+        time_limit_s: of the search; None: none.
+        effort: times the work that a search may do before it leaves the rest unproved.
         with_baselines: whether plans as people write them by hand are found as well.
         seed: of whatever is drawn at random; nothing is at present.
     """
@@ -40,6 +41,7 @@ class PlanRequest:
     constraints: Plan = field(default_factory=Plan)
     top: int = 4
     time_limit_s: float | None = None
+    effort: int = 1
     with_baselines: bool = True
     seed: int = 0
 

@@ -7,8 +7,8 @@
   ``chain_ilp``; small ones are gone through whole by ``exhaust`` with ``fronts``.
 * One block's operators: ``operator_problem``, ``operators`` (a linear programme), ``elimination`` (exact,
   for all prices).
-* Lower bounds: ``floors``, ``bounds``, ``stage_floor``, ``table_floor``, ``cheapest_chain``, ``paths``,
-  ``packing``, ``relaxation`` with ``bundle`` and ``parts``.
+* Lower bounds: ``floors``, ``bounds``, ``stage_floor``, ``table_floor``, ``traffic_floor``,
+  ``closer_bounds``, ``cheapest_chain``, ``paths``, ``packing``, ``relaxation`` with ``bundle`` and ``parts``.
 * Good plans early: ``scout``, ``recipes``, ``first_plans``, ``climb``; at the end, ``last_look`` with
   ``polish``. Beside the answer: ``baselines``, ``runners_up``, ``why_not``, ``considered``. Where nothing
   fits: ``diagnosis``, ``shortfall``.

@@ -153,19 +153,46 @@ def candidates(family: Family, space: Space) -> Iterator[Candidate]:
             if not space.allows(schedule, virtual, max(zero), offload) or not _can_offload(offload, zero):
                 continue
             for group in shard_groups(family, zero, order, space):
-                yield Candidate(
-                    family.pipeline,
-                    family.tensor,
-                    family.data,
-                    family.num_micro_batches,
-                    family.micro_batch,
-                    zero,
-                    schedule,
-                    virtual,
-                    order,
-                    group,
-                    offload,
-                )
+                yield _candidate(family, zero, schedule, virtual, order, group, offload)
+
+
+def divisions(family: Family, space: Space) -> Iterator[Candidate]:
+    """Of the candidates of a family, one for every way of dividing and offloading state: under the first
+    schedule that allows it."""
+    pins = space.pins
+    for offload in (NO_OFFLOAD, *OFFLOADS) if pins.offload is None else (pins.offload,):
+        levels: dict[frozenset[int], tuple[tuple[int, ...], ScheduleName, int]] = {}
+        for schedule, virtual in schedules(family, space):
+            for zero in _zero_levels(family, virtual, pins):
+                if space.allows(schedule, virtual, max(zero), offload) and _can_offload(offload, zero):
+                    levels.setdefault(frozenset(zero), (zero, schedule, virtual))
+        for (zero, schedule, virtual), order in product(levels.values(), orders(family, space)):
+            for group in shard_groups(family, zero, order, space):
+                yield _candidate(family, zero, schedule, virtual, order, group, offload)
+
+
+def _candidate(
+    family: Family,
+    zero: tuple[int, ...],
+    schedule: ScheduleName,
+    virtual: int,
+    order: tuple[str, str, str],
+    group: int,
+    offload: Offload,
+) -> Candidate:
+    return Candidate(
+        family.pipeline,
+        family.tensor,
+        family.data,
+        family.num_micro_batches,
+        family.micro_batch,
+        zero,
+        schedule,
+        virtual,
+        order,
+        group,
+        offload,
+    )
 
 
 def schedules(family: Family, space: Space) -> Iterator[tuple[ScheduleName, int]]:

@@ -6,6 +6,7 @@ slower a sample; once its tables are made, the bounds of its candidates follow f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 from autopar.cost.offload import step_update_s
@@ -15,12 +16,13 @@ from autopar.plan.decisions import ScheduleName
 from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.bundle import Bundle
 from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Family, Job, tables_of
-from autopar.solve.candidates import Space, schedules
+from autopar.solve.candidates import Space, divisions, schedules
 from autopar.solve.chain_build import candidate_training
 from autopar.solve.mesh import least_state_bytes
 from autopar.solve.parts import Parts, parts_of
 from autopar.solve.relaxation import Relaxed, relaxed_step_s
 from autopar.solve.table_floor import TableFloor
+from autopar.solve.traffic_floor import TrafficFloor
 
 # Units of work of making tables, and of a relaxation for each of its stages; of many stages each costs more.
 _TABLE_UNITS = 300
@@ -51,16 +53,14 @@ class Floors:
         self._progress = progress
         self.of_tables: dict[tuple[int, int, int], TableFloor] = {}
         self.units = 0
-        self._smallest: dict[int, int] = {}
         self._elements: int | None = None
         self._sizes: dict[int, set[int]] = {}
         self._refused: set[tuple[int, int, int]] = set()
+        self._traffic: dict[tuple[int, int], TrafficFloor] = {}
         self._known_parts: dict[tuple[_Place, Training, int], Parts] = {}
 
     def note(self, family: Family) -> None:
         """Learns which micro-batches there are."""
-        known = self._smallest.get(family.tensor, family.micro_batch)
-        self._smallest[family.tensor] = min(known, family.micro_batch)
         self._sizes.setdefault(family.tensor, set()).add(family.micro_batch)
 
     def family_s(self, family: Family, chain_s: float) -> float:
@@ -85,7 +85,7 @@ class Floors:
         """Lower bounds of a family's step and chain by the tables that are made of larger micro-batches of
         its tensor degree; of the largest they are made."""
         size, named = family.micro_batch, dict.fromkeys(n for n, _ in schedules(family, self._space))
-        larger = sorted((other for other in self._sizes[family.tensor] if other >= size), reverse=True)
+        larger = sorted(self._larger(family), reverse=True)
         step_s = chain_s = 0.0
         for other in larger:
             key = family.tensor, other, 1
@@ -101,6 +101,53 @@ class Floors:
             step_s = max(step_s, min(steps_s, default=float("inf")))
             chain_s = max(chain_s, share * floor.chain_s)
         return step_s, chain_s
+
+    def exchange_s(self, family: Family) -> float:
+        """Lower bound of a family's step by what its ranks exchange, which depends on how they divide the
+        state that does not fit otherwise. By the tables nearest to its micro-batch."""
+        size, made = family.micro_batch, self._larger_made(family)
+        if not made:
+            return 0.0
+        key = family.tensor, min(made)
+        if key not in self._traffic:
+            self._traffic[key] = TrafficFloor(self._choices.tables(*key))
+        kinds = list(schedules(family, self._space))
+        known: dict[tuple[object, ...], float] = {}
+        least_s = float("inf")
+        for candidate in divisions(family, self._space):
+            if min(candidate.zero) != max(candidate.zero):
+                return 0.0
+            if self.certain_shortfall(candidate) <= 0:
+                level, on_host = max(candidate.zero), "parameters" in candidate.offload
+                division = level, candidate.order, candidate.shard_group, on_host
+                if division not in known:
+                    training = candidate_training(candidate, self._job)
+                    level = training.level(level)
+                    known[division] = self._traffic[key].step_s(
+                        training, level, kinds, family.num_micro_batches, size / key[1]
+                    )
+                least_s = min(least_s, known[division])
+        return 0.0 if least_s == float("inf") else least_s
+
+    def come_nearer(self, family: Family, largest: int) -> bool:
+        """Makes tables of a micro-batch between a family's and the next larger one that has tables, if any
+        lies there; they bound smaller ones of the tensor degree, too.
+
+        Args:
+            largest: micro-batch of that degree that is of interest.
+        """
+        tensor, size = family.tensor, family.micro_batch
+        nearest = min([*self._larger_made(family), largest + 1])
+        between = [b for b in self._larger(family) if b < nearest and (tensor, b, 1) not in self._refused]
+        if not between:
+            return False
+        wanted = math.sqrt(size * nearest)
+        chosen = min(between, key=lambda b: (max(b / wanted, wanted / b), b))
+        try:
+            self._floor_of(tensor, chosen, 1)
+        except CaptureError:
+            self._refused.add((tensor, chosen, 1))
+        return True
 
     def table_floor(self, item: Candidate | Family) -> TableFloor:
         """Of the tables of a candidate, or of a family whose tensor axis is the innermost."""
@@ -159,20 +206,25 @@ class Floors:
         return (item.family.tensor, item.family.micro_batch, 1) in self.of_tables
 
     def activations_missing(self, family: Family) -> int:
-        """By how much activations miss the memory of a device, judged by the tables of the smallest
-        micro-batch of the same tensor degree."""
-        smallest = self._smallest.get(family.tensor, family.micro_batch)
-        pinned = self._space.pins.offload
-        if smallest == family.micro_batch or self.is_tabulated(family):
+        """By how much activations miss the memory of a device, judged by tables of the same tensor degree and
+        a smaller micro-batch whose blocks have the same options."""
+        if self.is_tabulated(family):
             return 0
+        tensor, own = family.tensor, family.micro_batch
+        smaller = sorted(b for b in self._sizes[tensor] if b < own and has_options_of(own, b, tensor))
+        made = [b for b in smaller if (tensor, b, 1) in self.of_tables]
+        if not smaller:
+            return 0
+        smallest = (made or smaller)[0]
         try:
-            floor = self._floor_of(family.tensor, smallest, 1)
+            floor = self._floor_of(tensor, smallest, 1)
         except CaptureError:
             return 0  # the model does not work at the smallest
+        pinned = self._space.pins.offload
         if pinned is None or "activations" in pinned:
-            least = floor.least_bytes(family.micro_batch / smallest, 2**30)  # what is kept may live elsewhere
+            least = floor.least_bytes(own / smallest, 2**30)  # what is kept may live elsewhere
         else:
-            least = floor.least_bytes(family.micro_batch / smallest, family.pipeline)
+            least = floor.least_bytes(own / smallest, family.pipeline)
         usable = self._job.memory_limit_bytes - self._job.cluster.device.framework_reserved_bytes
         return int(least) - usable
 
@@ -180,6 +232,16 @@ class Floors:
         """By how much the state of the parameters alone misses the memory of a device; negative: it fits."""
         needed = least_state_bytes(self._trainable, candidate, self._job)
         return needed - self._job.memory_limit_bytes
+
+    def _larger(self, family: Family) -> list[int]:
+        """Micro-batches whose tables bound a family: no operator is slower a sample, and every option of a
+        block is among theirs."""
+        size, tensor = family.micro_batch, family.tensor
+        return [b for b in self._sizes[tensor] if b >= size and has_options_of(size, b, tensor)]
+
+    def _larger_made(self, family: Family) -> list[int]:
+        """Those of them that have tables."""
+        return [b for b in self._larger(family) if (family.tensor, b, 1) in self.of_tables]
 
     @property
     def _trainable(self) -> int:
@@ -194,3 +256,9 @@ class Floors:
             self.units += _TABLE_UNITS if tensor > 1 else _TABLE_UNITS // 4
             self.of_tables[key] = TableFloor(self._choices.tables(*key))
         return self.of_tables[key]
+
+
+def has_options_of(size: int, other: int, tensor: int) -> bool:
+    """Whether blocks have the options at a micro-batch of ``other`` samples that they have at ``size``: what
+    a tensor axis divides at the one, it divides at the other."""
+    return other % math.gcd(size, tensor) == 0

@@ -32,6 +32,7 @@ def search(
     num_alternatives: int = 3,
     with_baselines: bool = False,
     time_limit_s: float | None = None,
+    effort: int = 1,
     progress: Progress | None = None,
     watch: Callable[[News], None] | None = None,
 ) -> SearchResult | None:
@@ -41,6 +42,7 @@ def search(
         num_alternatives: other meshes of which a candidate is solved as well, to be shown beside the best.
         with_baselines: whether the plans that people write by hand are found as well.
         time_limit_s: wall time after which the best found so far is returned with its gap.
+        effort: times the usual work that may be done before what is left to prove is left.
         progress: told, in a few words, what is being solved.
         watch: told, before each candidate is solved, how far the search has come.
 
@@ -49,7 +51,7 @@ def search(
         CaptureError: the model works at none of the micro-batches.
     """
     deadline = None if time_limit_s is None else time.monotonic() + time_limit_s
-    state = Search(choices, space, job, deadline=deadline, progress=progress, watch=watch)
+    state = Search(choices, space, job, deadline=deadline, progress=progress, watch=watch, effort=effort)
     legal = tuple(families)
     state.start(legal)
     bound_s = state.run()

@@ -38,6 +38,10 @@ class WorkAllowed:
         """Work that was done."""
         self._units -= units
 
+    def allow(self, units: int) -> None:
+        """More work."""
+        self._units += units
+
     @contextmanager
     def beyond(self) -> Iterator[None]:
         """What is done inside leaves no less work for what comes after it."""

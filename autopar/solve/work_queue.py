@@ -34,6 +34,7 @@ from autopar.solve.candidate import (
     Shortfall,
 )
 from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
+from autopar.solve.closer_bounds import come_closer
 from autopar.solve.considered import News, news_of
 from autopar.solve.first_plans import find_good_plans
 from autopar.solve.floors import Floors, Progress
@@ -73,6 +74,7 @@ class Search:
         watch: Callable[[News], None] | None = None,
         beside: Search | None = None,
         units: int = MOST_UNITS,
+        effort: int = 1,
     ) -> None:
         """
         Args:
@@ -80,6 +82,7 @@ class Search:
             beside: another search of the same space, whose bounds it shares; what is much slower than that
                 one's best plan is of no interest.
             units: of work allowed.
+            effort: times as much work allowed, once a search has done what it usually does.
         """
         self.choices, self.space, self.job = choices, space, job
         self.queue: list[Waiting] = []
@@ -93,7 +96,7 @@ class Search:
         self.promises: list[Promise] = []
         self.links_decide = self.may_be_far_off = False
         self.open_bound_s = float("inf")  # of what was given up
-        self._work_left = _MOST_WORK
+        self._effort, self._work_left = effort, _MOST_WORK * effort
         self._num_solved: dict[Family, int] = {}
         # How far the plans of a kind were from their bounds, at least.
         self._ratios: dict[Kind, float] = {}
@@ -136,14 +139,24 @@ class Search:
             with self.work.beyond():
                 give_turns(self, self.guesses)
                 go_through_the_best(self)
+        with self.work.beyond():
+            come_closer(self)
+        self._work_off()
+        climb.run(-_MORE)
+        if self._effort > 1 and self.queue:
+            self.work.allow((self._effort - 1) * MOST_UNITS)
+            self._work_off()
+            climb.run(-_MORE)
+        return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
+
+    def _work_off(self) -> None:
+        """Works the queue off as far as the work allowed goes."""
         while self.queue and not self.is_late and self.work.left > 0:
             waiting = heapq.heappop(self.queue)
             if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
                 self._advance(waiting)
             else:
                 self.cut.append(waiting)
-        climb.run(-_MORE)
-        return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
 
     @property
     def guesses(self) -> dict[Family, float]:
@@ -349,7 +362,7 @@ class Search:
 
     def _refine(self, candidate: Candidate, bound_s: float) -> None:
         """Goes through all plans of a candidate, or what is left of the work allowed."""
-        allowed = min(_MOST_WORK_AT_ONCE, self._work_left)
+        allowed = min(_MOST_WORK_AT_ONCE * self._effort, self._work_left)
         found, left_s, work = refine(self.choices, candidate, self.job, self.worth_s, allowed)
         self._work_left -= work
         if found is not None:

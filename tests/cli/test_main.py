@@ -22,13 +22,13 @@ from autopar.errors import (
 )
 
 OPTIONS = {
-    "plan": "MODEL --arg --batch --cluster --device --gpus --gpus-per-node --help --json --like "
+    "plan": "MODEL --arg --batch --cluster --device --effort --gpus --gpus-per-node --help --json --like "
     "--memory-limit --optimizer --output --precision --quiet --seed --set --time-limit --top "
     "--verbose --with",
     "check": "PLAN --cluster --device --gpus --gpus-per-node --help --json --memory-limit --output --quiet "
     "--set --verbose",
-    "verify": "TARGET --arg --as-planned --batch --cluster --device --gpus --gpus-per-node --help --json "
-    "--memory-limit --optimizer --precision --quiet --seed --set --steps --time-limit --timeout "
+    "verify": "TARGET --arg --as-planned --batch --cluster --device --effort --gpus --gpus-per-node --help "
+    "--json --memory-limit --optimizer --precision --quiet --seed --set --steps --time-limit --timeout "
     "--tolerance --top --verbose --with",
     "profile": "--arg --device --help --json --micro --model --name --output --precision --processes --quick "
     "--quiet --timeout --verbose",

@@ -165,3 +165,13 @@ def test_misspelt_pins_are_errors(planner: Planner) -> None:
         planner("tensor.blocks.*.mpl.fc=column", "mesh.tensor=2")
     with pytest.raises(PlanError, match="which is not a block"):
         planner("pipeline.stages=[[wte, wpe, block.0], [blocks.1-3, ln_f, lm_head, loss]]")
+
+
+def test_more_effort_proves_more_of_the_same_plan() -> None:
+    source = load_target("examples/gpt.py", {**ARGS, "vocab": 4096})
+    usual, more = (
+        make_plan(PlanRequest(source, CLUSTER, 32, with_baselines=False, effort=effort)) for effort in (1, 8)
+    )
+    assert usual.status == "feasible" and more.status == "optimal"
+    assert more.prediction.step_time_s <= usual.prediction.step_time_s
+    assert more.bound_s > usual.bound_s

@@ -12,8 +12,8 @@ from autopar.cost.step import predict
 from autopar.solve.candidate import Candidate, ChoiceTable, MeshSolution
 from autopar.solve.chain_build import chosen_stages, layout_of
 from autopar.solve.polish import polished
+from tests.solve.brute_force import settings
 from tests.solve.fake_choices import FakeCase, random_case
-from tests.solve.test_search import settings
 
 Options = tuple[int, ...]
 

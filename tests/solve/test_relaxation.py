@@ -12,8 +12,8 @@ from autopar.solve.chain_build import candidate_training
 from autopar.solve.parts import parts_of
 from autopar.solve.relaxation import Relaxed, relaxed_step_s
 from autopar.solve.table_floor import TableFloor
+from tests.solve.brute_force import layouts, settings
 from tests.solve.fake_choices import FakeCase, random_case
-from tests.solve.test_search import layouts, settings
 
 CASES = 60
 

@@ -11,8 +11,8 @@ from autopar.cost.step import fits
 from autopar.solve.candidate import Candidate
 from autopar.solve.chain_build import chosen_stages, layout_of
 from autopar.solve.shifted_cuts import shifted
+from tests.solve.brute_force import settings
 from tests.solve.fake_choices import FakeCase, FakeChoices, random_case
-from tests.solve.test_search import settings
 
 Cut = tuple[int, ...]
 
