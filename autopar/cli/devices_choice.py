@@ -7,12 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from autopar.cli.files import existing_file
+from autopar.cli.outcome import tell
 from autopar.errors import UsageError
 from autopar.hardware.catalog import cost_models_folder, find_local_device, load_device, resolve_device_name
 from autopar.hardware.cluster import Cluster, cluster_of, make_cluster
 from autopar.hardware.read_cluster import load_cluster
 from autopar.plan.decisions import ClusterReference, Plan
-from autopar.units import parse_bytes
+from autopar.units import format_bytes, parse_bytes
 
 DEFAULT_DEVICE = "h100-sxm-80gb"
 
@@ -65,6 +66,16 @@ def memory_limit_bytes(args: argparse.Namespace, plan: Plan | None = None) -> in
         return parse_bytes(args.memory_limit)
     except UsageError as problem:
         raise UsageError(f"--memory-limit: {problem}") from problem
+
+
+def tell_if_above(limit_bytes: int | None, cluster: Cluster) -> None:
+    """A limit above what the devices have is a question about other devices."""
+    device = cluster.device
+    if limit_bytes is not None and limit_bytes > device.memory_bytes:
+        tell(
+            f"note: the memory limit of {format_bytes(limit_bytes)} is more than the "
+            f"{format_bytes(device.memory_bytes)} of {device.name}: costed as if it had them"
+        )
 
 
 def reference_to(cluster: Cluster, memory_limit_bytes: int | None = None) -> ClusterReference:

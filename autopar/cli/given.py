@@ -7,7 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from autopar.cli.collection import collect_seldom
-from autopar.cli.devices_choice import choose_cluster, is_replanned, memory_limit_bytes, on_cluster
+from autopar.cli.devices_choice import (
+    choose_cluster,
+    is_replanned,
+    memory_limit_bytes,
+    on_cluster,
+    tell_if_above,
+)
 from autopar.cli.files import existing_file
 from autopar.cli.outcome import tell
 from autopar.cli.source import load_source_of
@@ -49,6 +55,7 @@ def given_plan(args: argparse.Namespace, path: str, what: str = "PLAN") -> Given
     pins = parse_sets(args.sets)
     limit_bytes = memory_limit_bytes(args, plan)
     cluster, choice = choose_cluster(args, plan)
+    tell_if_above(limit_bytes, cluster)
     if choice and not args.quiet:
         tell(choice)
     if plan.cluster is not None and is_replanned(cluster, plan.cluster) and not args.quiet:

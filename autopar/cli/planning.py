@@ -8,7 +8,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from autopar.cli.collection import collect_seldom
-from autopar.cli.devices_choice import choose_cluster, memory_limit_bytes, on_cluster, reference_to
+from autopar.cli.devices_choice import (
+    choose_cluster,
+    memory_limit_bytes,
+    on_cluster,
+    reference_to,
+    tell_if_above,
+)
 from autopar.cli.files import existing_file
 from autopar.cli.flags import AUTO, flag_constraints, model_arguments
 from autopar.cli.outcome import tell
@@ -57,6 +63,7 @@ def make_plan_of(args: argparse.Namespace, target: str, default_device: str | No
         tell(choice)
     origin = constraints.model
     limit_bytes = memory_limit_bytes(args, constraints)
+    tell_if_above(limit_bytes, cluster)
     constraints = merge(replace(on_cluster(args, constraints, cluster, limit_bytes), model=None))
     arguments = model_arguments(args.arg)
     if origin is not None and _is_same_target(origin.source, target):

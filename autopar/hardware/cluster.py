@@ -130,6 +130,7 @@ def cluster_of(device: Device, num_devices: int, devices_per_node: int | None = 
     if num_devices < 1 or num_devices % per_node:
         raise UsageError(
             f"{num_devices} devices do not fill nodes of {per_node}; "
-            f"ask for a multiple of {per_node}, or give --gpus-per-node"
+            f"ask for a multiple of {per_node}, or give "
+            f"{'another' if devices_per_node else 'a'} --gpus-per-node"
         )
     return make_cluster(device, num_devices // per_node, per_node)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -207,7 +208,8 @@ class Fields:
 
     def _positive(self, entry: Fields, key: str, value: Any, unit: str | None) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float):
-            entry.fail(key, f"'{entry._dotted(key)}' must be a number, not {_kind(value)}")
+            hint = "; YAML wants a point and a sign in it: 1.0e+9" if _is_short_exponent(value) else ""
+            entry.fail(key, f"'{entry._dotted(key)}' must be a number, not {_kind(value)}{hint}")
         if not value > 0:  # also of a NaN
             entry.fail(key, f"'{entry._dotted(key)}' is {value}; it must be positive")
         if unit == "fraction" and value > 1:
@@ -266,3 +268,8 @@ def _kind(value: Any) -> str:
         return "nothing"
     names = {dict: "a mapping", list: "a list", bool: f"{str(value).lower()}", str: f"the text '{value}'"}
     return names.get(type(value), str(value))
+
+
+def _is_short_exponent(value: Any) -> bool:
+    """Whether a text is a number to people, as ``1e9``, which YAML 1.1 takes for a text."""
+    return isinstance(value, str) and re.fullmatch(r"[+-]?[0-9.]+[eE][+-]?[0-9]+", value.strip()) is not None

@@ -40,7 +40,8 @@ def embedding_vocab(
     sparse: bool = False,
     look_up: Callable[..., Tensor] = F.embedding,
 ) -> Tensor:
-    """Look-up in this rank's rows ``(vocabulary / size, hidden)``; tokens of other ranks give zeros.
+    """Look-up in this rank's rows ``(vocabulary / size, hidden)``; tokens of other ranks give zeros. A
+    token of no rank is an error, as without shards.
 
     Args:
         look_up: (rows, weight, padding_idx, sparse) -> rows of the weight.
@@ -48,11 +49,23 @@ def embedding_vocab(
     assert not scale_grad_by_freq
     num_rows = weight.shape[0]
     first = axis.rank * num_rows
-    foreign = (indices < first) | (indices >= first + num_rows)
-    local = (indices - first).masked_fill(foreign, 0)
+    local = indices - first
+    foreign = _of_others(axis, indices, local, num_rows)
+    local = local.masked_fill(foreign, 0)
     padding = padding_idx - first if padding_idx >= 0 and 0 <= padding_idx - first < num_rows else None
     found = look_up(local, weight, padding_idx=padding, sparse=sparse)
     return found.masked_fill(foreign.unsqueeze(-1), 0)
+
+
+def _of_others(axis: TensorAxis, indices: Tensor, local: Tensor, num_own: int) -> Tensor:
+    """Which indices are another rank's. One that is nobody's stays outside of every rank's own, so that
+    looking it up fails.
+
+    Args:
+        local: the indices less this rank's first.
+    """
+    is_own = (local >= 0) & (local < num_own)
+    return (indices >= 0) & (indices < num_own * axis.size) & ~is_own
 
 
 def cross_entropy_tokens(
@@ -117,12 +130,12 @@ class _CrossEntropyVocab(torch.autograd.Function):
         top = axis.all_reduce_max(wide.amax(-1))
         exponentials = (wide - top.unsqueeze(-1)).exp()
         total = axis.all_reduce(exponentials.sum(-1))
+        valid = target != ignore_index
         local = target - axis.rank * num_classes
-        foreign = (local < 0) | (local >= num_classes)
+        foreign = _of_others(axis, target, local, num_classes) | ~valid
         local = local.masked_fill(foreign, 0)
         own = wide.gather(-1, local.unsqueeze(-1)).squeeze(-1).masked_fill(foreign, 0)
         chosen = axis.all_reduce(own)
-        valid = target != ignore_index
         losses = (top + total.log() - chosen).masked_fill(~valid, 0)
         share = valid.to(wide.dtype)
         if reduction == _MEAN:

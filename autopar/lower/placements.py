@@ -36,6 +36,9 @@ def resolve_placements(plan: Plan, graph: ModelGraph) -> dict[str, Placement]:
                 )
             found[name] = REPLICATE
             continue
+        if name not in uses and line.pattern != matched:
+            found[name] = REPLICATE  # no operator reads it, and the line is about others
+            continue
         found[name] = _placement(plan, line, matched, spec, uses.get(name, ()), degree)
     if degree > 1:
         found |= _buffers(plan, graph, uses, found, degree)

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 from autopar.errors import InfeasibleError, UsageError
 from autopar.hardware.cluster import Cluster
-from autopar.plan.decisions import Plan
+from autopar.plan.decisions import Plan, ScheduleName
 from autopar.solve.candidates import OuterPins, divisors
+
+_OF_TWO_OR_MORE = (ScheduleName.INTERLEAVED, ScheduleName.ZBV)
 
 
 def no_candidate(
@@ -38,6 +40,17 @@ def no_candidate(
             f"to {num_devices}; change or free one of them",
             binding="mesh",
         )
+    if pins.schedule is not None or pins.virtual is not None:
+        wanted = pins.virtual or (2 if pins.schedule in _OF_TWO_OR_MORE else 1)
+        least = wanted * (mesh.pipeline or 1)
+        if least > num_blocks:
+            key = "pipeline.virtual" if pins.schedule is None else "pipeline.schedule"
+            return InfeasibleError(
+                f"{pins.schedule or 'a schedule'} with {wanted} stages on each of {mesh.pipeline or 1} ranks"
+                f"{_at(settled, key)} needs {least} stages, and the model has {num_blocks} blocks, the least "
+                "that a stage holds being one; choose 1f1b, or fewer ranks or stages",
+                binding=key,
+            )
     if pins.micro_batch is not None:
         samples = settled.global_batch // (mesh.data or 1)
         return InfeasibleError(

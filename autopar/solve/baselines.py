@@ -21,6 +21,7 @@ from autopar.cost.choice import BlockChoice
 from autopar.errors import CaptureError
 from autopar.plan.decisions import Recompute, ScheduleName
 from autopar.solve.candidate import BaselineFound, Candidate, ChoiceTable, Family, MeshSolution, Shortfall
+from autopar.solve.candidates import candidates
 from autopar.solve.mesh import best_of_tables, least_state_bytes
 from autopar.solve.table_floor import TableFloor
 from autopar.solve.why_not import does_not_fit
@@ -48,6 +49,17 @@ def baselines(state: Search, families: Sequence[Family]) -> list[Callable[[], Ba
     ]
 
 
+def legal_plans(state: Search, found: Iterable[BaselineFound]) -> Iterator[MeshSolution]:
+    """Of plans by hand, those that keep to all constraints."""
+    if state.job.first_blocks is not None or state.job.stage_sizes:
+        return
+    for one in found:
+        if one.solution is not None and one.solution.candidate in candidates(
+            one.solution.candidate.family, state.space
+        ):
+            yield one.solution
+
+
 def _with_smaller(data: Sequence[Family], flat: Sequence[Family]) -> list[Family]:
     """Also the smallest micro-batch, which may fit where others do not."""
     smallest = min(flat, key=lambda f: f.micro_batch, default=None)
@@ -59,7 +71,7 @@ def _best(name: str, state: Search, families: Iterable[Family], levels: tuple[in
     best: tuple[MeshSolution, str] | None = None
     least: Shortfall | None = None
     settings = sorted(_settings(state, families, levels), key=lambda item: item[:3])
-    for num_solved, (floor_s, _, candidate, table, word) in enumerate(settings):
+    for num_solved, (floor_s, _, candidate, index, table, word) in enumerate(settings):
         if best is not None and (floor_s >= best[0].step_s or num_solved >= _MOST_SOLVED):
             break
         if num_solved >= 2 * _MOST_SOLVED:
@@ -69,7 +81,7 @@ def _best(name: str, state: Search, families: Iterable[Family], levels: tuple[in
             if least is None or found.missing_bytes < least.missing_bytes:
                 least = found
         elif best is None or found.step_s < best[0].step_s:
-            best = found, word
+            best = replace(found, table=index), word
     if best is not None:
         return BaselineFound(name, *best)
     if least is None:
@@ -81,15 +93,15 @@ def _best(name: str, state: Search, families: Iterable[Family], levels: tuple[in
 
 def _settings(
     state: Search, families: Iterable[Family], levels: tuple[int, ...]
-) -> Iterator[tuple[float, int, Candidate, ChoiceTable, str]]:
-    """Every plan of a kind with a lower bound of its step."""
+) -> Iterator[tuple[float, int, Candidate, int, ChoiceTable, str]]:
+    """Every plan of a kind with a lower bound of its step, and the number of its table."""
     number = 0
     for family in families:
         try:
             tables = state.choices.tables(family.tensor, family.micro_batch)
         except CaptureError:
             continue
-        for table in tables:
+        for index, table in enumerate(tables):
             if uniform_cut(table, family.pipeline) is None:
                 continue
             for word, uniform in _uniform(table):
@@ -105,7 +117,7 @@ def _settings(
                     )
                     number += 1
                     floor_s = TableFloor((uniform,)).step_s(candidate, state.job)
-                    yield floor_s, number, candidate, uniform, word
+                    yield floor_s, number, candidate, index, uniform, word
 
 
 def _uniform(table: ChoiceTable) -> Iterator[tuple[str, ChoiceTable]]:

@@ -24,25 +24,30 @@ _MOST_NEW_TABLES = 2
 _MANY_UNITS = 1_000
 
 
-def runners_up(
+def plans_of_other_meshes(
     state: Search, num_wanted: int, promised: Iterable[MeshSolution | None]
-) -> tuple[Alternative, ...]:
-    """Other meshes: those solved on the way, then those next in the queue, then those that do not fit.
+) -> list[MeshSolution]:
+    """The best plans of other meshes than the best plan's: those solved on the way, then those next in the
+    queue.
 
     Args:
         promised: plans of what a first look promised most of.
     """
-    best = state.best
-    assert best is not None
-    found: dict[Degrees, MeshSolution] = {}
-    for solution in (*state.solved, *promised):
-        if solution is None or solution.candidate.mesh == best.candidate.mesh:
-            continue
-        mesh = solution.candidate.mesh
-        if mesh not in found or solution.step_s < found[mesh].step_s:
-            found[mesh] = solution
+    found = _best_of_others(state, promised)
     if len(found) < num_wanted:
         _solve_more(state, found, num_wanted)
+    return list(found.values())
+
+
+def runners_up(state: Search, num_wanted: int, plans: Iterable[MeshSolution]) -> tuple[Alternative, ...]:
+    """Other meshes: those with plans, then those that do not fit.
+
+    Args:
+        plans: found besides those of the search.
+    """
+    best = state.best
+    assert best is not None
+    found = _best_of_others(state, plans)
     ranked = [
         (s.rank, Alternative(s.candidate, s.prediction, why_not(s, best), s.layout)) for s in found.values()
     ]
@@ -56,6 +61,19 @@ def runners_up(
             seen.add(candidate.mesh)
             alternatives.append(Alternative(candidate, None, does_not_fit(shortfall.missing_bytes)))
     return tuple(alternatives[:num_wanted])
+
+
+def _best_of_others(state: Search, besides: Iterable[MeshSolution | None]) -> dict[Degrees, MeshSolution]:
+    """By mesh, but for that of the best plan, the quickest plan known."""
+    assert state.best is not None
+    found: dict[Degrees, MeshSolution] = {}
+    for solution in (*state.solved, *besides):
+        if solution is None or solution.candidate.mesh == state.best.candidate.mesh:
+            continue
+        mesh = solution.candidate.mesh
+        if mesh not in found or solution.step_s < found[mesh].step_s:
+            found[mesh] = solution
+    return found
 
 
 def promised_plans(state: Search, num_wanted: int) -> list[Callable[[], MeshSolution | None]]:

@@ -9,14 +9,14 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from autopar.errors import InfeasibleError
-from autopar.solve.baselines import baselines
+from autopar.solve.baselines import baselines, legal_plans
 from autopar.solve.candidate import Alternative, BaselineFound, Choices, Family, Job, SearchResult
 from autopar.solve.candidates import Space
 from autopar.solve.considered import News, considered
 from autopar.solve.errands import Errands
 from autopar.solve.floors import Progress
 from autopar.solve.last_look import look_again
-from autopar.solve.runners_up import promised_plans, runners_up
+from autopar.solve.runners_up import plans_of_other_meshes, promised_plans, runners_up
 from autopar.solve.solved_ahead import LARGE_UNITS
 from autopar.solve.work_queue import Search
 
@@ -65,9 +65,11 @@ def search(
             )
         return None
     num_solved = len(state.solved) + len(state.shortfalls)
-    best = look_again(state, bound_s)
-    bound_s = min(bound_s, best.step_s)
+    look_again(state, bound_s)
     alternatives, by_hand = _beside(state, legal, num_alternatives, with_baselines)
+    best = state.best
+    assert best is not None
+    bound_s = min(bound_s, best.step_s)
     gap = 1 - bound_s / best.step_s
     return SearchResult(
         best=best,
@@ -84,12 +86,16 @@ def search(
 def _beside(
     state: Search, legal: Sequence[Family], num_alternatives: int, with_baselines: bool
 ) -> tuple[tuple[Alternative, ...], tuple[BaselineFound, ...]]:
-    """The runners-up and the plans that people write by hand."""
+    """The runners-up and the plans that people write by hand; a better one than the best becomes the best."""
     assert state.best is not None
     promised = promised_plans(state, num_alternatives)
     kinds = baselines(state, legal) if with_baselines else []
     are_large = state.units_of(state.best.candidate) >= LARGE_UNITS
     with Errands(state.choices, state.floors.of_tables, [*promised, *kinds], are_large=are_large) as errands:
         found = errands.results()
-    plans, by_hand = found[: len(promised)], found[len(promised) :]
+    by_hand = found[len(promised) :]
+    plans = plans_of_other_meshes(state, num_alternatives, found[: len(promised)])
+    for plan in (*plans, *legal_plans(state, by_hand)):
+        if state.best is None or plan.step_s < state.best.step_s:
+            state.add(plan)
     return runners_up(state, num_alternatives, plans), tuple(by_hand)

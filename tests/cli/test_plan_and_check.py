@@ -126,6 +126,13 @@ def test_check_of_a_plan_that_does_not_fit_names_the_shortfall(
     assert out.startswith("infeasible") and "memory of stage" in err and "more than the 300.00 MiB" in err
 
 
+def test_a_limit_above_what_the_device_has_is_told(
+    plan_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", str(plan_file), "--memory-limit", "300GiB"]) == 0
+    assert "the memory limit of 300.00 GiB is more than the" in capsys.readouterr().err
+
+
 def test_plan_that_nothing_fits_is_status_3(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", GPT, *SMALL, *FLAGS, "--memory-limit", "308MiB", "--json"]) == 3
     out, err = capsys.readouterr()

@@ -108,6 +108,7 @@ PEAK = "fp32: {value: 8.1, unit: TFLOP/s, source: S9, conf: B}"
         ("launch:", "lunch:", "lunch:", "unknown key 'lunch' in 'compute'; did you mean 'launch'"),
         (PEAK, PEAK.replace("TFLOP/s", "GFLOP/s"), "fp32: {value", "'GFLOP/s' .* must be 'TFLOP/s'"),
         (PEAK, PEAK.replace("8.1", "eight"), "fp32: {value", "must be a number, not the text 'eight'"),
+        (PEAK, PEAK.replace("8.1", "8e1"), "fp32: {value", "YAML wants a point and a sign in it: 1.0e.9"),
         (PEAK, PEAK.replace("8.1", "-8.1"), "fp32: {value", "must be positive"),
         (PEAK, PEAK.replace("8.1", "null"), "fp32: {value", "every device computes in fp32"),
         (PEAK, PEAK.replace("S9", "S99"), "fp32: {value", "source 'S99' .* did you mean 'S9'"),

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from autopar.capture.capture import capture
-from autopar.capture.target import load_target
+from autopar.capture.target import ModelSource, load_target
 from autopar.errors import PlanError
 from autopar.hardware.yaml_lines import Place
 from autopar.lower.resolve import missing_decisions, names_operator, resolve
@@ -280,3 +281,24 @@ def test_a_weight_tied_within_a_rank_is_divided_in_all_its_stages_or_in_none() -
     )
     interleaved = {**changes, "schedule": ScheduleName.INTERLEAVED}
     assert resolve(gpt_plan(1, **interleaved, zero=(1, 1, 1, 0)), graph).num_stages == 4
+
+
+class TruncatedBackbone(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers[:3]:
+            x = layer(x)
+        return x.square().mean()
+
+
+def test_a_line_for_many_leaves_layers_alone_that_are_not_used() -> None:
+    source = ModelSource("", {}, TruncatedBackbone, lambda size: {"x": torch.rand(size, 8)})
+    graph = capture(source, torch.float32).at(4)
+    words = {"layers.*": "column", "*": "replicate"}
+    found = resolve(plan_for(graph, words, 2), graph).parameter_placements
+    assert found["layers.2.weight"] == Shard(0) and found["layers.3.weight"] == REPLICATE
+    with pytest.raises(PlanError, match=r"cannot hold for layers\.3\.weight"):
+        resolve(plan_for(graph, {"layers.3.weight": "column", **words}, 2), graph)

@@ -30,5 +30,8 @@ def test_search_equals_a_search_through_everything(seed: int) -> None:
     assert result is not None
     assert result.bound_s <= expected * (1 + 1e-9)
     assert result.best.step_s >= expected * (1 - 1e-9)
+    for alternative in result.alternatives:
+        if alternative.prediction is not None:
+            assert result.best.step_s <= alternative.prediction.step_time_s
     if result.gap == 0:
         assert result.best.step_s == pytest.approx(expected, rel=1e-8)
