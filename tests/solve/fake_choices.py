@@ -74,12 +74,17 @@ class FakeChoices:
         words = [("replicate", "replicate")]
         if tensor > 1 and kind.tensor_options > 1:
             words += [("replicate", "sequence"), ("sequence", "replicate")][: kind.tensor_options - 1]
+            if micro_batch % tensor == 0:
+                words.append(("replicate", "replicate"))  # the batch is divided, and so only if it divides
         for i, (source, target) in enumerate(words):
+            of_batch = i > 0 and source == target
             for full in (False, True) if kind.recompute else (False,):
-                share = tensor if i != 1 else 1
-                forward = kind.seconds * micro_batch / share + 2e-4
+                share = tensor if i != 1 or of_batch else 1
+                slower = 1.0 if of_batch or tensor == 1 else 1.3
+                forward = slower * kind.seconds * micro_batch / share + 2e-4
                 backward = forward * kind.backward
-                comm = 1e-4 * (tensor - 1) * (i + 1) * stride**0.5
+                elements = kind.elements // (1 if of_batch else share)
+                comm = 0.0 if of_batch else 1e-4 * (tensor - 1) * (i + 1) * stride**0.5
                 found.append(
                     BlockChoice(
                         class_key=str(index),
@@ -88,7 +93,7 @@ class FakeChoices:
                         input_word=source,
                         output_word=target,
                         recompute=Recompute.FULL if full else Recompute.NONE,
-                        parameters=(ParameterShare("w", "replicate", kind.elements // share, True),),
+                        parameters=(ParameterShare("w", "replicate", elements, True),),
                         overrides={},
                         forward_compute_s=forward,
                         forward_comm_s=comm,
@@ -148,6 +153,8 @@ def random_case(rng: random.Random, *, pins: OuterPins | None = None) -> FakeCas
     if further.random() < 0.5:
         for kind in kinds:
             kind.update_weight = further.choice((1.0, 1.5, 4.0))
+    if further.random() < 0.3:
+        job = replace(job, global_batch=further.choice((6, 12)) if nodes * per_node < 4 else 12)
     return FakeCase(
         FakeChoices(kinds, blocks, tied), job, Space(pins, num_blocks, nodes, per_node, _allows), (1, 2, 4)
     )
