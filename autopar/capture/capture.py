@@ -114,7 +114,7 @@ def capture(source: ModelSource, dtype: torch.dtype = torch.float32, share_layer
     return Capture(source, dtype, _prepare(exported, TRACED_SIZE, source.batch_dims))
 
 
-def _prepare(exported: ExportedModel, size: int, batch_dims: Mapping[str, int]) -> _Prepared:
+def _prepare(exported: ExportedModel, size: int, batch_dims: Mapping[str, int | None]) -> _Prepared:
     """Divides an export into blocks; the division is made at one size and holds for all."""
     graph = specialize(exported.graph, Specializer(exported.symbols, size))
     kinds = {name: entry.kind for name, entry in exported.inputs.items()}
@@ -133,7 +133,7 @@ def _prepare(exported: ExportedModel, size: int, batch_dims: Mapping[str, int]) 
 
 
 def _model_graph(
-    prepared: _Prepared, size: int, batch_dims: Mapping[str, int], fingerprint_: str
+    prepared: _Prepared, size: int, batch_dims: Mapping[str, int | None], fingerprint_: str
 ) -> ModelGraph:
     exported = prepared.exported
     specializer = Specializer(exported.symbols, size)

@@ -114,7 +114,8 @@ def _exported(
     model = build_fake_model(source.build_model, mode, dtype)
     batch = fake_batch(source.example_batch(size or TRACED_SIZE), mode, dtype)
     wrapper = wrap_model(model, source.loss, tuple(batch), keeps_output=True).train()
-    dynamic = {name: {source.batch_dims.get(name, 0): Dim.DYNAMIC} for name in batch}
+    dims = {name: source.batch_dims.get(name, 0) for name in batch}
+    dynamic = {name: {} if dim is None else {dim: Dim.DYNAMIC} for name, dim in dims.items()}
     withheld = Withheld(wrapper, ())
     sharing = nullcontext(withheld) if in_place is None else share_equal_layers(wrapper, in_place)
     try:

@@ -28,7 +28,9 @@ _DTYPE_DEPENDENT = _CASTS | {
 }
 
 
-def fingerprint(exported: ExportedModel, graph: fx.Graph, chain: Chain, batch_dims: Mapping[str, int]) -> str:
+def fingerprint(
+    exported: ExportedModel, graph: fx.Graph, chain: Chain, batch_dims: Mapping[str, int | None]
+) -> str:
     """Hash of the structure: parameters, buffers, batch, operators and blocks.
 
     It does not depend on the micro-batch (``graph`` is always the one of the same size), on the compute dtype

@@ -145,7 +145,8 @@ class ModelGraph:
     """The whole model for one static micro-batch size.
 
     Attributes:
-        micro_batch: samples, dim 0 of the batch entries unless ``batch_dims`` says otherwise.
+        micro_batch: samples, dim 0 of the batch entries unless ``batch_dims`` says otherwise; None there:
+            the entry is the same for all samples.
         blocks: the chain, in execution order.
         parameters: canonical name -> spec, in the model's order.
         buffers: name -> spec; persistent or not, mutated in place by blocks (BatchNorm statistics).
@@ -164,7 +165,7 @@ class ModelGraph:
     buffers: Mapping[str, TensorSpec]
     constants: Mapping[str, torch.Tensor]
     batch: Mapping[str, TensorSpec]
-    batch_dims: Mapping[str, int]
+    batch_dims: Mapping[str, int | None]
     values: Mapping[str, TensorSpec]
     loss: str
     fingerprint: str

@@ -46,7 +46,8 @@ class ModelSource:
         build_model: builds the module; takes nothing.
         example_batch: batch size -> entries of one micro-batch, by name.
         loss: (module's output, batch) -> scalar; None where the module returns the loss itself.
-        batch_dims: batch entry -> the dim that counts samples; 0 where absent.
+        batch_dims: batch entry -> the dim that counts samples; 0 where absent, None where it is the same for
+            all samples.
     """
 
     target: str
@@ -54,7 +55,7 @@ class ModelSource:
     build_model: Callable[[], nn.Module]
     example_batch: Callable[[int], dict[str, Tensor]]
     loss: Callable[[Any, dict[str, Tensor]], Tensor] | None = None
-    batch_dims: Mapping[str, int] = field(default_factory=dict)
+    batch_dims: Mapping[str, int | None] = field(default_factory=dict)
 
 
 def load_target(target: str, args: Mapping[str, Scalar] | None = None) -> ModelSource:
@@ -100,7 +101,7 @@ def source_from_functions(
     build_model: Callable[..., nn.Module],
     example_batch: Callable[..., dict[str, Tensor]],
     loss: Callable[[Any, dict[str, Tensor]], Tensor] | None = None,
-    batch_dims: Mapping[str, int] | None = None,
+    batch_dims: Mapping[str, int | None] | None = None,
     args: Mapping[str, Scalar] | None = None,
     target: str = "",
 ) -> ModelSource:
@@ -209,7 +210,7 @@ def _call(function: Callable[[], T], where: str, what: str) -> T:
         raise UsageError(f"{line or where}: {what} raised {type(error).__name__}: {error}") from error
 
 
-def _check_batch(entries: object, batch_size: int, batch_dims: dict[str, int], where: str) -> None:
+def _check_batch(entries: object, batch_size: int, batch_dims: dict[str, int | None], where: str) -> None:
     if not isinstance(entries, Mapping) or not entries:
         raise UsageError(
             f"{where}: example_batch() must return a dict of tensors, not {type(entries).__name__}"
@@ -224,9 +225,14 @@ def _check_batch(entries: object, batch_size: int, batch_dims: dict[str, int], w
         if not isinstance(value, Tensor):
             raise UsageError(f"{where}: example_batch()['{name}'] is a {type(value).__name__}, not a tensor")
         dim = batch_dims.get(name, 0)
-        if value.dim() <= dim or value.shape[dim] != batch_size:
+        if dim is not None and (value.dim() <= dim or value.shape[dim] != batch_size):
             raise UsageError(
                 f"{where}: example_batch({batch_size})['{name}'] has shape {tuple(value.shape)}, "
-                f"whose dim {dim} is not the batch size; if the batch is another dim, say so: "
-                f"batch_dims = {{'{name}': 1}}"
+                f"whose dim {dim} is not the batch size; if another dim is, say so: "
+                f"batch_dims = {{'{name}': 1}}, or None where the entry is the same for all samples"
             )
+    if all(batch_dims.get(name, 0) is None for name in entries):
+        raise UsageError(
+            f"{where}: batch_dims says of every entry of example_batch() that it is the same for all "
+            "samples; one must count them"
+        )

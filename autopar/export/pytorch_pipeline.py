@@ -49,7 +49,7 @@ def _why_not_cut(subject: Subject) -> str:
         return "models of transformers return more than tensors"
     if _first_blocks(subject) is None:
         return "a stage begins inside of what is no module"
-    if any(entry.batch_dim for entry in subject.batch):
+    if any(entry.batch_dim != 0 for entry in subject.batch):
         return "pipelining counts samples along the first dim alone"
     late = [entry.name for entry in subject.batch if entry.is_read_late]
     if late:

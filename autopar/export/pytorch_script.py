@@ -115,11 +115,13 @@ torch.manual_seed(1 + mesh["data"].get_local_rank())  # every data rank has samp
         forward = f"with torch.autocast(device, {dtype}):\n            {forward}"
     dims = {one.name: one.batch_dim for one in subject.batch if one.batch_dim}
     chunk = f", {dims!r}.get(name, 0)" if dims else ""
+    shared = [one.name for one in subject.batch if one.batch_dim is None]
+    whole = f"value if name in {shared!r} else " if shared else ""
     return f"""{start}
 for step in range(int(os.environ.get("STEPS", "10"))):
     whole, total = batch(), 0.0
     for index in range(num_micro_batches):
-        micro = {{name: value.chunk(num_micro_batches{chunk})[index] for name, value in whole.items()}}
+        micro = {{name: {whole}value.chunk(num_micro_batches{chunk})[index] for name, value in whole.items()}}
         {forward}
         loss.backward()
         total += loss.item(){averaged_gradients(subject, level, is_cut=False)}

@@ -74,14 +74,14 @@ class ExportedEntry:
 
     Attributes:
         shape: of one sample, without the dim that counts samples.
-        batch_dim: which counts samples.
+        batch_dim: which counts samples; None: the entry is the same for all.
         position: among the arguments of ``forward``, from 0; None where it is none of them.
         is_read_late: whether the model, and not only its loss, reads it behind the first stage.
     """
 
     name: str
     shape: tuple[int, ...]
-    batch_dim: int
+    batch_dim: int | None
     position: int | None
     is_read_late: bool = False
 
@@ -189,7 +189,7 @@ def _entries(source: ModelSource, model: nn.Module, resolved: ResolvedPlan) -> t
     found = []
     for name, value in source.example_batch(1).items():
         dim = source.batch_dims.get(name, 0)
-        shape = (*value.shape[:dim], *value.shape[dim + 1 :])
+        shape = tuple(value.shape) if dim is None else (*value.shape[:dim], *value.shape[dim + 1 :])
         position = arguments.index(name) if name in arguments else None
         found.append(ExportedEntry(name, shape, dim, position, name in late))
     return tuple(found)

@@ -61,7 +61,8 @@ def split_batch(
                 f"{caller}: batch['{key}'] is {value.dtype}; the model was captured with {spec.dtype}"
             )
         moved = value.to(device=device, dtype=spec.dtype)
-        parts = moved.chunk(num_micro_batches, graph.batch_dims.get(key, 0))
+        dim = graph.batch_dims.get(key, 0)
+        parts = [moved] * num_micro_batches if dim is None else moved.chunk(num_micro_batches, dim)
         for piece, part in zip(pieces, parts, strict=True):
             piece[key] = part
     return pieces
@@ -69,7 +70,9 @@ def split_batch(
 
 def _shape(key: str, spec: TensorSpec, graph: ModelGraph, num_micro_batches: int) -> tuple[int, ...]:
     shape = list(spec.shape)
-    shape[graph.batch_dims.get(key, 0)] *= num_micro_batches
+    dim = graph.batch_dims.get(key, 0)
+    if dim is not None:
+        shape[dim] *= num_micro_batches
     return tuple(shape)
 
 
@@ -81,9 +84,9 @@ def count_micro_batches(batch: Mapping[str, Tensor], graph: ModelGraph, caller: 
     """
     _check_is_dict(batch, graph, caller)
     for key, value in batch.items():
-        if key not in graph.batch or not isinstance(value, Tensor):
-            continue
         dim = graph.batch_dims.get(key, 0)
+        if key not in graph.batch or not isinstance(value, Tensor) or dim is None:
+            continue
         num_samples = value.shape[dim] if dim < value.dim() else 0
         if not num_samples or num_samples % graph.batch[key].shape[dim]:
             raise UsageError(

@@ -35,7 +35,7 @@ def parallelize(
     *,
     loss: Callable[[Any, dict[str, Tensor]], Tensor] | None = None,
     example_batch: Callable[[int], dict[str, Tensor]] | None = None,
-    batch_dims: Mapping[str, int] | None = None,
+    batch_dims: Mapping[str, int | None] | None = None,
     seed: int = 0,
     init: Init = Initialisation.SEEDED,
     dtype: torch.dtype | None = None,
@@ -51,7 +51,8 @@ def parallelize(
         loss: (output, batch) -> scalar; None where the module returns the loss, or the plan's model file has
             one.
         example_batch: batch size -> one batch; default: of the model file that the plan names.
-        batch_dims: batch entry -> dim of the samples where it is not 0.
+        batch_dims: batch entry -> dim of the samples where it is not 0; None where the entry is the same for
+            all samples.
         seed: of starting weights and dropout; the same weights come under every plan.
         init: ``seeded``; ``exact`` for the values of ``torch.manual_seed(seed); build_model()``; or weights,
             of which each rank reads its own: a state dict, the file of one (``torch.save`` or safetensors),
@@ -146,7 +147,7 @@ def _source(
     plan: Plan,
     loss: Callable[[Any, dict[str, Tensor]], Tensor] | None,
     example_batch: Callable[[int], dict[str, Tensor]] | None,
-    batch_dims: Mapping[str, int] | None,
+    batch_dims: Mapping[str, int | None] | None,
 ) -> ModelSource:
     if example_batch is not None:
         return source_from_functions(build_model, example_batch, loss, batch_dims)

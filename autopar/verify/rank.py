@@ -168,18 +168,25 @@ def _optimizer(parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
 
 
 def share_of(
-    batch: Mapping[str, Tensor], batch_dims: Mapping[str, int], index: int, num_shares: int
+    batch: Mapping[str, Tensor], batch_dims: Mapping[str, int | None], index: int, num_shares: int
 ) -> dict[str, Tensor]:
     """One of ``num_shares`` equal shares of a batch, in the order of the samples."""
-    return {key: value.chunk(num_shares, batch_dims.get(key, 0))[index] for key, value in batch.items()}
+    dims = {key: batch_dims.get(key, 0) for key in batch}
+    return {
+        key: value if (dim := dims[key]) is None else value.chunk(num_shares, dim)[index]
+        for key, value in batch.items()
+    }
 
 
 def micro_batches_of(
-    batch: Mapping[str, Tensor], batch_dims: Mapping[str, int], micro_batch: int
+    batch: Mapping[str, Tensor], batch_dims: Mapping[str, int | None], micro_batch: int
 ) -> list[dict[str, Tensor]]:
     """A global batch as micro-batches, in the order of the samples."""
-    key, value = next(iter(batch.items()))
-    count = value.shape[batch_dims.get(key, 0)] // micro_batch
+    count = next(
+        value.shape[dim] // micro_batch
+        for key, value in batch.items()
+        if (dim := batch_dims.get(key, 0)) is not None
+    )
     return [share_of(batch, batch_dims, index, count) for index in range(count)]
 
 

@@ -82,6 +82,18 @@ def test_batch_in_another_dim(tmp_path: Path) -> None:
     assert model.batch_dims == {"input": 1, "target": 0}
 
 
+def test_an_entry_that_is_the_same_for_all_samples(tmp_path: Path) -> None:
+    text = GOOD.replace("torch.ones(batch_size, 3)", "torch.ones(5, 3)") + 'batch_dims = {"input": None}\n'
+    text = text.replace("nn.Sequential(nn.Linear", "T(nn.Linear") + (
+        "class T(nn.Sequential):\n"
+        "    def forward(self, input):\n"
+        "        return super().forward(input).mean()\n"
+    )
+    model = capture(load_target(write(tmp_path, text))).at(4)
+    assert model.batch["input"].shape == (5, 3)
+    assert model.batch_dims == {"input": None, "target": 0}
+
+
 MISTAKES = {
     "no such file": (None, {}, "there is no file '.*model.py'"),
     "no build_model": (
@@ -128,6 +140,11 @@ MISTAKES = {
         GOOD.replace("torch.zeros(batch_size, 1)", "torch.zeros(1, batch_size)"),
         {},
         r"\['target'\] has shape \(1, 7\), whose dim 0 is not the batch size; .* batch_dims = ",
+    ),
+    "no entry counts samples": (
+        GOOD + 'batch_dims = {"input": None, "target": None}',
+        {},
+        "of every entry of example_batch.. that it is the same for all samples",
     ),
     "batch_dims misspelt": (
         GOOD + 'batch_dims = {"targte": 0}',

@@ -378,7 +378,7 @@ def evaluation(case):
             optimizer.step()
             optimizer.zero_grad()
     misuse = []
-    for wrong in ({}, {key: value[:1] for key, value in share.items()}):
+    for wrong in ({}, {key: value[:1] if value.dim() else value for key, value in share.items()}):
         try:
             run.model.eval_step(wrong)
         except Exception as error:

@@ -26,6 +26,15 @@ CASES = [
         case(f"dropout-{name}", args={"dropout": 0.3}, options=PLANS[name])
         for name in ("pipeline", "tensor", "zero3")
     ),
+    *(
+        case(f"shared-entries-{name}", model="graph_net", options=PLANS[name])
+        for name in ("pipeline", "zero1", "zero3", "interleaved-zero2")
+    ),
+    case(
+        "shared-entries-tensor",
+        model="graph_net",
+        options={"tensor": 2, "lines": (("layers.*", "column"), ("*", "replicate"))},
+    ),
     *(case(f"batchnorm-{name}", model="perception", options=PLANS[name]) for name in ("pipeline", "zbv")),
 ]
 
