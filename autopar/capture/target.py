@@ -223,7 +223,14 @@ def _check_batch(entries: object, batch_size: int, batch_dims: dict[str, int | N
             )
     for name, value in entries.items():
         if not isinstance(value, Tensor):
-            raise UsageError(f"{where}: example_batch()['{name}'] is a {type(value).__name__}, not a tensor")
+            remedy = (
+                "make it a tensor, with batch_dims None if it is the same for all samples"
+                if isinstance(value, int | float)
+                else "give its tensors as entries of their own, and put them together in forward()"
+            )
+            raise UsageError(
+                f"{where}: example_batch()['{name}'] is a {type(value).__name__}, not a tensor; {remedy}"
+            )
         dim = batch_dims.get(name, 0)
         if dim is not None and (value.dim() <= dim or value.shape[dim] != batch_size):
             raise UsageError(

@@ -134,7 +134,12 @@ MISTAKES = {
     "batch of numbers": (
         GOOD.replace("torch.zeros(batch_size, 1)", "1.0"),
         {},
-        r"\['target'\] is a float, not a ten",
+        r"\['target'\] is a float, not a tensor; make it a tensor, with batch_dims None",
+    ),
+    "batch of parts": (
+        GOOD.replace("torch.zeros(batch_size, 1)", "(torch.zeros(batch_size, 1),)"),
+        {},
+        r"\['target'\] is a tuple, not a tensor; give its tensors as entries of their own",
     ),
     "batch not in dim 0": (
         GOOD.replace("torch.zeros(batch_size, 1)", "torch.zeros(1, batch_size)"),
