@@ -29,6 +29,7 @@ from autopar.lifeline import end_with_parent
 from autopar.lower.resolve import resolve
 from autopar.plan.decisions import Plan, Scalar
 from autopar.runtime.watchdog import is_communication_error
+from autopar.verify.constant_draws import with_constant_draws
 from autopar.verify.rank import VerifyOptions, verify_rank
 from autopar.verify.without_dropout import without_dropout
 
@@ -73,17 +74,20 @@ class Failure:
 
 
 def prepare(job: Job) -> tuple[Plan, ModelSource, ModelGraph, tuple[str, ...]]:
-    """Captures the model as it will be compared: in one dtype, without dropout, with few micro-batches."""
+    """Captures the model as it will be compared: in one dtype, without chance, with few micro-batches."""
     plan, notes = job.plan, []
     data, micro_batch = plan.mesh.data or 1, plan.micro_batch or 1
     if plan.num_micro_batches > job.max_micro_batches:
         plan = replace(plan, global_batch=job.max_micro_batches * data * micro_batch)
         notes.append(f"{job.max_micro_batches} micro-batches a step instead of {job.plan.num_micro_batches}")
     source = load_target(job.target, job.args)
-    graph, had_dropout = without_dropout(capture(source, job.options.dtype).at(micro_batch))
+    constant, had_draws = with_constant_draws(capture(source, job.options.dtype).at(micro_batch))
+    graph, had_dropout = without_dropout(constant)
     resolve(plan, graph)  # a mistake in the plan is found once, not on every rank
     if had_dropout:
         notes.append("dropout switched off on both sides")
+    if had_draws:
+        notes.append("constants in place of random numbers on both sides")
     return plan, source, graph, tuple(notes)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from autopar.capture.target import ModelSource
 from autopar.capture.wrapper import wrap_model
 from autopar.runtime.initialise import Initialisation, load_initial_state
+from autopar.verify.constant_draws import ConstantDraws
 from autopar.verify.without_dropout import DropoutOff
 
 
@@ -21,7 +22,7 @@ class Reference:
         keys: of the batch.
         seed, init: of the starting weights.
         dtype: of parameters and floating batch entries.
-        keep_dropout: leave dropout as the model has it.
+        keep_dropout: leave dropout, and whatever else is drawn, as the model has it.
         loss_factor: what the loss is multiplied by before, and gradients divided by after, the backward pass.
     """
 
@@ -59,7 +60,7 @@ class Reference:
             if self._keep_dropout:
                 loss = self._wrapped(**given)
             else:
-                with DropoutOff():
+                with DropoutOff(), ConstantDraws():  # type: ignore[no-untyped-call]
                     loss = self._wrapped(**given)
             (loss * (self.loss_factor / len(micro_batches))).backward()
             total += loss.item() / len(micro_batches)

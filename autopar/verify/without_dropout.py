@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from dataclasses import replace
 from types import FunctionType
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 from autopar.capture.model_graph import Block, ModelGraph
 from autopar.capture.operator_facts import is_random
 from autopar.errors import UsageError
+from autopar.verify.edited_graph import edited
 
 # Argument that holds the probability, by name of the function or operator.
 _PROBABILITY = {
@@ -76,26 +76,20 @@ def without_dropout(graph: ModelGraph) -> tuple[ModelGraph, bool]:
     Raises:
         UsageError: the model draws other random numbers, which two runs cannot share.
     """
-    changed = False
-    blocks: list[Block] = []
-    for block in graph.blocks:
-        copied = fx.Graph()
-        copies: dict[fx.Node, fx.Node] = {}
-        copied.output(copied.graph_copy(block.graph, copies))
-        for node, copy in copies.items():
-            copy.name = node.name  # a graph avoids names of builtins (slice); the block knows inputs by them
-        for node in copied.nodes:
-            changed |= _switch_off(node)
-        for node in copied.nodes:
-            if node.op == "call_function" and is_random(node) and not _probability_argument(node):
-                where = node.meta.get("source_line") or node.meta.get("module") or block.name
-                raise UsageError(
-                    f"{where}: the model draws random numbers ({node.target}), so that no two runs agree"
-                    " and verify"
-                    " cannot compare; give the model an argument that turns this off, and pass it with --arg"
-                )
-        blocks.append(replace(block, graph=copied))
-    return replace(graph, blocks=tuple(blocks)), changed
+    return edited(graph, _switch_all_off)
+
+
+def _switch_all_off(graph: fx.Graph, block: Block) -> bool:
+    changed = sum(_switch_off(node) for node in graph.nodes) > 0
+    for node in graph.nodes:
+        if node.op == "call_function" and is_random(node) and not _probability_argument(node):
+            where = node.meta.get("source_line") or node.meta.get("module") or block.name
+            raise UsageError(
+                f"{where}: the model draws random numbers ({node.target}), so that no two runs agree and"
+                " verify cannot compare; give the model an argument that turns this off, and pass it with"
+                " --arg"
+            )
+    return changed
 
 
 def _switch_off(node: fx.Node) -> bool:
