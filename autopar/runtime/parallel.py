@@ -18,6 +18,7 @@ from autopar.plan.decisions import Plan
 from autopar.plan.read import read_plan
 from autopar.runtime.assemble import assemble
 from autopar.runtime.capture_apart import capture_apart
+from autopar.runtime.grad_modes import outside_inference_mode
 from autopar.runtime.heap import keep_pages
 from autopar.runtime.initialise import Init, Initialisation, InitialState
 from autopar.runtime.launch import check_world_size, gather_ranks, in_common, join
@@ -29,6 +30,7 @@ from autopar.runtime.watchdog import Watchdog
 __all__ = ["ParallelModel", "check_complete", "parallelize", "start"]
 
 
+@outside_inference_mode()
 def parallelize(
     build_model: Callable[[], nn.Module],
     plan: str | Path | Plan,

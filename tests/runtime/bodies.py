@@ -275,6 +275,9 @@ def misuse(case):
     last.requires_grad_(True)
     messages["no dict"] = said(lambda: run.model.step([1, 2]))
     messages["no dict to evaluate"] = said(lambda: run.model.eval_step([1, 2]))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            messages[mode.__name__] = said(lambda: run.model.step(good))
     run.model.eval()
     messages["eval"] = said(lambda: run.model.step(good))
     run.model.train()
@@ -386,6 +389,40 @@ def evaluation(case):
     assert run.model.training and run.model.stages.training
     run.model.close()
     return {"error": max(errors), "buffers": max(buffers), "rng": all(states), "misuse": misuse}
+
+
+def inference_mode(case):
+    """Evaluation and outputs in inference mode, from the first call on, against ``no_grad``; and training."""
+    run = Run(case)
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-2)
+    reference = run.reference()
+    expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=1e-2)
+    with torch.inference_mode():
+        share = {key: value.clone() for key, value in run.share().items()}
+
+    def evaluate():
+        run.model.train(False)
+        outputs = run.model(on_every_rank=True, **share)
+        run.model.train()
+        leaf = outputs if isinstance(outputs, torch.Tensor) else next(iter(outputs.values()))
+        return run.model.eval_step(share), leaf
+
+    errors = []
+    for step in range(2):
+        with torch.inference_mode():
+            found = evaluate()
+            norm = run.model.full_state_dict()
+        with torch.no_grad():
+            expected = evaluate()
+        assert not any(value.is_inference() for value in (*found, *norm.values()))
+        errors.extend(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+        loss = run.model.step(share if step else run.share())
+        errors.append(abs(float(loss) - reference.step(run.micro_batches())))
+        for each in (optimizer, expected_optimizer):
+            each.step()
+            each.zero_grad()
+    run.model.close()
+    return max(errors)
 
 
 def trace(case):

@@ -160,6 +160,8 @@ def test_exact_initialisation_equals_manual_seed(found, case):
         ("frozen", "was frozen after parallelize(), which its programs do not follow; set requires_grad in"),
         ("no dict", "step() takes a dict of tensors, not a list: give 'tokens', 'labels' by name"),
         ("no dict to evaluate", "eval_step() takes a dict of tensors, not a list"),
+        ("no_grad", "step() trains; call it outside torch.no_grad() and torch.inference_mode(), or use eval"),
+        ("inference_mode", "step() trains; call it outside torch.no_grad() and torch.inference_mode()"),
         ("eval", "call model.train() first"),
         ("stale", "AdamW was stepped, but holds none of the parallel model's parameters"),
     ],
