@@ -337,7 +337,12 @@ class ParallelModel(PlacedModule):
         return self._guarded("whole_buffers", self._whole.buffers())
 
     def close(self) -> None:
-        """Ends the heartbeats of this rank and its process groups; the default group stays."""
+        """Ends the heartbeats of this rank and its process groups; the default group stays.
+
+        Nothing can be done with the model afterwards; closing it again does nothing.
+        """
+        if self._watchdog.is_stopped:
+            return
         self._optimizers.close()
         self._watchdog.stop()
         self._assembly.close()

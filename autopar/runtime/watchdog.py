@@ -19,7 +19,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from autopar.errors import AutoparError, DistributedError
+from autopar.errors import AutoparError, DistributedError, UsageError
 from autopar.runtime.agreement import agree, first_line, stay_until_read
 from autopar.runtime.meeting import Meeting
 from autopar.runtime.reports import Report, View, post, read
@@ -88,8 +88,11 @@ class Watchdog:
         """Watches a piece of distributed work.
 
         Raises:
+            UsageError: the model is closed.
             DistributedError: a wait failed; names the ranks.
         """
+        if self.is_stopped:
+            raise UsageError(f"{action}: the model is closed; call close() after everything else")
         self.at(action)
         self._is_waiting = True
         try:
@@ -125,6 +128,11 @@ class Watchdog:
             f"{with_error}: {blamed}. Look at the output of that rank; a collective waits"
             f" {format_seconds(self._timeout_s)} (timeout_s) before it gives up"
         )
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopped.is_set()
 
     def stop(self) -> None:
         """Ends the heartbeats."""

@@ -287,6 +287,16 @@ def misuse(case):
     stale.step()
     messages["stale"] = said(lambda: run.model.step(good))
     run.model.close()
+    messages["close twice"] = said(run.model.close)
+    for name, call in {
+        "step": lambda: run.model.step(good),
+        "eval_step": lambda: run.model.eval_step(good),
+        "forward pass": lambda: run.model(**good),
+        "clip_grad_norm_": lambda: run.model.clip_grad_norm_(1.0),
+        "save": lambda: run.model.save("nowhere"),
+        "full_state_dict": run.model.full_state_dict,
+    }.items():
+        messages[f"closed {name}"] = said(call)
     return messages
 
 

@@ -170,6 +170,16 @@ def test_misuse_says_what_to_do(found, mistake, message):
     assert_refused(found["misuse"], 2, mistake, message)
 
 
+def test_a_closed_model_says_so(found):
+    for messages in check(found["misuse"], 2):
+        assert messages["close twice"] == "no error"
+        told = {key.removeprefix("closed "): value for key, value in messages.items() if key[:7] == "closed "}
+        assert len(told) == 6
+        for call, message in told.items():
+            assert message.startswith(f"UsageError: {call}")
+            assert message.endswith(": the model is closed; call close() after everything else")
+
+
 @pytest.mark.parametrize("name", MESHES)
 def test_muon_sees_whole_matrices(found, name):
     for errors in check(found[f"muon-{name}"], 2):
