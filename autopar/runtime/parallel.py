@@ -48,7 +48,9 @@ def parallelize(
     """Makes this rank's part of a model under a complete plan; every rank calls it, with the same arguments.
 
     Args:
-        build_model: builds the plain model; run once, without allocating it.
+        build_model: builds the plain model; run without allocating it. If it reads weights from files itself,
+            it runs once more on every rank, which then holds the whole model in host memory until its own
+            part is filled; ``init`` reads files without that.
         plan: a plan file, or a plan.
         loss: (output, batch) -> scalar; None where the module returns the loss, or the plan's model file has
             one.
