@@ -61,7 +61,7 @@ def parallelize(
             of which each rank reads its own: a state dict, the file of one (``torch.save`` or safetensors),
             a folder with ``model.safetensors`` or its index, or a checkpoint.
         dtype: compute dtype instead of the plan's precision.
-        timeout_s: of every wait for another rank.
+        timeout_s: of every wait for another rank; more than 0.
         device: default: this rank's GPU (``LOCAL_RANK``), else the CPU. On a CPU under Linux the process then
             keeps the heap pages that a step frees for the next one, unless ``MALLOC_TRIM_THRESHOLD_``,
             ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TOP_PAD_`` or ``GLIBC_TUNABLES`` is set.
@@ -70,8 +70,8 @@ def parallelize(
 
     Raises:
         PlanError: the plan is incomplete, or not for this model.
-        UsageError: the number of processes is not the plan's, the model cannot be built, or the weights are
-            not its own.
+        UsageError: the number of processes is not the plan's, the model cannot be built, the weights are
+            not its own, or ``timeout_s`` is no time.
         DistributedError: ranks differ in plan or model, or one does not come.
     """
     checked = plan if isinstance(plan, Plan) else read_plan(Path(plan))
