@@ -74,7 +74,9 @@ def parallelize(
             not its own, or ``timeout_s`` is no time.
         DistributedError: ranks differ in plan or model, or one does not come.
     """
+    _check_builds(build_model)
     checked = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    check_complete(checked)
     source = _source(build_model, checked, loss, example_batch, batch_dims)
     options = Options(
         seed=seed,
@@ -84,7 +86,6 @@ def parallelize(
         device=None if device is None else torch.device(device),
         profile=None if profile is None else Path(profile),
     )
-    check_complete(checked)
     check_world_size(checked)
     dtype, device = options.compute_dtype(checked), options.choose_device()
     graph = capture_apart(source, dtype, checked.micro_batch or 1, device)
@@ -142,6 +143,16 @@ def check_complete(plan: Plan) -> None:
             f"the plan leaves open: {', '.join(missing)}; complete it with: autopar plan"
             f" {target}{with_plan} -o full.yaml",
             path=plan.path,
+        )
+
+
+def _check_builds(build_model: object) -> None:
+    is_model = isinstance(build_model, nn.Module)
+    if is_model or not callable(build_model):
+        kind = type(build_model).__name__
+        raise UsageError(
+            f"parallelize() was given a {kind}, not a function: give a function that builds the model, as"
+            f" parallelize(lambda: {kind if is_model else 'Model'}(...), plan); each rank makes its own part"
         )
 
 
