@@ -267,7 +267,8 @@ class ParallelModel(PlacedModule):
             optimizer: as given to ``save``; None leaves its state out.
 
         Raises:
-            UsageError: no such checkpoint, another model's, or an optimiser with other parameters.
+            UsageError: no such checkpoint, another model's, or an optimiser of another class or with other
+                parameters.
         """
         from autopar.runtime.checkpoint import load_checkpoint
 
