@@ -124,7 +124,7 @@ def start(
         if device.type == "cpu":
             keep_pages()  # after what building the stage took and left
     except BaseException:
-        watchdog.stop()
+        watchdog.stop("has stopped in parallelize()")
         raise
     return ParallelModel(plan, graph, assembly, rank_mesh, options, watchdog)
 

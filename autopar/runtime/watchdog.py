@@ -8,6 +8,7 @@ stands still.
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import sys
@@ -72,10 +73,12 @@ class Watchdog:
         self._is_cut_off = False
         self._host = platform.node()
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self._end_words = ""
         self._stopped = threading.Event()
         self._post()
         self._thread = threading.Thread(target=self._run, name="autopar-watchdog", daemon=True)
         self._thread.start()
+        atexit.register(self.stop, "has ended")
 
     def at(self, action: str) -> None:
         """Notes what this rank begins now."""
@@ -134,9 +137,16 @@ class Watchdog:
         """Whether ``stop`` was called."""
         return self._stopped.is_set()
 
-    def stop(self) -> None:
-        """Ends the heartbeats."""
-        self.at("close()")
+    def stop(self, end: str = "has called close()") -> None:
+        """Ends the heartbeats.
+
+        Args:
+            end: what the other ranks shall read of it, where they wait for this one.
+        """
+        if self.is_stopped:
+            return
+        atexit.unregister(self.stop)
+        self._end_words = end
         self._stopped.set()
         self._thread.join(timeout=5)
 
@@ -186,6 +196,8 @@ class Watchdog:
                 self._post()
             except (RuntimeError, OSError):
                 return  # the store goes away when its host ends
+        with suppress(RuntimeError, OSError):
+            self._post()
 
     def _end(self, reason: str, is_cause: bool) -> None:
         """Ends the process from the thread of the heartbeats, whatever the main thread is doing."""
@@ -207,6 +219,7 @@ class Watchdog:
                 is_waiting=self._is_waiting,
                 error=self._error,
                 is_cause=self._is_cause,
+                end=self._end_words,
             ),
         )
 
