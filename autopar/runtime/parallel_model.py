@@ -131,6 +131,9 @@ class ParallelModel(PlacedModule):
             if torch.is_grad_enabled():
                 self._trained.check_frozen()
             self._trained.take_over_changes()
+            self._assembly.shared_buffers.share()
+            if self.training and self._driving.synchronises:
+                self._assembly.shared_buffers.note_change()
             return self._outputs.compute(batch, self._next_seeds, on_every_rank, label)
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -183,6 +186,8 @@ class ParallelModel(PlacedModule):
             self._watchdog.at(f"{label}, gradient averaging")
             with work("synchronise gradients"):
                 self._assembly.synchronise_gradients(self._mesh)
+                self._assembly.shared_buffers.note_change()
+                self._assembly.shared_buffers.share()
             if self._loss_scale.is_active:
                 self._loss_scale.update(self._loss_scale.unscale(parameters, self._mesh))
             add_back(parameters, earlier)
@@ -214,6 +219,7 @@ class ParallelModel(PlacedModule):
             count = count_micro_batches(batch, self._graph, "eval_step()")
             batches = split_batch(batch, self._graph, count, self._mesh.device, "eval_step()")
             self._trained.take_over()
+            self._assembly.shared_buffers.share()
             self.stages.eval()
             try:
                 with self._own_randomness():

@@ -435,6 +435,39 @@ def inference_mode(case):
     return max(errors)
 
 
+def shared_buffers(case):
+    """Buffers of all data ranks after steps, and after driven passes, against those of data rank 0 alone."""
+    run = Run(case)
+    model, reference = run.model, run.reference()
+
+    def own():
+        return {name: value.double().clone() for name, value in model._assembly.stages.named_state().items()}
+
+    num, apart = run.plan.num_micro_batches, set()
+    is_driven = case.extra.get("driven", False)
+    for step in range(3):
+        pieces = run.micro_batches(step)
+        # Data rank 0 decides the buffers, so that one process with its micro-batches keeps the same.
+        if is_driven:
+            for index in range(num):
+                model(**pieces[model.data_rank * num + index]).backward()
+            with torch.no_grad():
+                model.eval()
+                said(
+                    lambda given=pieces[0]: model(**given)
+                )  # brings them together, and refuses to compute with them
+                model.train()
+        else:
+            model.step(run.share(step))
+        reference.step(pieces[:num])
+        expected = {name: value.double() for name, value in reference.buffers().items()}
+        for name, value in own().items():
+            error = float((value - expected[name]).abs().max())
+            apart |= {name} if error > 1e-9 else set()
+    model.close()
+    return sorted(apart), sorted(own())
+
+
 def trace(case):
     """Three steps of which the second is recorded; whether the file was there after each of them."""
     path = case.extra["path"]
