@@ -293,6 +293,10 @@ class ParallelModel(PlacedModule):
         """Writes the plain model's full state dict to a file: as ``torch.save`` does, or, if ``path`` ends in
         ``.safetensors``, in that format.
 
+        Of tied parameters, a ``.safetensors`` file holds the first name alone, as Hugging Face's do: load it
+        with ``load_state_dict(safetensors.torch.load_file(path), strict=False)`` into a model that ties them.
+        Any other file holds all names.
+
         A collective of all ranks; rank 0 writes, one whole tensor in memory at a time. Buffers are those of
         data rank 0.
 
