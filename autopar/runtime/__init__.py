@@ -5,8 +5,10 @@
   part.
 * Starting weights: ``initialise``, ``recording``, ``randomness``, ``seeds``, ``state_source``, ``fill``.
 * A step: ``script`` and ``messages`` say what waits for what, ``executor`` plays it, on the ``stage`` (its
-  ``block_module``, ``routes``) in its surroundings (``held_stage``, ``links``, ``crossings``).
+  ``block_module``, ``routes``) in its surroundings (``held_stage``, ``links``, ``crossings``); what it needs
+  of autograd, ``grad_modes``.
 * Gradients and updates: ``replicas``, ``overlap``, ``buckets``, ``gradients``, ``loss_scale``, ``masters``.
+* Buffers that data ranks would carry on apart: ``carried_buffers``, ``shared_buffers``.
 * Driven like a module: ``driving``, ``outputs``, ``output_passes``.
 * State as a whole: ``checkpoint``, ``checkpoint_folders``, ``whole_state``, ``gather``, ``export``; how it
   lies in memory: ``holdings``, ``storage``, ``trained``.

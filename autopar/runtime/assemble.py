@@ -20,6 +20,7 @@ from autopar.lower.compiled import Compiler
 from autopar.lower.late_gradients import late_parameters
 from autopar.lower.resolve import ResolvedPlan
 from autopar.plan.decisions import Plan, ScheduleName
+from autopar.runtime.carried_buffers import buffers_of_samples
 from autopar.runtime.crossings import Crossing, PlacedBlock, boundary_crossings
 from autopar.runtime.executor import Executor
 from autopar.runtime.export import StateLayout
@@ -36,6 +37,7 @@ from autopar.runtime.output_passes import OutputPasses
 from autopar.runtime.rank_stages import RankStages
 from autopar.runtime.replicas import ComputeCopies, Replicas
 from autopar.runtime.routes import block_program, lowered_program, parameter_placeholders
+from autopar.runtime.shared_buffers import SharedBuffers
 from autopar.runtime.stage import StageModule
 from autopar.runtime.storage import StoredParameter
 from autopar.runtime.watchdog import Watchdog
@@ -62,6 +64,7 @@ class Assembly:
         persistent: names of the buffers that belong into a state dict.
         layout: of the plain model's state dict.
         passes: forward passes for the module's output.
+        shared_buffers: those that the data ranks would carry on apart.
     """
 
     stages: RankStages
@@ -78,6 +81,7 @@ class Assembly:
     persistent: frozenset[str]
     layout: StateLayout
     passes: OutputPasses
+    shared_buffers: SharedBuffers
 
     def synchronise_gradients(self, mesh: RankMesh) -> None:
         """Completes the gradients that the backward passes have left; a collective of all ranks."""
@@ -264,7 +268,13 @@ def assemble(
         persistent=initial.persistent,
         layout=holdings.layout(initial, options.parameter_dtype(plan)),
         passes=OutputPasses(resolved, mesh, executor, builder.late),
+        shared_buffers=_shared_buffers(builder),
     )
+
+
+def _shared_buffers(builder: _Builder) -> SharedBuffers:
+    names = buffers_of_samples(x.block for x in builder.resolved.blocks)
+    return SharedBuffers({k: v for k, v in builder.buffers.items() if k in names}, builder.mesh)
 
 
 def _masters(plan: Plan, parameters: Mapping[str, nn.Parameter]) -> HostMasters | None:

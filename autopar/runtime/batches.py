@@ -61,6 +61,8 @@ def split_batch(
                 f"{caller}: batch['{key}'] is {value.dtype}; the model was captured with {spec.dtype}"
             )
         moved = value.to(device=device, dtype=spec.dtype)
+        if moved.is_inference():  # which autograd could not save for the backward pass
+            moved = moved.clone()
         dim = graph.batch_dims.get(key, 0)
         parts = [moved] * num_micro_batches if dim is None else moved.chunk(num_micro_batches, dim)
         for piece, part in zip(pieces, parts, strict=True):

@@ -2,9 +2,9 @@
 plan saved.
 
 Keys: ``model.<parameter or buffer>``, ``optimizer.<parameter>.<state>`` (``exp_avg``, ``step``, ...), and
-``training.step``, ``training.optimizer_groups`` (learning rates and the like), of fp16 runs
-``training.loss_scale``, and ``training.layout`` (original shapes, tied names). Parameters with fused parts
-are stored as ``(g, n/g, ...)`` at every degree.
+``training.step``, ``training.optimizer_classes`` (their names), ``training.optimizer_groups`` (learning rates
+and the like), of fp16 runs ``training.loss_scale``, and ``training.layout`` (original shapes, tied names).
+Parameters with fused parts are stored as ``(g, n/g, ...)`` at every degree.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ from autopar.errors import AutoparError, DistributedError, UsageError, closest_m
 from autopar.runtime import checkpoint_folders
 from autopar.runtime.export import LAYOUT_KEY, StateLayout
 from autopar.runtime.same_outcome import same_outcome
+from autopar.runtime.state_source import load_alone
 from autopar.units import format_bytes
 
 _STEP = "training.step"
 _LOSS_SCALE = "training.loss_scale"
 _GROUPS = "training.optimizer_groups"
+_CLASSES = "training.optimizer_classes"
 
 
 def save_checkpoint(
@@ -83,6 +85,7 @@ def save_checkpoint(
                 state[f"optimizer.{names[parameter]}.{key}"] = value
     if optimizers:
         state[_GROUPS] = _group_options(optimizers)
+        state[_CLASSES] = json.dumps([type(optimizer).__name__ for optimizer in optimizers])
     try:
         with _named_failures(f"write the checkpoint '{path}'", "free space or save elsewhere", path.parent):
             save(state, checkpoint_id=partial, process_group=group)
@@ -114,7 +117,7 @@ def load_checkpoint(
         Optimiser steps done when it was saved.
 
     Raises:
-        UsageError: there is no checkpoint, or it belongs to another model.
+        UsageError: there is no checkpoint, or it belongs to another model or to optimisers of other classes.
     """
     state: dict[str, Any] = _model_state(parameters, buffers)
     optimizer_state: dict[nn.Parameter, dict[str, Any]] = {}
@@ -131,6 +134,8 @@ def load_checkpoint(
                 raise UsageError(
                     f"the checkpoint '{path}' holds no optimiser state; load it without an optimiser"
                 )
+            if _CLASSES in saved:
+                _check_classes(str(path), place, optimizers)
             names = names_of_parameters(parameters, optimizers)
             for parameter, name in names.items():
                 optimizer_state[parameter] = _empty_state(name, parameter, saved)
@@ -219,6 +224,20 @@ def _check_entry(path: str, key: str, value: Tensor, saved: Mapping[str, Any]) -
             f"'{key}' has shape {size} in the checkpoint '{path}' and {tuple(value.shape)} in the model;"
             " build the model with the arguments it was saved with"
         )
+
+
+def _check_classes(path: str, place: Path, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Refuses state and options that would mean something else, if anything, to another optimiser."""
+    described = {_CLASSES: ""}
+    load_alone(described, place)
+    for saved, optimizer in zip(json.loads(described[_CLASSES]), optimizers, strict=False):
+        given = type(optimizer).__name__
+        if saved != given:
+            raise UsageError(
+                f"the checkpoint '{path}' holds the state of {saved}, and {given} was given, which would go"
+                f" on with the learning rate and state of another method; give {saved}, or load it without"
+                " an optimiser"
+            )
 
 
 def _empty_state(name: str, parameter: nn.Parameter, saved: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,10 @@ class Driving:
     Args:
         loss_scale: of the gradients inside the stages; the user sees none of it.
         surroundings: label -> what goes around a backward pass.
+
+    Attributes:
+        synchronises: whether backward passes leave complete gradients; not inside ``no_sync``.
+        was_driven: whether there were any since the last update.
     """
 
     def __init__(
@@ -45,7 +49,7 @@ class Driving:
         self._surroundings = surroundings
         self._loss_scale = loss_scale
         self._has_overflowed = False  # since the last update
-        self._synchronises = True
+        self.synchronises = True
         self._unsynchronised: dict[str, Tensor] = {}
         self._anchor = torch.zeros((), device=mesh.device, requires_grad=True)
         self.was_driven = False
@@ -53,11 +57,11 @@ class Driving:
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Backward passes inside leave their gradients for the next one outside to synchronise."""
-        before, self._synchronises = self._synchronises, False
+        before, self.synchronises = self.synchronises, False
         try:
             yield
         finally:
-            self._synchronises = before
+            self.synchronises = before
 
     def forget(self) -> None:
         """Drops gradients that wait to be synchronised."""
@@ -112,12 +116,12 @@ class Driving:
             for name, gradient in self._unsynchronised.items():
                 parameters[name].grad = gradient
             for each in replicas:
-                each.before_backward(self._synchronises)
+                each.before_backward(self.synchronises)
             if self._loss_scale.is_active:
                 factor = self._loss_scale.factor
                 gradients = [(g * factor).to(x.dtype) for x, g in zip(roots, gradients, strict=True)]
             torch.autograd.backward(list(roots), list(gradients))
-            if self._synchronises:
+            if self.synchronises:
                 self._unsynchronised = {}
                 self._assembly.synchronise_gradients(self._mesh)
                 if self._loss_scale.is_active:

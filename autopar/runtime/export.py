@@ -65,7 +65,8 @@ def export_checkpoint(checkpoint: str | Path, path: str | Path) -> None:
 
     Args:
         checkpoint: folder that ``save`` wrote, under whatever plan.
-        path: of the file; ``.safetensors`` for that format, else as ``torch.save`` writes it.
+        path: of the file; ``.safetensors`` for that format, in which tied parameters have their first name
+            alone (load it with ``strict=False``); else as ``torch.save`` writes it, with all names.
 
     Raises:
         UsageError: there is no complete checkpoint.

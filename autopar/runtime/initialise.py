@@ -4,7 +4,8 @@
 (seed, name of the first parameter that it reaches, ordinal): any subset of the parameters can be made
 anywhere, in any order. ``exact`` runs the whole record in order from ``torch.manual_seed(seed)`` and equals
 the plain construction bit for bit. Weights that exist already come from a ``state_source``; what no state
-dict holds, such as tables of positions, is made as under ``seeded``.
+dict holds, such as tables of positions, is made as under ``seeded``. A construction that cannot be recorded,
+since it reads files, is run as it is under both ``seeded`` and ``exact``.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from autopar.errors import UsageError
 from autopar.plan.decisions import Plan, Precision
 from autopar.runtime.initialise import Init, Initialisation
 
@@ -17,6 +18,8 @@ _DTYPES = {
     Precision.FP16: torch.float16,
     Precision.FP32: torch.float32,
 }
+
+_LONGEST_TIMEOUT_S = 1e9  # 30 years; torch counts in nanoseconds of 63 bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,9 @@ class Options:
         timeout_s: of every wait for another rank.
         device: where this rank computes; default: its GPU, else the CPU.
         profile: file for a trace of the second step, if there shall be one.
+
+    Raises:
+        UsageError: ``timeout_s`` is no time.
     """
 
     seed: int = 0
@@ -38,6 +44,13 @@ class Options:
     timeout_s: float = 600.0
     device: torch.device | None = None
     profile: Path | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.timeout_s <= _LONGEST_TIMEOUT_S:
+            raise UsageError(
+                f"timeout_s={self.timeout_s}: a wait for another rank lasts more than 0 and at most"
+                f" {_LONGEST_TIMEOUT_S:.0e} seconds; leave it out for 600"
+            )
 
     @property
     def init_text(self) -> str:

@@ -18,6 +18,7 @@ from autopar.plan.decisions import Plan
 from autopar.plan.read import read_plan
 from autopar.runtime.assemble import assemble
 from autopar.runtime.capture_apart import capture_apart
+from autopar.runtime.grad_modes import outside_inference_mode
 from autopar.runtime.heap import keep_pages
 from autopar.runtime.initialise import Init, Initialisation, InitialState
 from autopar.runtime.launch import check_world_size, gather_ranks, in_common, join
@@ -29,6 +30,7 @@ from autopar.runtime.watchdog import Watchdog
 __all__ = ["ParallelModel", "check_complete", "parallelize", "start"]
 
 
+@outside_inference_mode()
 def parallelize(
     build_model: Callable[[], nn.Module],
     plan: str | Path | Plan,
@@ -46,7 +48,9 @@ def parallelize(
     """Makes this rank's part of a model under a complete plan; every rank calls it, with the same arguments.
 
     Args:
-        build_model: builds the plain model; run once, without allocating it.
+        build_model: builds the plain model; run without allocating it. If it reads weights from files itself,
+            it runs once more on every rank, which then holds the whole model in host memory until its own
+            part is filled; ``init`` reads files without that.
         plan: a plan file, or a plan.
         loss: (output, batch) -> scalar; None where the module returns the loss, or the plan's model file has
             one.
@@ -58,7 +62,7 @@ def parallelize(
             of which each rank reads its own: a state dict, the file of one (``torch.save`` or safetensors),
             a folder with ``model.safetensors`` or its index, or a checkpoint.
         dtype: compute dtype instead of the plan's precision.
-        timeout_s: of every wait for another rank.
+        timeout_s: of every wait for another rank; more than 0.
         device: default: this rank's GPU (``LOCAL_RANK``), else the CPU. On a CPU under Linux the process then
             keeps the heap pages that a step frees for the next one, unless ``MALLOC_TRIM_THRESHOLD_``,
             ``MALLOC_MMAP_THRESHOLD_``, ``MALLOC_TOP_PAD_`` or ``GLIBC_TUNABLES`` is set.
@@ -67,11 +71,13 @@ def parallelize(
 
     Raises:
         PlanError: the plan is incomplete, or not for this model.
-        UsageError: the number of processes is not the plan's, the model cannot be built, or the weights are
-            not its own.
+        UsageError: the number of processes is not the plan's, the model cannot be built, the weights are
+            not its own, or ``timeout_s`` is no time.
         DistributedError: ranks differ in plan or model, or one does not come.
     """
+    _check_builds(build_model)
     checked = plan if isinstance(plan, Plan) else read_plan(Path(plan))
+    check_complete(checked)
     source = _source(build_model, checked, loss, example_batch, batch_dims)
     options = Options(
         seed=seed,
@@ -81,7 +87,6 @@ def parallelize(
         device=None if device is None else torch.device(device),
         profile=None if profile is None else Path(profile),
     )
-    check_complete(checked)
     check_world_size(checked)
     dtype, device = options.compute_dtype(checked), options.choose_device()
     graph = capture_apart(source, dtype, checked.micro_batch or 1, device)
@@ -120,7 +125,7 @@ def start(
         if device.type == "cpu":
             keep_pages()  # after what building the stage took and left
     except BaseException:
-        watchdog.stop()
+        watchdog.stop("has stopped in parallelize()")
         raise
     return ParallelModel(plan, graph, assembly, rank_mesh, options, watchdog)
 
@@ -139,6 +144,16 @@ def check_complete(plan: Plan) -> None:
             f"the plan leaves open: {', '.join(missing)}; complete it with: autopar plan"
             f" {target}{with_plan} -o full.yaml",
             path=plan.path,
+        )
+
+
+def _check_builds(build_model: object) -> None:
+    is_model = isinstance(build_model, nn.Module)
+    if is_model or not callable(build_model):
+        kind = type(build_model).__name__
+        raise UsageError(
+            f"parallelize() was given a {kind}, not a function: give a function that builds the model, as"
+            f" parallelize(lambda: {kind if is_model else 'Model'}(...), plan); each rank makes its own part"
         )
 
 

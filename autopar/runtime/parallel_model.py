@@ -19,6 +19,7 @@ from autopar.runtime.batches import count_micro_batches, split_batch
 from autopar.runtime.driving import Driving
 from autopar.runtime.export import write_state_dict
 from autopar.runtime.first_step import report_first_step
+from autopar.runtime.grad_modes import check_trains, outside_inference_mode
 from autopar.runtime.gradients import GradientNorm, add_back, scale_gradients, set_aside
 from autopar.runtime.loss_scale import LossScale
 from autopar.runtime.mean_loss import MeanLoss
@@ -130,6 +131,9 @@ class ParallelModel(PlacedModule):
             if torch.is_grad_enabled():
                 self._trained.check_frozen()
             self._trained.take_over_changes()
+            self._assembly.shared_buffers.share()
+            if self.training and self._driving.synchronises:
+                self._assembly.shared_buffers.note_change()
             return self._outputs.compute(batch, self._next_seeds, on_every_rank, label)
 
     def no_sync(self) -> AbstractContextManager[None]:
@@ -159,8 +163,8 @@ class ParallelModel(PlacedModule):
             is scaled; a step whose gradients overflow leaves none, so that the optimiser changes nothing.
 
         Raises:
-            UsageError: the batch does not fit, no optimiser holds the model's parameters, or some were frozen
-                since.
+            UsageError: the batch does not fit, no optimiser holds the model's parameters, some were frozen
+                since, or gradients are switched off.
             DistributedError: another rank failed or did not answer; names it.
         """
         if not self.training:
@@ -169,7 +173,8 @@ class ParallelModel(PlacedModule):
         parameters = dict(self.stages.named_originals())
         label = f"step {self.num_steps}"
         began_s, mean = time.perf_counter(), MeanLoss(self._mesh)
-        with self._watchdog.guard(label), self._traces.around() as work:
+        with self._guard(label), self._traces.around() as work:
+            check_trains()
             self._optimizers.check()
             self._trained.check_frozen()
             batches = split_batch(batch, self._graph, num_micro_batches, self._mesh.device)
@@ -181,6 +186,8 @@ class ParallelModel(PlacedModule):
             self._watchdog.at(f"{label}, gradient averaging")
             with work("synchronise gradients"):
                 self._assembly.synchronise_gradients(self._mesh)
+                self._assembly.shared_buffers.note_change()
+                self._assembly.shared_buffers.share()
             if self._loss_scale.is_active:
                 self._loss_scale.update(self._loss_scale.unscale(parameters, self._mesh))
             add_back(parameters, earlier)
@@ -208,10 +215,11 @@ class ParallelModel(PlacedModule):
         """
         label = f"eval_step after step {self.num_steps - 1}"
         mode, mean = self.stages.training, MeanLoss(self._mesh)
-        with self._watchdog.guard(label):
+        with self._guard(label):
             count = count_micro_batches(batch, self._graph, "eval_step()")
             batches = split_batch(batch, self._graph, count, self._mesh.device, "eval_step()")
             self._trained.take_over()
+            self._assembly.shared_buffers.share()
             self.stages.eval()
             try:
                 with self._own_randomness():
@@ -229,10 +237,10 @@ class ParallelModel(PlacedModule):
             The norm before, the same on every rank and as in one process.
         """
         parameters = self._trained.named()
-        with self._watchdog.guard(f"clip_grad_norm_ after step {self.num_steps - 1}"):
+        with self._guard(f"clip_grad_norm_ after step {self.num_steps - 1}"):
             norm = self._norm.total(parameters)
-        # Coefficient as in torch.nn.utils.clip_grads_with_norm_.
-        scale_gradients(list(parameters.values()), torch.clamp(max_norm / (norm + 1e-6), max=1.0))
+            # Coefficient as in torch.nn.utils.clip_grads_with_norm_.
+            scale_gradients(list(parameters.values()), torch.clamp(max_norm / (norm + 1e-6), max=1.0))
         return norm
 
     def save(self, path: str | Path, optimizer: Optimizers | None = None) -> None:
@@ -249,7 +257,7 @@ class ParallelModel(PlacedModule):
         from autopar.runtime.checkpoint import save_checkpoint
 
         parameters = self._trained.named()
-        with self._watchdog.guard(f"save to {path}"):
+        with self._guard(f"save to {path}"):
             buffers = self._whole.own_buffers() if self._mesh.here.data == 0 else {}
             scale = self._loss_scale.state
             layout = self._assembly.layout
@@ -265,12 +273,13 @@ class ParallelModel(PlacedModule):
             optimizer: as given to ``save``; None leaves its state out.
 
         Raises:
-            UsageError: no such checkpoint, another model's, or an optimiser with other parameters.
+            UsageError: no such checkpoint, another model's, or an optimiser of another class or with other
+                parameters.
         """
         from autopar.runtime.checkpoint import load_checkpoint
 
         parameters = self._trained.named()
-        with self._watchdog.guard(f"load from {path}"):
+        with self._guard(f"load from {path}"):
             scale, group = self._loss_scale.state, self._mesh.world_group
             buffers = self._whole.own_buffers()
             optimizers = _several(optimizer)
@@ -284,6 +293,10 @@ class ParallelModel(PlacedModule):
         """Writes the plain model's full state dict to a file: as ``torch.save`` does, or, if ``path`` ends in
         ``.safetensors``, in that format.
 
+        Of tied parameters, a ``.safetensors`` file holds the first name alone, as Hugging Face's do: load it
+        with ``load_state_dict(safetensors.torch.load_file(path), strict=False)`` into a model that ties them.
+        Any other file holds all names.
+
         A collective of all ranks; rank 0 writes, one whole tensor in memory at a time. Buffers are those of
         data rank 0.
 
@@ -291,7 +304,7 @@ class ParallelModel(PlacedModule):
             DistributedError: rank 0 could not write.
         """
         group = self._mesh.world_group
-        with self._watchdog.guard(f"export to {path}"), same_outcome(f"write '{path}'", group):
+        with self._guard(f"export to {path}"), same_outcome(f"write '{path}'", group):
             entries = self._whole.entries()
             try:
                 if self._mesh.rank == 0:
@@ -307,7 +320,7 @@ class ParallelModel(PlacedModule):
         A collective of all ranks. Buffers are those of data rank 0.
         """
         found: dict[str, Tensor] = {}
-        with self._watchdog.guard("full_state_dict"):
+        with self._guard("full_state_dict"):
             for name, value in self._whole.entries():
                 names = (name, *self._assembly.layout.aliases.get(name, ()))
                 found.update(dict.fromkeys(names, value.clone()))
@@ -319,7 +332,7 @@ class ParallelModel(PlacedModule):
 
         A collective of all ranks.
         """
-        with self._watchdog.guard("full_gradients"):
+        with self._guard("full_gradients"):
             return {name: value.clone() for name, value in self._whole.gradients() if value is not None}
 
     def whole_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
@@ -335,18 +348,29 @@ class ParallelModel(PlacedModule):
         return self._guarded("whole_buffers", self._whole.buffers())
 
     def close(self) -> None:
-        """Ends the heartbeats of this rank and its process groups; the default group stays."""
+        """Ends the heartbeats of this rank and its process groups; the default group stays.
+
+        Nothing can be done with the model afterwards; closing it again does nothing.
+        """
+        if self._watchdog.is_stopped:
+            return
         self._optimizers.close()
         self._watchdog.stop()
         self._assembly.close()
         self._mesh.close()
+
+    @contextmanager
+    def _guard(self, label: str) -> Iterator[None]:
+        """Around whatever the user calls that other ranks take part in."""
+        with outside_inference_mode(), self._watchdog.guard(label):
+            yield
 
     def _guarded(
         self, label: str, values: Iterator[tuple[str, Tensor | None]]
     ) -> Iterator[tuple[str, Tensor | None]]:
         """Watches each collective, but not what the user does between them."""
         while True:
-            with self._watchdog.guard(label):
+            with self._guard(label):
                 entry = next(values, None)
             if entry is None:
                 return
@@ -360,7 +384,7 @@ class ParallelModel(PlacedModule):
     @contextmanager
     def _surroundings(self, label: str) -> Iterator[None]:
         """Around work of the model that the user's own code calls."""
-        with self._watchdog.guard(label), self._own_randomness():
+        with self._guard(label), self._own_randomness():
             yield
 
     @contextmanager

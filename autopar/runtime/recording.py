@@ -73,11 +73,16 @@ class Operation:
 
 
 class Recording:
-    """The construction of a model: the module on fake tensors, and the operators that gave it its values."""
+    """The construction of a model: the module on fake tensors, and the operators that gave it its values.
+
+    Attributes:
+        is_complete: no values came from where operators do not show them, such as a file.
+    """
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.module: nn.Module = nn.Module()
+        self.is_complete = True
         self._storages: list[torch.UntypedStorage] = []
         self._numbers: dict[int, int] = {}
         self._writers: dict[int, list[int]] = {}
@@ -162,9 +167,10 @@ class Replay:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, recording: Recording) -> None:
+    def __init__(self, recording: Recording, fake_mode: FakeTensorMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._recording = recording
+        self._converter = fake_mode.fake_tensor_converter.meta_converter
 
     def __torch_dispatch__(
         self,
@@ -178,6 +184,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._value_of(args[0])
         recorded = tree_map(self._recorded, (args, kwargs))
         result = func(*args, **kwargs)
+        # Module.to() swaps tensors, but not those that anything has a weak reference to.
+        self._converter.tensor_memo.clear()
+        self._converter.describer.lookup_tensor.clear()
         self._add(func, args, kwargs, recorded, result)
         return result
 
@@ -187,6 +196,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(leaf, Tensor):
             with _disable_current_modes():
                 return leaf.detach().clone()
+        if isinstance(leaf, torch.UntypedStorage):  # of torch.load(), which reads no values here
+            self._recording.is_complete = False
         return leaf
 
     def _add(
@@ -249,27 +260,43 @@ def record_construction(build_model: Callable[[], nn.Module], seed: int = 0) -> 
     """Runs ``build_model()`` on fake tensors and writes down how its parameters and buffers come by their
     values.
 
+    Where it reads values from a file, or does what fake tensors cannot, it runs again as it is, from
+    ``torch.manual_seed(seed)``: the module is then a real one, whole in memory.
+
     Raises:
         UsageError: the construction looks at values of tensors in a way that fake tensors cannot answer.
     """
     recording = Recording()
+    try:
+        _record(recording, build_model, seed)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise UsageError(
+            f"build_model() decides by the value of a tensor ({error}), which is not there while the"
+            " construction"
+            " is recorded; compute it with plain Python numbers instead"
+        ) from error
+    except Exception:  # libraries raise any kind; if it is the user's mistake, it comes again
+        recording.is_complete = False
+    if recording.is_complete:
+        return recording
+    built = Recording()
+    built.is_complete = False
+    with _fixed_randomness(seed):
+        built.module = build_model()
+    return built
+
+
+def _record(recording: Recording, build_model: Callable[[], nn.Module], seed: int) -> None:
+    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     with (
         warnings.catch_warnings(),
         _fixed_randomness(seed),
-        FakeTensorMode(allow_non_fake_inputs=True),
-        _Recorder(recording),
+        fake_mode,
+        _Recorder(recording, fake_mode),
     ):
         # copy.deepcopy of a parameter asks for its address, only to see that it has none.
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
-        try:
-            recording.module = build_model()
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise UsageError(
-                f"build_model() decides by the value of a tensor ({error}), which is not there while the"
-                " construction"
-                " is recorded; compute it with plain Python numbers instead"
-            ) from error
-    return recording
+        recording.module = build_model()
 
 
 def is_recorded(tensor: Tensor) -> bool:

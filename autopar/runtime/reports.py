@@ -22,6 +22,7 @@ class Report:
         is_waiting: it takes part in something distributed; else it does what is its own business.
         error: first line of the error that stopped it, or "".
         is_cause: the error is its own, not a wait for somebody else.
+        end: how it took its leave, for people, or "".
     """
 
     rank: int
@@ -32,6 +33,7 @@ class Report:
     is_waiting: bool = False
     error: str = ""
     is_cause: bool = False
+    end: str = ""
 
 
 def post(store: Store, report: Report) -> None:
@@ -83,6 +85,14 @@ class View:
         # Who waits, too, has yet to find out; who does not is the one that is waited for.
         return [report for report in self.alive if not report.is_waiting] or self.alive
 
+    @property
+    def _calls(self) -> dict[str, list[int]]:
+        """Who takes part in which call, as far as is known."""
+        found: dict[str, list[int]] = {}
+        for report in self._now:
+            found.setdefault(report.action.partition(", ")[0], []).append(report.rank)
+        return found
+
     def blame(self) -> str:
         """Names the ranks to blame, and what they did last."""
         names = _names(self._now)
@@ -91,8 +101,12 @@ class View:
             return "; ".join(f"{names[x.rank]} failed in {x.action}: {x.error}" for x in causes)
         if self.gone:
             return "; ".join(
-                f"{names[x.rank]} is gone (no heartbeat), its last action was {x.action}" for x in self.gone
+                f"{names[x.rank]} {x.end or 'is gone (no heartbeat)'}, its last action was {x.action}"
+                for x in self.gone
             )
+        if not any(not report.is_waiting for report in self.alive) and len(self._calls) > 1:
+            places = (f"{_ranges(ranks)} in {call}" for call, ranks in self._calls.items())
+            return f"ranks differ: {'; '.join(places)}; every rank makes the same calls in the same order"
         if self._still:
             return "; ".join(f"{names[x.rank]} is alive but stands still in {x.action}" for x in self._still)
         last = min((report for report in self._now if report.rank != self._rank), key=lambda x: x.moves)
@@ -103,3 +117,14 @@ def _names(reports: Sequence[Report]) -> list[str]:
     """How to call each rank: with its machine where there are several."""
     several = len({report.host for report in reports if report.host}) > 1
     return [f"rank {x.rank} (on {x.host})" if several and x.host else f"rank {x.rank}" for x in reports]
+
+
+def _ranges(ranks: Sequence[int]) -> str:
+    """Ascending numbers, neighbours drawn together: "0, 2-5"."""
+    parts: list[list[int]] = []
+    for rank in ranks:
+        if parts and rank == parts[-1][-1] + 1:
+            parts[-1].append(rank)
+        else:
+            parts.append([rank])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)

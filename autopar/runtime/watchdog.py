@@ -8,6 +8,7 @@ stands still.
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 import sys
@@ -19,7 +20,7 @@ from typing import TypeVar
 
 import torch.distributed as dist
 
-from autopar.errors import AutoparError, DistributedError
+from autopar.errors import AutoparError, DistributedError, UsageError
 from autopar.runtime.agreement import agree, first_line, stay_until_read
 from autopar.runtime.meeting import Meeting
 from autopar.runtime.reports import Report, View, post, read
@@ -72,10 +73,12 @@ class Watchdog:
         self._is_cut_off = False
         self._host = platform.node()
         self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+        self._end_words = ""
         self._stopped = threading.Event()
         self._post()
         self._thread = threading.Thread(target=self._run, name="autopar-watchdog", daemon=True)
         self._thread.start()
+        atexit.register(self.stop, "has ended")
 
     def at(self, action: str) -> None:
         """Notes what this rank begins now."""
@@ -88,8 +91,11 @@ class Watchdog:
         """Watches a piece of distributed work.
 
         Raises:
+            UsageError: the model is closed.
             DistributedError: a wait failed; names the ranks.
         """
+        if self.is_stopped:
+            raise UsageError(f"{action}: the model is closed; call close() after everything else")
         self.at(action)
         self._is_waiting = True
         try:
@@ -126,9 +132,21 @@ class Watchdog:
             f" {format_seconds(self._timeout_s)} (timeout_s) before it gives up"
         )
 
-    def stop(self) -> None:
-        """Ends the heartbeats."""
-        self.at("close()")
+    @property
+    def is_stopped(self) -> bool:
+        """Whether ``stop`` was called."""
+        return self._stopped.is_set()
+
+    def stop(self, end: str = "has called close()") -> None:
+        """Ends the heartbeats.
+
+        Args:
+            end: what the other ranks shall read of it, where they wait for this one.
+        """
+        if self.is_stopped:
+            return
+        atexit.unregister(self.stop)
+        self._end_words = end
         self._stopped.set()
         self._thread.join(timeout=5)
 
@@ -178,6 +196,8 @@ class Watchdog:
                 self._post()
             except (RuntimeError, OSError):
                 return  # the store goes away when its host ends
+        with suppress(RuntimeError, OSError):
+            self._post()
 
     def _end(self, reason: str, is_cause: bool) -> None:
         """Ends the process from the thread of the heartbeats, whatever the main thread is doing."""
@@ -199,6 +219,7 @@ class Watchdog:
                 is_waiting=self._is_waiting,
                 error=self._error,
                 is_cause=self._is_cause,
+                end=self._end_words,
             ),
         )
 

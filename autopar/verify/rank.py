@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource
 from autopar.plan.decisions import Plan
+from autopar.runtime.carried_buffers import carried_buffers
 from autopar.runtime.initialise import Initialisation
 from autopar.runtime.options import Options
 from autopar.runtime.parallel import ParallelModel, start
@@ -82,6 +83,7 @@ def verify_rank(
         missing=tuple(found.missing),
         worst_buffer_error=found.worst_buffer_error,
         notes=notes,
+        carried_buffers=tuple(sorted(carried_buffers(graph.blocks))) if model.data_world_size > 1 else (),
     )
 
 

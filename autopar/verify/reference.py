@@ -64,6 +64,9 @@ class Reference:
                     loss = self._wrapped(**given)
             (loss * (self.loss_factor / len(micro_batches))).backward()
             total += loss.item() / len(micro_batches)
+        for parameter in self.model.parameters():
+            if parameter.grad is not None and parameter.grad.is_sparse:
+                parameter.grad = parameter.grad.to_dense()  # as those of every plan are
         return total
 
     def step_by_step(self, micro_batches: Sequence[Mapping[str, Tensor]]) -> tuple[float, dict[str, Tensor]]:

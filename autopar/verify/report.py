@@ -25,6 +25,7 @@ class VerifyReport:
         worst_buffer_error: as for gradients, of buffers (BatchNorm statistics) after the last step; None
             where the data ranks keep statistics of their own samples.
         notes: what was changed for the comparison, for people.
+        carried_buffers: buffers that the model changes and computes with, where data ranks do so apart.
     """
 
     num_steps: int
@@ -35,6 +36,7 @@ class VerifyReport:
     missing: tuple[str, ...] = ()
     worst_buffer_error: float | None = None
     notes: tuple[str, ...] = ()
+    carried_buffers: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -60,8 +62,18 @@ class VerifyReport:
         raise DifferenceError(
             f"the parallel run and the single process disagree: gradient of '{self.worst_parameter}' by"
             f" {self.worst_gradient_error:.1e}, loss by {self.worst_loss_error:.1e} (tolerance"
-            f" {self.tolerance:.1e});"
-            " this is a defect of autopar, please report the plan"
+            f" {self.tolerance:.1e}); {self._reason}"
+        )
+
+    @property
+    def _reason(self) -> str:
+        if not self.carried_buffers:
+            return "this is a defect of autopar, please report the plan"
+        others = f" and {len(self.carried_buffers) - 1} more" if len(self.carried_buffers) > 1 else ""
+        return (
+            f"the model keeps a buffer '{self.carried_buffers[0]}'{others} which each data rank updates in"
+            " its own micro-batches, as under DistributedDataParallel, and one process in all: such runs are"
+            " never equal; verify a plan with 'data: 1' in its mesh instead"
         )
 
     def to_json(self) -> dict[str, Any]:

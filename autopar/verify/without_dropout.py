@@ -65,7 +65,10 @@ def _probability_of(func: Any) -> tuple[str, int] | None:
     if not isinstance(func, FunctionType):
         return None if argument is None else (argument, _POSITION[argument])
     # What a Python function calls inside is not seen: multi_head_attention_forward hands its own argument on.
-    names = list(inspect.signature(func).parameters)
+    try:
+        names = list(inspect.signature(func).parameters)
+    except ValueError:  # a wrapper around what is written in C, as Tensor.__pow__
+        return None
     argument = argument if argument in names else "dropout_p"
     return (argument, names.index(argument)) if argument in names else None
 

@@ -275,6 +275,9 @@ def misuse(case):
     last.requires_grad_(True)
     messages["no dict"] = said(lambda: run.model.step([1, 2]))
     messages["no dict to evaluate"] = said(lambda: run.model.eval_step([1, 2]))
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            messages[mode.__name__] = said(lambda: run.model.step(good))
     run.model.eval()
     messages["eval"] = said(lambda: run.model.step(good))
     run.model.train()
@@ -284,6 +287,16 @@ def misuse(case):
     stale.step()
     messages["stale"] = said(lambda: run.model.step(good))
     run.model.close()
+    messages["close twice"] = said(run.model.close)
+    for name, call in {
+        "step": lambda: run.model.step(good),
+        "eval_step": lambda: run.model.eval_step(good),
+        "forward pass": lambda: run.model(**good),
+        "clip_grad_norm_": lambda: run.model.clip_grad_norm_(1.0),
+        "save": lambda: run.model.save("nowhere"),
+        "full_state_dict": run.model.full_state_dict,
+    }.items():
+        messages[f"closed {name}"] = said(call)
     return messages
 
 
@@ -386,6 +399,73 @@ def evaluation(case):
     assert run.model.training and run.model.stages.training
     run.model.close()
     return {"error": max(errors), "buffers": max(buffers), "rng": all(states), "misuse": misuse}
+
+
+def inference_mode(case):
+    """Evaluation and outputs in inference mode, from the first call on, against ``no_grad``; and training."""
+    run = Run(case)
+    optimizer = torch.optim.AdamW(run.model.parameters(), lr=1e-2)
+    reference = run.reference()
+    expected_optimizer = torch.optim.AdamW(reference.model.parameters(), lr=1e-2)
+    with torch.inference_mode():
+        share = {key: value.clone() for key, value in run.share().items()}
+
+    def evaluate():
+        run.model.train(False)
+        outputs = run.model(on_every_rank=True, **share)
+        run.model.train()
+        leaf = outputs if isinstance(outputs, torch.Tensor) else next(iter(outputs.values()))
+        return run.model.eval_step(share), leaf
+
+    errors = []
+    for step in range(2):
+        with torch.inference_mode():
+            found = evaluate()
+            norm = run.model.full_state_dict()
+        with torch.no_grad():
+            expected = evaluate()
+        assert not any(value.is_inference() for value in (*found, *norm.values()))
+        errors.extend(float((a - b).abs().max()) for a, b in zip(found, expected, strict=True))
+        loss = run.model.step(share if step else run.share())
+        errors.append(abs(float(loss) - reference.step(run.micro_batches())))
+        for each in (optimizer, expected_optimizer):
+            each.step()
+            each.zero_grad()
+    run.model.close()
+    return max(errors)
+
+
+def shared_buffers(case):
+    """Buffers of all data ranks after steps, and after driven passes, against those of data rank 0 alone."""
+    run = Run(case)
+    model, reference = run.model, run.reference()
+
+    def own():
+        return {name: value.double().clone() for name, value in model._assembly.stages.named_state().items()}
+
+    num, apart = run.plan.num_micro_batches, set()
+    is_driven = case.extra.get("driven", False)
+    for step in range(3):
+        pieces = run.micro_batches(step)
+        # Data rank 0 decides the buffers, so that one process with its micro-batches keeps the same.
+        if is_driven:
+            for index in range(num):
+                model(**pieces[model.data_rank * num + index]).backward()
+            with torch.no_grad():
+                model.eval()
+                said(
+                    lambda given=pieces[0]: model(**given)
+                )  # brings them together, and refuses to compute with them
+                model.train()
+        else:
+            model.step(run.share(step))
+        reference.step(pieces[:num])
+        expected = {name: value.double() for name, value in reference.buffers().items()}
+        for name, value in own().items():
+            error = float((value - expected[name]).abs().max())
+            apart |= {name} if error > 1e-9 else set()
+    model.close()
+    return sorted(apart), sorted(own())
 
 
 def trace(case):

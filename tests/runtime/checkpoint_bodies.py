@@ -2,6 +2,7 @@
 
 import torch
 
+from autopar.runtime import checkpoint
 from autopar.runtime.storage import local_tensor
 from tests.runtime.bodies import Run, difference, said
 
@@ -102,3 +103,28 @@ def load_errors(case):
     messages.append(said(lambda: run.model.save(path, [*held, *held])))
     run.model.close()
     return messages
+
+
+def other_optimizers(case):
+    """What a checkpoint of AdamW says to others; whether one of before loads, which named no class."""
+    run = Run(case)
+    path, old = case.extra["path"], case.extra["path"] + "-old"
+    parameters = list(run.model.parameters())
+    saved = torch.optim.AdamW(parameters, lr=1e-2, weight_decay=0.3)
+    run.model.step(run.share())
+    update([saved])
+    run.model.save(path, saved)
+    classes, checkpoint._CLASSES = checkpoint._CLASSES, "training.something_else"
+    run.model.save(old, saved)
+    checkpoint._CLASSES = classes
+    others = [torch.optim.SGD(parameters, lr=0.5), torch.optim.Adam(parameters, lr=0.5)]
+    messages = [said(lambda other=other: run.model.load(path, other)) for other in others]
+    untouched = all(other.param_groups[0]["lr"] == 0.5 and not other.state for other in others)
+    run.model.load(path)
+    rates = []
+    for place in (path, old):
+        again = torch.optim.AdamW(parameters, lr=0.5)
+        run.model.load(place, again)
+        rates.append(again.param_groups[0]["lr"])
+    run.model.close()
+    return {"messages": messages, "untouched": untouched, "rates": rates}

@@ -129,3 +129,18 @@ def test_what_does_not_fit_is_refused_on_every_rank(found):
         assert "has no 'model.blocks.4.ln_1.weight'; did you mean" in other_model
         assert "are not parameters of the parallel model" in stale
         assert "two optimisers hold '" in twice
+
+
+def test_state_of_another_class_of_optimiser_is_refused(tmp_path):
+    other = Case(
+        "other",
+        "checkpoint_bodies:other_optimizers",
+        options={"data": 2, "zero": 1},
+        extra={"path": str(tmp_path / "adamw")},
+    )
+    for result in check(run_cases(2, [other])["other"], 2):
+        for name, message in zip(("SGD", "Adam"), result["messages"], strict=True):
+            assert message.startswith(f"UsageError: the checkpoint '{tmp_path / 'adamw'}' holds the state of")
+            assert f"state of AdamW, and {name} was given" in message
+            assert message.endswith("give AdamW, or load it without an optimiser")
+        assert result["untouched"] and result["rates"] == [1e-2, 1e-2]

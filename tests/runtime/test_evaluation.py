@@ -35,6 +35,10 @@ CASES = [
         model="graph_net",
         options={"tensor": 2, "lines": (("layers.*", "column"), ("*", "replicate"))},
     ),
+    *(
+        Case(f"inference-{name}", "inference_mode", options=PLANS[name])
+        for name in ("pipeline", "tensor", "zero3")
+    ),
     *(case(f"batchnorm-{name}", model="perception", options=PLANS[name]) for name in ("pipeline", "zbv")),
 ]
 
@@ -44,11 +48,16 @@ def found():
     return run_cases(2, CASES)
 
 
-@pytest.mark.parametrize("name", [x.name for x in CASES])
+@pytest.mark.parametrize("name", [x.name for x in CASES if x.body == "evaluation"])
 def test_eval_step_equals_the_plain_model(found, name):
     for result in check(found[name], 2):
         assert result["error"] < 1e-9
         assert result["buffers"] == 0.0 and result["rng"]
+
+
+@pytest.mark.parametrize("name", [x.name for x in CASES if x.body == "inference_mode"])
+def test_inference_mode_is_as_no_grad_and_training_goes_on(found, name):
+    assert max(check(found[name], 2)) < 1e-9
 
 
 def test_a_batch_that_does_not_fit_is_refused(found):

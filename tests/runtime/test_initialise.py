@@ -9,6 +9,7 @@ from torch import nn
 from autopar.capture.target import load_target
 from autopar.errors import UsageError
 from autopar.runtime.initialise import InitialState, hash_seed, initial_state, load_initial_state
+from autopar.runtime.recording import is_recorded
 from tests.runtime.world import MODELS
 
 NAMES = ("tied_gpt", "encoder_decoder", "perception")
@@ -108,6 +109,53 @@ def test_load_initial_state_fills_a_plain_module():
     load_initial_state(model, build("perception"), 4)
     expected = dict(initial_state(build("perception"), 4))
     assert all(torch.equal(value, expected[name]) for name, value in model.named_parameters())
+
+
+CASTS = [
+    lambda model: model.to("cpu"),
+    lambda model: model.float(),
+    lambda model: model.bfloat16(),
+    lambda model: model.half().to(torch.float64),
+]
+
+
+@pytest.mark.parametrize("cast", CASTS)
+@pytest.mark.parametrize("name", ["tied_gpt", "unusual"])
+def test_a_cast_at_the_end_is_recorded(name, cast):
+    def builder():
+        return cast(build(name)())
+
+    state = InitialState(builder, 5, "exact")
+    assert all(is_recorded(value) for value in state.parameters.values())
+    expected, found = plain(builder, 5), dict(state.values())
+    assert found.keys() == expected.keys()
+    assert all(value.dtype == expected[key].dtype for key, value in found.items())
+    assert [key for key, value in expected.items() if not torch.equal(found[key], value)] == []
+
+
+@pytest.mark.parametrize("init", ["seeded", "exact"])
+@pytest.mark.parametrize("kind", ["pt", "safetensors"])
+def test_values_that_the_construction_reads_from_a_file_arrive(tmp_path, kind, init):
+    saved, path = nn.Linear(4, 4).state_dict(), tmp_path / f"weights.{kind}"
+    files = pytest.importorskip("safetensors.torch") if kind == "safetensors" else None
+    files.save_file(saved, path) if files else torch.save(saved, path)
+
+    def builder():
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+        model[0].load_state_dict(files.load_file(path) if files else torch.load(path, weights_only=True))
+        return model
+
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    found, expected = dict(initial_state(builder, 5, init)), plain(builder, 5)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(found["0.weight"], saved["weight"])
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in found)
+
+
+def test_a_mistake_in_the_construction_is_told_as_it_is():
+    with pytest.raises(ZeroDivisionError):
+        InitialState(lambda: nn.Linear(1 // 0, 2))
 
 
 def test_construction_that_needs_values_is_refused():

@@ -160,12 +160,24 @@ def test_exact_initialisation_equals_manual_seed(found, case):
         ("frozen", "was frozen after parallelize(), which its programs do not follow; set requires_grad in"),
         ("no dict", "step() takes a dict of tensors, not a list: give 'tokens', 'labels' by name"),
         ("no dict to evaluate", "eval_step() takes a dict of tensors, not a list"),
+        ("no_grad", "step() trains; call it outside torch.no_grad() and torch.inference_mode(), or use eval"),
+        ("inference_mode", "step() trains; call it outside torch.no_grad() and torch.inference_mode()"),
         ("eval", "call model.train() first"),
         ("stale", "AdamW was stepped, but holds none of the parallel model's parameters"),
     ],
 )
 def test_misuse_says_what_to_do(found, mistake, message):
     assert_refused(found["misuse"], 2, mistake, message)
+
+
+def test_a_closed_model_says_so(found):
+    for messages in check(found["misuse"], 2):
+        assert messages["close twice"] == "no error"
+        told = {key.removeprefix("closed "): value for key, value in messages.items() if key[:7] == "closed "}
+        assert len(told) == 6
+        for call, message in told.items():
+            assert message.startswith(f"UsageError: {call}")
+            assert message.endswith(": the model is closed; call close() after everything else")
 
 
 @pytest.mark.parametrize("name", MESHES)

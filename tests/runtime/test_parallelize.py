@@ -84,6 +84,26 @@ def test_an_incomplete_plan_is_refused_with_the_command_that_completes_it(source
         autopar.parallelize(source.build_model, replace(plan, zero=None))
 
 
+def test_an_incomplete_plan_without_a_model_is_first_of_all_incomplete(source, plan):
+    with pytest.raises(PlanError, match="the plan leaves open: zero; complete it with: autopar plan MODEL"):
+        autopar.parallelize(source.build_model, replace(plan, zero=None, model=None))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            torch.nn.Linear(2, 2),
+            r"given a Linear, not a function: .* parallelize\(lambda: Linear\(...\), plan",
+        ),
+        ("model.py", r"given a str, not a function: give a function that builds the model"),
+    ],
+)
+def test_a_model_in_the_place_of_its_builder_is_refused(plan, given, message):
+    with pytest.raises(UsageError, match=message):
+        autopar.parallelize(given, plan)
+
+
 def test_a_plan_without_a_model_needs_an_example_batch(source, plan):
     with pytest.raises(UsageError, match="needs example_batch: the plan names no model file"):
         autopar.parallelize(source.build_model, replace(plan, model=None))

@@ -1,17 +1,21 @@
 """A rank that dies, hangs or raises: the others stop in time and name it."""
 
 import json
+import os
+import subprocess
+import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
-from torch.distributed import HashStore
+from torch.distributed import FileStore, HashStore
 
 from autopar.errors import DistributedError
 from autopar.runtime.meeting import Meeting
+from autopar.runtime.reports import read
 from autopar.runtime.watchdog import Watchdog, is_communication_error
-from tests.runtime.world import Case, run_cases
+from tests.runtime.world import ROOT, Case, run_cases
 
 TIMEOUT_S = 5.0
 LATEST_S = TIMEOUT_S + 12.0
@@ -159,6 +163,46 @@ def test_of_ranks_that_stand_still_the_one_that_waits_for_nobody_is_named():
             time.sleep(0.1)
             message = watchdog.explain("timed out")
     assert ": rank 2 is alive but stands still in between steps, after step 3. Look" in message
+
+
+def test_who_has_closed_or_ended_is_said_to_have():
+    store = HashStore()
+    for end in ("has called close()", "has ended"):
+        with watching(store, 1, interval_s=0.02) as other, watching(store, 0, interval_s=0.02) as watchdog:
+            watchdog._grace_s = 0.2
+            with other.guard("step 2"):
+                pass
+            other.stop(end)
+            assert f": rank 1 {end}, its last action was between steps, after step 2. Look" in (
+                watchdog.explain("timed out")
+            )
+
+
+def test_a_process_that_ends_takes_its_leave(tmp_path):
+    path = str(tmp_path / "store")
+    code = (
+        "import sys; from torch.distributed import FileStore;"
+        "from tests.runtime.test_watchdog import meeting; from autopar.runtime.watchdog import Watchdog;"
+        f"w = Watchdog(meeting(FileStore({path!r}), 1), 5.0); sys.exit(3)"
+    )
+    environment = dict(os.environ, PYTHONPATH=str(ROOT))
+    assert subprocess.run([sys.executable, "-c", code], env=environment, timeout=100).returncode == 3
+    assert read(FileStore(path), 1).end == "has ended"
+
+
+def test_ranks_that_wait_in_different_calls_are_told_apart():
+    store = HashStore()
+    names = ["eval_step after step 1", *["clip_grad_norm_ after step 1"] * 3]
+    with ExitStack() as stack:
+        ranks = [stack.enter_context(watching(store, i, size=4, interval_s=0.02)) for i in range(4)]
+        for rank, name in zip(ranks, names, strict=True):
+            stack.enter_context(rank.guard(name))
+        ranks[0].at("eval_step after step 1, forward of micro-batch 0 on stage 0")
+        ranks[2]._grace_s = 0.2
+        time.sleep(0.1)
+        assert (
+            "ranks differ: 0 in eval_step after step 1; 1-3 in clip_grad_norm_ after step 1; every rank makes"
+        ) in ranks[2].explain("timed out")
 
 
 def test_machines_are_named_where_there_are_several():

@@ -77,7 +77,11 @@ def test_equal_runs_pass():
         ({"worst_gradient_error": 1e-3}, "gradient of 'head.weight' by 1.0e-03"),
         ({"worst_loss_error": float("inf")}, "loss by inf"),
         ({"missing": ("a", "b")}, "2 parameters have a gradient on one side only, the first is 'a'"),
-        ({"worst_buffer_error": 1.0}, "disagree"),
+        ({"worst_buffer_error": 1.0}, "disagree.*this is a defect of autopar"),
+        (
+            {"worst_loss_error": 1.0, "carried_buffers": ("norm.mean", "norm.seen")},
+            "the model keeps a buffer 'norm.mean' and 1 more which each data rank updates in its own mi",
+        ),
     ],
 )
 def test_differences_are_told(changes, message):

@@ -36,6 +36,14 @@ def test_the_module_becomes_deterministic():
         assert model(x) == model(x)
 
 
+def test_operators_without_a_signature_run_as_they_are():
+    x = torch.full((2,), 3.0)
+    with DropoutOff():
+        y = x**2
+        y **= 2
+    assert y.tolist() == [81.0, 81.0]
+
+
 def test_the_graph_loses_every_probability():
     source = load_target(str(MODELS / "tied_gpt.py"), {"dropout": 0.2})
     graph, changed = without_dropout(capture(source).at(2))

@@ -1,0 +1,56 @@
+"""Buffers that a model carries on: data ranks go on from those of the first."""
+
+import pytest
+
+from autopar.capture.capture import capture
+from autopar.capture.target import load_target
+from autopar.runtime.carried_buffers import buffers_of_samples, carried_buffers
+from tests.runtime.world import MODELS, Case, check, run_cases
+
+PLANS = {
+    "zero0": {"data": 2},
+    "zero3-recompute": {"data": 2, "zero": 3, "recompute": "full"},
+    "pipeline": {"pipeline": 2, "data": 2, "zero": 1},
+}
+
+
+def case(name, body="shared_buffers", **extra):
+    return Case(name, body, model="running_mean", options=PLANS[name.removeprefix("driven-")], extra=extra)
+
+
+TWO = [case("zero0"), case("zero3-recompute"), case("driven-zero0", driven=True)]
+FOUR = [case("pipeline")]
+
+
+@pytest.fixture(scope="module")
+def found():
+    return {name: check(results, 2) for name, results in run_cases(2, TWO).items()} | {
+        name: check(results, 4) for name, results in run_cases(4, FOUR).items()
+    }
+
+
+@pytest.mark.parametrize("name", [x.name for x in (*TWO, *FOUR)])
+def test_data_ranks_hold_the_first_ones_buffers(found, name):
+    assert {"layers.0.mean", "layers.1.seen"} <= {buffer for _, held in found[name] for buffer in held}
+    for rank, (apart, _) in enumerate(found[name]):
+        # BatchNorm's are each data rank's own.
+        is_first = rank in (0, 2) if len(found[name]) == 4 else rank == 0
+        assert all(buffer.startswith("norm.running") for buffer in apart)
+        assert not (is_first and apart)
+
+
+def graph(name):
+    return capture(load_target(str(MODELS / f"{name}.py"))).at(2)
+
+
+def test_buffers_are_told_apart_by_what_is_written_to_them():
+    blocks = graph("running_mean").blocks
+    by_samples = {f"layers.{i}.{name}" for i in range(2) for name in ("mean", "seen")}
+    assert buffers_of_samples(blocks) == by_samples
+    assert carried_buffers(blocks) == by_samples | {f"layers.{i}.direction" for i in range(2)}
+
+
+@pytest.mark.parametrize("name", ["perception", "tied_gpt"])
+def test_statistics_of_batch_norm_and_tables_are_not_carried_on(name):
+    blocks = graph(name).blocks
+    assert not buffers_of_samples(blocks) and not carried_buffers(blocks)
