@@ -28,6 +28,7 @@ from autopar.capture.operator_facts import has_effect
 from autopar.capture.output_marks import batch_sizes, mark_output
 from autopar.capture.precise_buffers import keep_precise
 from autopar.capture.sharing import share_equal_layers
+from autopar.capture.size_conditions import hold_at, size_conditions
 from autopar.capture.target import ModelSource
 from autopar.capture.withheld import EVERYTHING, Withheld
 from autopar.capture.wrapper import MODULE_PREFIX, LossModule, wrap_model
@@ -52,6 +53,7 @@ class ExportedModel:
         symbols: the batch size in shapes of the graph; empty for a static export.
         smallest: least batch size for which the graph holds.
         largest: greatest one, or None.
+        conditions: what else the batch size must fulfil (see ``size_conditions``).
         parameters: canonical name -> spec, without ``fused_dims``.
         buffers: name -> spec.
         constants: name -> tensor.
@@ -64,10 +66,16 @@ class ExportedModel:
     symbols: frozenset[sympy.Symbol]
     smallest: int
     largest: int | None
+    conditions: tuple[sympy.Basic, ...]
     parameters: Mapping[str, ParameterSpec]
     buffers: Mapping[str, TensorSpec]
     constants: Mapping[str, torch.Tensor]
     output: ModuleOutput
+
+    def holds_for(self, size: int) -> bool:
+        """Whether the graph is that of the model for a batch of ``size``."""
+        in_range = self.smallest <= size and (self.largest is None or size <= self.largest)
+        return in_range and hold_at(self.conditions, size)
 
     @property
     def loss(self) -> fx.Node:
@@ -148,6 +156,7 @@ def _quiet() -> Iterator[None]:
 
 def _describe(program: ExportedProgram, wrapper: LossModule, withheld: Withheld) -> ExportedModel:
     model = wrapper.module
+    conditions = size_conditions(program)
     canonical, parameters = _parameters(model)
     inputs, constants = _inputs(program, canonical)
     own = _put_back(withheld, program, wrapper, inputs, canonical)
@@ -167,7 +176,17 @@ def _describe(program: ExportedProgram, wrapper: LossModule, withheld: Withheld)
     output = mark_output(graph, marks, wrapper.last_output.form, inputs, sizes)
     wrapper.last_output.tensors = ()
     return ExportedModel(
-        model, graph, inputs, symbols, smallest, largest, parameters, buffers, constants, output
+        model,
+        graph,
+        inputs,
+        symbols,
+        smallest,
+        largest,
+        conditions,
+        parameters,
+        buffers,
+        constants,
+        output,
     )
 
 
