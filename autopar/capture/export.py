@@ -21,6 +21,7 @@ from autopar.capture.causal_masks import no_causal_shortcut
 from autopar.capture.clean import clean
 from autopar.capture.expand import ExpansionError
 from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
+from autopar.capture.model_checks import check_batch
 from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
 from autopar.capture.module_output import ModuleOutput
 from autopar.capture.node_origin import module_of, source_line_of
@@ -120,7 +121,9 @@ def _exported(
     """
     mode = new_fake_mode()
     model = build_fake_model(source.build_model, mode, dtype)
-    batch = fake_batch(source.example_batch(size or TRACED_SIZE), mode, dtype)
+    example = source.example_batch(size or TRACED_SIZE)
+    check_batch(example)
+    batch = fake_batch(example, mode, dtype)
     wrapper = wrap_model(model, source.loss, tuple(batch), keeps_output=True).train()
     dynamic = {name: {source.batch_dims.get(name, 0): Dim.DYNAMIC} for name in batch}
     withheld = Withheld(wrapper, ())
