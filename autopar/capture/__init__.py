@@ -3,7 +3,8 @@
 Start at ``capture``; what comes out is a ``model_graph``.
 
 * The user's model: ``target``, ``hugging_face``, ``fake_model``, ``conversions``, ``wrapper``,
-  ``module_output``; what it may not hold: ``model_checks``.
+  ``module_output``; what it may not hold: ``model_checks``, and do:
+  ``forward_checks``.
 * One export of it: ``export``, ``capture_errors`` and ``user_code`` (whose line was it), ``clean``,
   ``causal_masks``; for which batch sizes it holds: ``size_conditions``.
 * Layers that are equal are traced once: ``sharing`` proves it, with ``structure``, ``observation``,

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
 
 import sympy  # type: ignore[import-untyped]
@@ -21,6 +22,7 @@ from autopar.capture.causal_masks import no_causal_shortcut
 from autopar.capture.clean import clean
 from autopar.capture.expand import ExpansionError
 from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
+from autopar.capture.forward_checks import forward_checks
 from autopar.capture.model_checks import check_batch
 from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
 from autopar.capture.module_output import ModuleOutput
@@ -130,7 +132,7 @@ def _exported(
     sharing = nullcontext(withheld) if in_place is None else share_equal_layers(wrapper, in_place)
     try:
         with mode, _quiet(), sharing as withheld, no_causal_shortcut(wrapper):
-            wrapper.around = withheld.tracing
+            wrapper.around = partial(_checked, withheld)
             program = torch.export.export(
                 wrapper, (), batch, strict=False, dynamic_shapes=None if size else dynamic
             )
@@ -141,6 +143,12 @@ def _exported(
             raise
         raise explain_export_failure(error) from error
     return _describe(program, wrapper, withheld) if withheld.wanted is None else withheld.wanted
+
+
+@contextmanager
+def _checked(withheld: Withheld) -> Iterator[None]:
+    with withheld.tracing(), forward_checks():
+        yield
 
 
 @contextmanager
