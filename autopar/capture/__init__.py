@@ -6,7 +6,7 @@ Start at ``capture``; what comes out is a ``model_graph``.
   ``module_output``; what it may not hold: ``model_checks``, and do:
   ``forward_checks``.
 * One export of it: ``export``, ``capture_errors`` and ``user_code`` (whose line was it), ``clean``,
-  ``causal_masks``; for which batch sizes it holds: ``size_conditions``.
+  ``graph_checks``, ``causal_masks``; for which batch sizes it holds: ``size_conditions``.
 * Layers that are equal are traced once: ``sharing`` proves it, with ``structure``, ``observation``,
   ``descriptions``, ``traced_call``, ``repeat_operators`` and ``expand``; their parameters are ``withheld``.
 * Where it is cut: ``pieces``, ``segments``, ``dataflow``, ``recipe``, ``blocks``, ``specialize``; what

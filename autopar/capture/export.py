@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from io import StringIO
+from typing import Any
 
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind as SignatureKind
 
-from autopar.capture.capture_errors import READS_VALUE, explain_export_failure
+from autopar.capture.capture_errors import explain_export_failure
 from autopar.capture.causal_masks import no_causal_shortcut
 from autopar.capture.clean import clean
 from autopar.capture.expand import ExpansionError
 from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
 from autopar.capture.forward_checks import forward_checks
+from autopar.capture.graph_checks import check_constants, check_sizes, check_writes
 from autopar.capture.model_checks import check_batch
 from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
 from autopar.capture.module_output import ModuleOutput
@@ -35,7 +36,7 @@ from autopar.capture.size_conditions import hold_at, size_conditions
 from autopar.capture.target import ModelSource
 from autopar.capture.withheld import EVERYTHING, Withheld
 from autopar.capture.wrapper import MODULE_PREFIX, LossModule, wrap_model
-from autopar.errors import AutoparError, CaptureError
+from autopar.errors import AutoparError
 
 # Layers whose parameters turn out to be wanted, before all are left in their place.
 _MOST_IN_PLACE = 1
@@ -142,7 +143,7 @@ def _exported(
         if isinstance(error, AutoparError):
             raise
         raise explain_export_failure(error) from error
-    return _describe(program, wrapper, withheld) if withheld.wanted is None else withheld.wanted
+    return _describe(program, wrapper, withheld, source.loss) if withheld.wanted is None else withheld.wanted
 
 
 @contextmanager
@@ -165,13 +166,17 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _describe(program: ExportedProgram, wrapper: LossModule, withheld: Withheld) -> ExportedModel:
+def _describe(
+    program: ExportedProgram, wrapper: LossModule, withheld: Withheld, loss: Callable[..., Any] | None
+) -> ExportedModel:
     model = wrapper.module
     conditions = size_conditions(program)
     canonical, parameters = _parameters(model)
-    inputs, constants = _inputs(program, canonical)
+    inputs, held = _inputs(program, canonical)
     own = _put_back(withheld, program, wrapper, inputs, canonical)
     graph = clean(program.graph_module, {name: entry.kind for name, entry in inputs.items()}, own)
+    check_writes(graph, inputs)
+    constants = check_constants(graph, inputs, held)
     marks = _end_with_loss(graph)
     precise = keep_precise(graph, inputs)
     buffers = {
@@ -182,7 +187,7 @@ def _describe(program: ExportedProgram, wrapper: LossModule, withheld: Withheld)
     sizes = batch_sizes(graph, inputs)
     symbols = frozenset(symbol for size in sizes for symbol in size.free_symbols)
     smallest, largest = _range(program, symbols)
-    _check_symbols(graph, symbols)
+    check_sizes(graph, symbols, loss)
     assert wrapper.last_output is not None and wrapper.last_output.form is not None
     output = mark_output(graph, marks, wrapper.last_output.form, inputs, sizes)
     wrapper.last_output.tensors = ()
@@ -237,9 +242,9 @@ def _parameters(model: nn.Module) -> tuple[dict[str, str], dict[str, ParameterSp
 
 def _inputs(
     program: ExportedProgram, canonical: Mapping[str, str]
-) -> tuple[dict[str, BlockInput], dict[str, torch.Tensor]]:
+) -> tuple[dict[str, BlockInput], dict[str, object]]:
     inputs: dict[str, BlockInput] = {}
-    constants: dict[str, torch.Tensor] = {}
+    constants: dict[str, object] = {}
     batch_spec = program.call_spec.in_spec
     keys = iter(batch_spec.child(1).context if batch_spec else ())
     for spec in program.graph_signature.input_specs:
@@ -249,7 +254,7 @@ def _inputs(
         elif spec.kind is SignatureKind.CONSTANT_TENSOR:
             name = target.removeprefix(MODULE_PREFIX)
             inputs[placeholder] = BlockInput(placeholder, InputKind.CONSTANT, name)
-            constants[name] = _constant(program.constants[target], name)
+            constants[name] = program.constants[target]
         else:
             kind = InputKind.PARAMETER if spec.kind is SignatureKind.PARAMETER else InputKind.BUFFER
             name = canonical[target.removeprefix(MODULE_PREFIX)]
@@ -277,16 +282,6 @@ def _put_back(
         name = canonical[parameter.removeprefix(MODULE_PREFIX)]
         inputs[node.name] = BlockInput(node.name, InputKind.PARAMETER, name)
     return own
-
-
-def _constant(value: object, name: str) -> torch.Tensor:
-    if isinstance(value, FakeTensor) or not isinstance(value, torch.Tensor):
-        raise CaptureError(
-            f"the model holds the tensor '{name}' as a plain attribute, so its value is lost when "
-            "the model is built without memory; register it as a buffer: "
-            f"self.register_buffer('{name.rpartition('.')[2]}', ..., persistent=False)"
-        )
-    return value
 
 
 def _annotate(graph: fx.Graph) -> None:
@@ -335,21 +330,3 @@ def _range(program: ExportedProgram, symbols: frozenset[sympy.Symbol]) -> tuple[
         if allowed.upper.is_finite and allowed.upper < 2**31:
             largest = min(largest or int(allowed.upper), int(allowed.upper))
     return smallest, largest
-
-
-def _check_symbols(graph: fx.Graph, symbols: frozenset[sympy.Symbol]) -> None:
-    for node in graph.nodes:
-        value = node.meta["val"]
-        sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
-        for size in sizes:
-            if not isinstance(size, torch.SymInt | torch.SymBool | torch.SymFloat):
-                continue
-            if size.node.expr.free_symbols <= symbols:
-                continue
-            where = node.meta["source_line"] or node.meta["module"]
-            if not isinstance(value, torch.Tensor):
-                raise CaptureError(f"{where}: the model cannot be captured: {READS_VALUE}")
-            raise CaptureError(
-                f"{where}: the model cannot be captured: the size of '{node.name}' depends on the values of "
-                "tensors, and a plan needs static shapes; mask instead of selecting, or pad to a fixed size"
-            )
