@@ -19,6 +19,7 @@ from autopar.capture.model_graph import InputKind, ModelGraph, ParameterSpec, Te
 from autopar.capture.pieces import choose_pieces
 from autopar.capture.recipe import BlockRecipe, write_recipes
 from autopar.capture.segments import divide
+from autopar.capture.size_conditions import USUAL_SIZES
 from autopar.capture.specialize import Specializer, specialize
 from autopar.capture.target import ModelSource
 from autopar.errors import CaptureError
@@ -33,10 +34,6 @@ class _Prepared:
     class_keys: tuple[str, ...]
     parameters: Mapping[str, ParameterSpec]
     fingerprint: str
-
-    def holds_for(self, size: int) -> bool:
-        exported = self.exported
-        return exported.smallest <= size and (exported.largest is None or size <= exported.largest)
 
 
 class Capture:
@@ -77,7 +74,7 @@ class Capture:
         return self._graphs[micro_batch]
 
     def _build(self, size: int) -> ModelGraph:
-        if self._dynamic is not None and self._dynamic.holds_for(size):
+        if self._dynamic is not None and self._dynamic.exported.holds_for(size):
             return _model_graph(self._dynamic, size, self.source.batch_dims, self._fingerprint)
         prepared = _prepare(
             export_model(self.source, self.dtype, size, self._share_layers), size, self.source.batch_dims
@@ -93,8 +90,9 @@ class Capture:
 def capture(source: ModelSource, dtype: torch.dtype = torch.float32, share_layers: bool = True) -> Capture:
     """Captures a model in training mode, in the given compute dtype, without allocating its parameters.
 
-    It is exported once with a dynamic batch. Where the model insists on a fixed size, each size is exported.
-    Equal layers are traced once (see ``sharing``); ``share_layers=False`` traces each, for comparison.
+    It is exported once with a dynamic batch. Where the model insists on a fixed size, or the graph of one
+    size is not that of the others (see ``size_conditions``), each size is exported. Equal layers are traced
+    once (see ``sharing``); ``share_layers=False`` traces each, for comparison.
 
     Raises:
         CaptureError: the model cannot be traced; the message names the user's line and a remedy.
@@ -109,9 +107,14 @@ def capture(source: ModelSource, dtype: torch.dtype = torch.float32, share_layer
         except CaptureError as static_failure:
             raise static_failure from dynamic_failure
         return static
-    if not exported.symbols:
+    if not exported.symbols or not _holds_for_usual_sizes(exported):
         return Capture(source, dtype, None, share_layers)
     return Capture(source, dtype, _prepare(exported, TRACED_SIZE, source.batch_dims))
+
+
+def _holds_for_usual_sizes(exported: ExportedModel) -> bool:
+    sizes = (size for size in USUAL_SIZES if size >= exported.smallest)
+    return all(exported.holds_for(size) for size in sizes if size <= (exported.largest or size))
 
 
 def _prepare(exported: ExportedModel, size: int, batch_dims: Mapping[str, int | None]) -> _Prepared:

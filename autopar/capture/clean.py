@@ -97,7 +97,7 @@ def _pin_dtype(node: fx.Node) -> None:
     if not operands:
         if argument_value(node, "dtype", value.dtype) is None:
             node.kwargs = {**node.kwargs, "dtype": value.dtype}
-    elif any(source.meta["val"].is_floating_point() for source in operands):
+    elif any(_says_dtype(source.meta["val"]) for source in operands):
         return
     elif node.target is aten.where.Scalar:
         _choose_between_tensors(node, value)
@@ -105,6 +105,11 @@ def _pin_dtype(node: fx.Node) -> None:
         for source in operands:
             if source is not argument_value(node, "condition", None):
                 _convert(node, source, value.dtype)
+
+
+def _says_dtype(operand: torch.Tensor) -> bool:
+    """Whether a result takes its dtype from the operand, and not from the default."""
+    return operand.is_floating_point() or operand.is_complex()
 
 
 def _convert(node: fx.Node, source: fx.Node, dtype: torch.dtype) -> None:

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from io import StringIO
+from typing import Any
 
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import fx, nn
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind as SignatureKind
 
-from autopar.capture.capture_errors import READS_VALUE, explain_export_failure
+from autopar.capture.capture_errors import explain_export_failure
 from autopar.capture.causal_masks import no_causal_shortcut
 from autopar.capture.clean import clean
 from autopar.capture.expand import ExpansionError
 from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
+from autopar.capture.forward_checks import forward_checks
+from autopar.capture.graph_checks import check_constants, check_sizes, check_writes
+from autopar.capture.model_checks import check_batch
 from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
 from autopar.capture.module_output import ModuleOutput
 from autopar.capture.node_origin import module_of, source_line_of
@@ -28,10 +32,11 @@ from autopar.capture.operator_facts import has_effect
 from autopar.capture.output_marks import batch_sizes, mark_output
 from autopar.capture.precise_buffers import keep_precise
 from autopar.capture.sharing import share_equal_layers
+from autopar.capture.size_conditions import hold_at, size_conditions
 from autopar.capture.target import ModelSource
 from autopar.capture.withheld import EVERYTHING, Withheld
 from autopar.capture.wrapper import MODULE_PREFIX, LossModule, wrap_model
-from autopar.errors import AutoparError, CaptureError
+from autopar.errors import AutoparError
 
 # Layers whose parameters turn out to be wanted, before all are left in their place.
 _MOST_IN_PLACE = 1
@@ -52,6 +57,7 @@ class ExportedModel:
         symbols: the batch size in shapes of the graph; empty for a static export.
         smallest: least batch size for which the graph holds.
         largest: greatest one, or None.
+        conditions: what else the batch size must fulfil (see ``size_conditions``).
         parameters: canonical name -> spec, without ``fused_dims``.
         buffers: name -> spec.
         constants: name -> tensor.
@@ -64,10 +70,16 @@ class ExportedModel:
     symbols: frozenset[sympy.Symbol]
     smallest: int
     largest: int | None
+    conditions: tuple[sympy.Basic, ...]
     parameters: Mapping[str, ParameterSpec]
     buffers: Mapping[str, TensorSpec]
     constants: Mapping[str, torch.Tensor]
     output: ModuleOutput
+
+    def holds_for(self, size: int) -> bool:
+        """Whether the graph is that of the model for a batch of ``size``."""
+        in_range = self.smallest <= size and (self.largest is None or size <= self.largest)
+        return in_range and hold_at(self.conditions, size)
 
     @property
     def loss(self) -> fx.Node:
@@ -112,7 +124,9 @@ def _exported(
     """
     mode = new_fake_mode()
     model = build_fake_model(source.build_model, mode, dtype)
-    batch = fake_batch(source.example_batch(size or TRACED_SIZE), mode, dtype)
+    example = source.example_batch(size or TRACED_SIZE)
+    check_batch(example)
+    batch = fake_batch(example, mode, dtype)
     wrapper = wrap_model(model, source.loss, tuple(batch), keeps_output=True).train()
     dims = {name: source.batch_dims.get(name, 0) for name in batch}
     dynamic = {name: {} if dim is None else {dim: Dim.DYNAMIC} for name, dim in dims.items()}
@@ -120,7 +134,7 @@ def _exported(
     sharing = nullcontext(withheld) if in_place is None else share_equal_layers(wrapper, in_place)
     try:
         with mode, _quiet(), sharing as withheld, no_causal_shortcut(wrapper):
-            wrapper.around = withheld.tracing
+            wrapper.around = partial(_checked, withheld)
             program = torch.export.export(
                 wrapper, (), batch, strict=False, dynamic_shapes=None if size else dynamic
             )
@@ -130,7 +144,13 @@ def _exported(
         if isinstance(error, AutoparError):
             raise
         raise explain_export_failure(error) from error
-    return _describe(program, wrapper, withheld) if withheld.wanted is None else withheld.wanted
+    return _describe(program, wrapper, withheld, source.loss) if withheld.wanted is None else withheld.wanted
+
+
+@contextmanager
+def _checked(withheld: Withheld) -> Iterator[None]:
+    with withheld.tracing(), forward_checks():
+        yield
 
 
 @contextmanager
@@ -147,12 +167,17 @@ def _quiet() -> Iterator[None]:
         logging.disable(disabled)
 
 
-def _describe(program: ExportedProgram, wrapper: LossModule, withheld: Withheld) -> ExportedModel:
+def _describe(
+    program: ExportedProgram, wrapper: LossModule, withheld: Withheld, loss: Callable[..., Any] | None
+) -> ExportedModel:
     model = wrapper.module
+    conditions = size_conditions(program)
     canonical, parameters = _parameters(model)
-    inputs, constants = _inputs(program, canonical)
+    inputs, held = _inputs(program, canonical)
     own = _put_back(withheld, program, wrapper, inputs, canonical)
     graph = clean(program.graph_module, {name: entry.kind for name, entry in inputs.items()}, own)
+    check_writes(graph, inputs)
+    constants = check_constants(graph, inputs, held)
     marks = _end_with_loss(graph)
     precise = keep_precise(graph, inputs)
     buffers = {
@@ -163,12 +188,22 @@ def _describe(program: ExportedProgram, wrapper: LossModule, withheld: Withheld)
     sizes = batch_sizes(graph, inputs)
     symbols = frozenset(symbol for size in sizes for symbol in size.free_symbols)
     smallest, largest = _range(program, symbols)
-    _check_symbols(graph, symbols)
+    check_sizes(graph, symbols, loss)
     assert wrapper.last_output is not None and wrapper.last_output.form is not None
     output = mark_output(graph, marks, wrapper.last_output.form, inputs, sizes)
     wrapper.last_output.tensors = ()
     return ExportedModel(
-        model, graph, inputs, symbols, smallest, largest, parameters, buffers, constants, output
+        model,
+        graph,
+        inputs,
+        symbols,
+        smallest,
+        largest,
+        conditions,
+        parameters,
+        buffers,
+        constants,
+        output,
     )
 
 
@@ -208,9 +243,9 @@ def _parameters(model: nn.Module) -> tuple[dict[str, str], dict[str, ParameterSp
 
 def _inputs(
     program: ExportedProgram, canonical: Mapping[str, str]
-) -> tuple[dict[str, BlockInput], dict[str, torch.Tensor]]:
+) -> tuple[dict[str, BlockInput], dict[str, object]]:
     inputs: dict[str, BlockInput] = {}
-    constants: dict[str, torch.Tensor] = {}
+    constants: dict[str, object] = {}
     batch_spec = program.call_spec.in_spec
     keys = iter(batch_spec.child(1).context if batch_spec else ())
     for spec in program.graph_signature.input_specs:
@@ -220,7 +255,7 @@ def _inputs(
         elif spec.kind is SignatureKind.CONSTANT_TENSOR:
             name = target.removeprefix(MODULE_PREFIX)
             inputs[placeholder] = BlockInput(placeholder, InputKind.CONSTANT, name)
-            constants[name] = _constant(program.constants[target], name)
+            constants[name] = program.constants[target]
         else:
             kind = InputKind.PARAMETER if spec.kind is SignatureKind.PARAMETER else InputKind.BUFFER
             name = canonical[target.removeprefix(MODULE_PREFIX)]
@@ -248,16 +283,6 @@ def _put_back(
         name = canonical[parameter.removeprefix(MODULE_PREFIX)]
         inputs[node.name] = BlockInput(node.name, InputKind.PARAMETER, name)
     return own
-
-
-def _constant(value: object, name: str) -> torch.Tensor:
-    if isinstance(value, FakeTensor) or not isinstance(value, torch.Tensor):
-        raise CaptureError(
-            f"the model holds the tensor '{name}' as a plain attribute, so its value is lost when "
-            "the model is built without memory; register it as a buffer: "
-            f"self.register_buffer('{name.rpartition('.')[2]}', ..., persistent=False)"
-        )
-    return value
 
 
 def _annotate(graph: fx.Graph) -> None:
@@ -306,21 +331,3 @@ def _range(program: ExportedProgram, symbols: frozenset[sympy.Symbol]) -> tuple[
         if allowed.upper.is_finite and allowed.upper < 2**31:
             largest = min(largest or int(allowed.upper), int(allowed.upper))
     return smallest, largest
-
-
-def _check_symbols(graph: fx.Graph, symbols: frozenset[sympy.Symbol]) -> None:
-    for node in graph.nodes:
-        value = node.meta["val"]
-        sizes = value.shape if isinstance(value, torch.Tensor) else (value,)
-        for size in sizes:
-            if not isinstance(size, torch.SymInt | torch.SymBool | torch.SymFloat):
-                continue
-            if size.node.expr.free_symbols <= symbols:
-                continue
-            where = node.meta["source_line"] or node.meta["module"]
-            if not isinstance(value, torch.Tensor):
-                raise CaptureError(f"{where}: the model cannot be captured: {READS_VALUE}")
-            raise CaptureError(
-                f"{where}: the model cannot be captured: the size of '{node.name}' depends on the values of "
-                "tensors, and a plan needs static shapes; mask instead of selecting, or pad to a fixed size"
-            )

@@ -16,6 +16,10 @@ from torch._subclasses import FakeTensorMode
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from autopar.capture.conversions import no_conversions
+from autopar.capture.model_checks import check_model, lazy_error
+from autopar.capture.user_code import error_line
+
 
 def new_fake_mode() -> FakeTensorMode:
     """A fake mode that lets real tensors (constants in the user's code) take part."""
@@ -56,17 +60,24 @@ def build_fake_model(
     """The model in training mode, its parameters and buffers fake and of the compute dtype, ties kept.
 
     A constructor that computes with values (``torch.linspace(...).tolist()``) is run for real, and the data
-    dropped.
+    dropped. Conversions to another dtype or device change nothing.
+
+    Raises:
+        CaptureError: the model holds what no plan can train.
     """
     try:
-        with warnings.catch_warnings(), mode, _AcceptSamples():  # type: ignore[no-untyped-call]
+        with warnings.catch_warnings(), no_conversions(), mode, _AcceptSamples():  # type: ignore[no-untyped-call]
             # copy.deepcopy of a layer (nn.TransformerEncoder) asks, and does no harm.
             warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
             model = build_model()
     except Exception as error:
+        if "UninitializedParameter" in str(error):
+            raise lazy_error(error_line(error) or "build_model()") from error
         if not _needs_values(error):
             raise
-        model = build_model()
+        with no_conversions():
+            model = build_model()
+    check_model(model)
     replace_tensors(model, mode, dtype)
     return model.train()
 

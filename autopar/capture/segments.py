@@ -63,6 +63,7 @@ def divide(
     segments = _place_glue(segments)
     segments = _merge_light(segments, flow, kinds)
     segments = _merge_shared_storage(segments, flow)
+    segments = _merge_complex(segments, flow, kinds)
     segments = _end_with_loss(segments, loss)
     position = {node: index for index, segment in enumerate(segments) for node in segment.nodes}
     _move_parameter_values(body, position, flow)
@@ -156,7 +157,8 @@ def _best_cut(before: _Segment, glue: list[fx.Node], after: _Segment, prefer_lat
     for cut in reversed(cuts) if prefer_late else cuts:
         first = [*before.nodes, *glue[:cut]]
         later = inside - set(first)
-        live = sum(any(user in later for user in node.users) for node in first)
+        crossing = (node for node in first if any(user in later for user in node.users))
+        live = sum(2 if _is_complex(node) else 1 for node in crossing)
         if fewest is None or live < fewest:
             best, fewest = cut, live
     return best
@@ -238,8 +240,8 @@ def _merge_shared_storage(segments: list[_Segment], flow: Dataflow) -> list[_Seg
     Of a buffer also the readers: every stage has a copy of its own, which does not see what others write. So
     the calls of one BatchNorm in a module that runs several times stay in one block.
     """
-    at = {node: index for index, segment in enumerate(segments) for node in segment.nodes}
-    joined = list(range(len(segments)))  # segment -> first segment that it is merged into
+    at = _places(segments)
+    ranges = []
     for root in flow.writers:
         members = [at[n] for n, group in flow.alias_group.items() if group is root and n in at]
         members += [at[n] for n in flow.writers[root] if n in at]
@@ -247,8 +249,48 @@ def _merge_shared_storage(segments: list[_Segment], flow: Dataflow) -> list[_Seg
             tied = [n for n, group in flow.alias_group.items() if group is root]
             members += [at[user] for n in tied for user in n.users if user in at]
         if members:
-            for index in range(min(members), max(members) + 1):
-                joined[index] = min(joined[index], min(members))
+            ranges.append((min(members), max(members)))
+    return _merge_ranges(segments, ranges)
+
+
+def _merge_complex(
+    segments: list[_Segment], flow: Dataflow, kinds: Mapping[str, InputKind]
+) -> list[_Segment]:
+    """Keeps together what hands on complex values with gradient: stages send gradients of real ones."""
+    at = _places(segments)
+    ranges = []
+    with_gradient = {n for n in flow.alias_group if n.op == "placeholder" and _is_parameter(n, kinds)}
+    for node in flow.alias_group:  # in the order of the graph
+        derived = any(source in with_gradient for source in node.all_input_nodes)
+        if not derived or node.meta["no_grad"] or node.target is torch.ops.aten.detach.default:
+            continue
+        with_gradient.add(node)
+        readers = [at[user] for user in node.users if user in at]
+        if node in at and readers and _is_complex(node):
+            ranges.append((at[node], max(readers)))
+    return _merge_ranges(segments, ranges)
+
+
+def _is_parameter(node: fx.Node, kinds: Mapping[str, InputKind]) -> bool:
+    return kinds[node.name] is InputKind.PARAMETER
+
+
+def _is_complex(node: fx.Node) -> bool:
+    value = node.meta["val"]
+    values = value if isinstance(value, list | tuple) else (value,)
+    return any(isinstance(item, torch.Tensor) and item.is_complex() for item in values)
+
+
+def _places(segments: list[_Segment]) -> dict[fx.Node, int]:
+    return {node: index for index, segment in enumerate(segments) for node in segment.nodes}
+
+
+def _merge_ranges(segments: list[_Segment], ranges: list[tuple[int, int]]) -> list[_Segment]:
+    """Makes one segment of those from the first to the last of each range."""
+    joined = list(range(len(segments)))  # segment -> first segment that it is merged into
+    for start, end in ranges:
+        for index in range(start, end + 1):
+            joined[index] = min(joined[index], start)
     merged: dict[int, _Segment] = {}
     for index, segment in enumerate(segments):
         first = index

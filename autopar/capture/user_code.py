@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sysconfig
@@ -49,3 +50,13 @@ def error_line(error: BaseException) -> str:
                 return f"{frame.filename}:{frame.lineno}"
         seen = seen.__cause__ or seen.__context__
     return user_line(str(error))
+
+
+def calling_line() -> str:
+    """The innermost ``file:line`` of the user's code that is running now, or an empty string."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if is_user_file(frame.f_code.co_filename):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+        frame = frame.f_back
+    return ""

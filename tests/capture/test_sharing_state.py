@@ -6,6 +6,7 @@ import pytest
 from torch import Tensor, nn
 
 from autopar.capture.capture import capture
+from autopar.errors import CaptureError
 from tests.capture.stacks import Layer, Stack, count, source, stack
 
 LOG: list[int] = []
@@ -203,7 +204,8 @@ def test_python_random_numbers(traced: list[str]) -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x) * random.random()
 
-    capture(stack(Random))
+    with pytest.raises(CaptureError, match="draws from the generator of Python's random"):
+        capture(stack(Random))
     assert traced.count("Random") == 3
 
 

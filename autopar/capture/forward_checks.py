@@ -1,0 +1,112 @@
+"""What the code of a model may not do while it is traced, because the graph would keep no trace of it.
+
+A graph holds operators, and autograd derives their gradients. A backward that the user wrote, a hook on a
+gradient and a draw of Python's own random generator are none of them.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.autograd import Function
+from torch.utils._pytree import tree_leaves
+from torch.utils.checkpoint import CheckpointFunction
+
+from autopar.capture.user_code import calling_line
+from autopar.errors import CaptureError
+
+_TRACED = ("torch.", "autopar.")  # packages whose own functions the exporter knows
+
+
+@contextmanager
+def forward_checks() -> Iterator[None]:
+    """Inside, the user's code runs and is refused what would be lost; recompute that it asks for is left out.
+
+    Raises:
+        CaptureError: it names the user's line and a remedy.
+    """
+    with _apply_checked(), _hooks_refused(), _same_draws():
+        yield
+
+
+@contextmanager
+def _apply_checked() -> Iterator[None]:
+    apply = vars(Function)["apply"]
+
+    def checked(kind: type[Function], *args: Any, **kwargs: Any) -> Any:
+        if kind is CheckpointFunction:  # what is computed again is the plan's decision
+            function, _preserve_rng_state, *inputs = args
+            return function(*inputs)
+        wants_gradient = torch.is_grad_enabled() and any(
+            isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves((args, kwargs))
+        )
+        if wants_gradient and not kind.__module__.startswith(_TRACED):
+            raise CaptureError(
+                f"{_here()}the backward of {kind.__qualname__} (torch.autograd.Function) would be lost: a "
+                "plan derives gradients from the forward; write the forward so that autograd derives the "
+                "same, e.g. x + (f(x) - x).detach() for a straight-through estimate"
+            )
+        return apply.__func__(kind, *args, **kwargs)
+
+    Function.apply = classmethod(checked)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        Function.apply = apply  # type: ignore[method-assign]
+
+
+@contextmanager
+def _hooks_refused() -> Iterator[None]:
+    names = ("register_hook", "register_post_accumulate_grad_hook")
+    before = {name: getattr(Tensor, name) for name in names}
+
+    def refused(register: Callable[..., Any]) -> Callable[..., Any]:
+        def check(tensor: Tensor, *args: Any, **kwargs: Any) -> Any:
+            if not tensor.requires_grad:
+                return register(tensor, *args, **kwargs)
+            raise CaptureError(
+                f"{_here()}hooks on gradients do not run under a plan; say it in the forward so that "
+                "autograd derives it, e.g. a * x + (x - a * x).detach() for a gradient times a"
+            )
+
+        return check
+
+    for name, register in before.items():
+        setattr(Tensor, name, refused(register))
+    try:
+        yield
+    finally:
+        for name, register in before.items():
+            setattr(Tensor, name, register)
+
+
+@contextmanager
+def _same_draws() -> Iterator[None]:
+    before = _random_states()
+    yield
+    for name, state in _random_states().items():
+        if state != before[name]:
+            raise CaptureError(
+                f"the model's forward draws from the generator of {name}, and a plan would repeat what was "
+                "drawn at capture in every step; draw with torch and choose with tensors, e.g. "
+                "torch.where(torch.rand(()) < p, x, layer(x)), or set the probability to zero and do not draw"
+            )
+
+
+def _random_states() -> dict[str, Hashable]:
+    kind, keys, position, *_ = np.random.get_state()
+    return {
+        "Python's random": random.getstate(),
+        "numpy.random": (kind, np.asarray(keys).tobytes(), position),
+    }
+
+
+def _here() -> str:
+    line = calling_line()
+    return f"{line}: " if line else "the model's forward: "

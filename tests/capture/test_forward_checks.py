@@ -1,0 +1,102 @@
+"""What a forward may not do, since its graph would compute something else; and what it may."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from autopar.capture.capture import capture
+from autopar.capture.forward_checks import forward_checks
+from autopar.capture.target import ModelSource, source_from_functions
+from autopar.errors import CaptureError
+from tests.capture.chain_runner import assert_same_as_eager
+
+
+class Sign(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.between(self.first(x))).square().mean()
+
+    def between(self, x: Tensor) -> Tensor:
+        return x
+
+
+class CustomBackward(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return Sign.apply(x)
+
+
+class CustomBackwardWithoutGradient(Net):
+    def between(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            signs = Sign.apply(x)
+        return x * signs
+
+
+class GradientHook(Net):
+    def between(self, x: Tensor) -> Tensor:
+        x.register_hook(lambda gradient: gradient * 0.1)
+        return x
+
+
+class PythonDraw(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return x if random.random() < 0.5 else -x
+
+
+class NumpyDraw(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return x if np.random.random() < 0.5 else -x
+
+
+class Recompute(Net):
+    def between(self, x: Tensor) -> Tensor:
+        x = checkpoint(self.first, x, use_reentrant=True)
+        return checkpoint(self.first, x, use_reentrant=False)
+
+
+def source_of(model: type[nn.Module]) -> ModelSource:
+    return source_from_functions(model, lambda size: {"x": torch.randn(size, 4)})
+
+
+CASES = {
+    CustomBackward: r"test_forward_checks\.py:\d+: the backward of Sign .*detach\(\)",
+    GradientHook: r"test_forward_checks\.py:\d+: hooks on gradients.*detach\(\)",
+    PythonDraw: r"draws from the generator of Python's random.*torch\.where",
+    NumpyDraw: r"draws from the generator of numpy\.random.*torch\.where",
+}
+
+
+@pytest.mark.parametrize("model", CASES)
+def test_refused_with_a_remedy(model: type[nn.Module]) -> None:
+    with pytest.raises(CaptureError, match=CASES[model]):
+        capture(source_of(model))
+
+
+@pytest.mark.parametrize("model", [Recompute, CustomBackwardWithoutGradient])
+def test_what_loses_nothing_is_captured(model: type[nn.Module]) -> None:
+    assert_same_as_eager(capture(source_of(model), torch.float64), 3, tolerance=1e-15)
+
+
+def test_nothing_is_left_behind() -> None:
+    before = (vars(torch.autograd.Function)["apply"], Tensor.register_hook)
+    with pytest.raises(CaptureError), forward_checks():
+        Sign.apply(torch.ones(2, requires_grad=True))
+    assert (vars(torch.autograd.Function)["apply"], Tensor.register_hook) == before
+    assert Sign.apply(torch.ones(2, requires_grad=True)).requires_grad
