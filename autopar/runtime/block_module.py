@@ -192,14 +192,21 @@ class BlockModule(nn.Module):
         program = form.program
         if program.is_random:
             torch.manual_seed(seed)  # not for nothing: where torch has no GPU, it writes down the call stack
-        arguments = self._arguments(program, given)
+        # What autograd keeps of them for the backward pass must outlast the micro-batches that run before it.
+        carried = {name: given.buffers[name].clone() for name in sorted(program.carried_buffers)}
+        seen = replace(given, buffers={**given.buffers, **carried}) if carried else given
+        arguments = self._arguments(program, seen)
         kept: Iterable[Tensor] | None = None
         if program.recompute is Recompute.NONE:  # else what is saved is decided around both runs
             inputs = zip(program.block.inputs, arguments, strict=True)
             kept = (value for entry, value in inputs if entry.kind is not InputKind.ACTIVATION)
         extra = (weight_gradients,) if program.has_split_backward else ()
         with nullcontext() if kept is None else self._saving(kept):
-            return self._owned(form.training(keeping or self._axis, *extra, *arguments))
+            results = self._owned(form.training(keeping or self._axis, *extra, *arguments))
+        with torch.no_grad():
+            for name, value in carried.items():
+                given.buffers[name].copy_(value)
+        return results
 
     def _evaluate(self, form: _Forms, given: _Given) -> tuple[Tensor, ...]:
         # Step counters and the like are written to in the program all the same: not to the model's own.

@@ -101,7 +101,8 @@ class ParallelModel(PlacedModule):
         Under a plan without a pipeline the model may be driven like any module, as with
         DistributedDataParallel: ``loss_of(model(**batch)).backward()`` leaves gradients averaged over the
         data ranks; several forward passes before an update add up (see ``no_sync``). Under a pipeline,
-        outputs come under ``torch.no_grad()`` only. ``train()`` and ``eval()`` are respected.
+        outputs come under ``torch.no_grad()`` or ``torch.inference_mode()`` only. ``train()`` and ``eval()``
+        are respected.
 
         Under fp16, outputs that lead to a backward pass come in float32, and it is scaled by itself, without
         ``torch.amp.GradScaler``: an update some of whose gradients overflow finds none.

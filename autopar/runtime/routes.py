@@ -16,6 +16,7 @@ from autopar.lower.late_gradients import without_sums
 from autopar.lower.split_backward import split_backward
 from autopar.plan.decisions import Recompute
 from autopar.runtime.block_reads import batch_reads, mutated_buffers, reads
+from autopar.runtime.carried_buffers import carried_buffers
 from autopar.sharding.propagation import BlockSharding
 
 
@@ -31,6 +32,7 @@ class BlockProgram:
         reads: global names of the activations that it reads.
         batch_reads: entries of the batch that it reads.
         mutated_buffers: names of the buffers that the program changes in place.
+        carried_buffers: of these, the ones with which it also computes.
         is_random: it draws random numbers.
     """
 
@@ -40,6 +42,7 @@ class BlockProgram:
     reads: tuple[str, ...]
     batch_reads: tuple[str, ...]
     mutated_buffers: frozenset[str]
+    carried_buffers: frozenset[str]
     is_random: bool
     has_split_backward: bool = False
 
@@ -120,6 +123,7 @@ def block_program(
         reads=reads(block),
         batch_reads=batch_reads(block),
         mutated_buffers=mutated_buffers(block),
+        carried_buffers=carried_buffers([block]),
         is_random=any(is_random(node) for node in block.graph.nodes),
         has_split_backward=is_split,
     )

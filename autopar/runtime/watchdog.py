@@ -128,7 +128,7 @@ class Watchdog:
                 f"the process that keeps the heartbeats at {self._place} is gone: rank 0, or its torchrun"
             )
         return (
-            f"{with_error}: {blamed}. Look at the output of that rank; a collective waits"
+            f"{with_error}: {blamed}. Look at the output of the ranks named; a collective waits"
             f" {format_seconds(self._timeout_s)} (timeout_s) before it gives up"
         )
 

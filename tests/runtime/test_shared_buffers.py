@@ -5,6 +5,7 @@ import pytest
 from autopar.capture.capture import capture
 from autopar.capture.target import load_target
 from autopar.runtime.carried_buffers import buffers_of_samples, carried_buffers
+from tests.runtime.expect import assert_statistics_equal
 from tests.runtime.world import MODELS, Case, check, run_cases
 
 PLANS = {
@@ -19,12 +20,21 @@ def case(name, body="shared_buffers", **extra):
 
 
 TWO = [case("zero0"), case("zero3-recompute"), case("driven-zero0", driven=True)]
+ALONE = [
+    Case(
+        f"verify-{name}",
+        "verify",
+        model="running_mean",
+        options={"pipeline": 2, "num_micro_batches": 4, "cuts": [1], **options},
+    )
+    for name, options in {"pipeline": {}, "recompute": {"recompute": "full"}}.items()
+]
 FOUR = [case("pipeline")]
 
 
 @pytest.fixture(scope="module")
 def found():
-    return {name: check(results, 2) for name, results in run_cases(2, TWO).items()} | {
+    return {name: check(results, 2) for name, results in run_cases(2, [*TWO, *ALONE]).items()} | {
         name: check(results, 4) for name, results in run_cases(4, FOUR).items()
     }
 
@@ -37,6 +47,11 @@ def test_data_ranks_hold_the_first_ones_buffers(found, name):
         is_first = rank in (0, 2) if len(found[name]) == 4 else rank == 0
         assert all(buffer.startswith("norm.running") for buffer in apart)
         assert not (is_first and apart)
+
+
+@pytest.mark.parametrize("name", ["pipeline", "recompute"])
+def test_backward_passes_find_the_buffers_of_their_own_micro_batch(found, name):
+    assert_statistics_equal(found[f"verify-{name}"], 2)
 
 
 def graph(name):

@@ -22,7 +22,7 @@ class Centre(nn.Module):
                 self.seen += (x > 0).sum()
                 self.steps += 1
                 self.direction.copy_(F.normalize(self.linear.weight @ self.direction, dim=0))
-        return F.relu(x - self.mean) / (1 + self.seen.clone()) + x * (x @ self.direction.clone())[:, None]
+        return F.relu(x - self.mean) / (1 + self.seen) + x * (x @ self.direction)[:, None]
 
 
 class Model(nn.Module):
