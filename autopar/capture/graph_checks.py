@@ -1,4 +1,4 @@
-"""What a cleaned graph may not hold: written parameters, tensors without values, sizes of tensors' values."""
+"""What a cleaned graph may not hold: written parameters, tensors without values, sizes read off values."""
 
 from __future__ import annotations
 
@@ -49,9 +49,8 @@ def _written(node: fx.Node, parameter: str) -> CaptureError:
         remedy = "leave max_norm out, and limit the norm of the rows"
     else:
         what, remedy = f"the forward changes the parameter '{parameter}'", "update it"
-    where = source_line_of(node) or module_of(node) or "the model's forward"
     return CaptureError(
-        f"{where}: {what}, and only the optimiser changes parameters under a plan; "
+        f"{_where(node)}: {what}, and only the optimiser changes parameters under a plan; "
         f"{remedy} in the training script after the optimiser's step"
     )
 
@@ -117,25 +116,25 @@ def check_operators(graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.op != "call_function":
             continue
-        where = source_line_of(node) or module_of(node) or "the model's forward"
         if getattr(node.target, "__module__", "").startswith("torch._functorch"):
             raise CaptureError(
-                f"{where}: the model cannot be captured: torch.vmap and the other transforms of torch.func "
-                "are no operators; write the batched computation out (torch.einsum, torch.bmm, or a loop)"
+                f"{_where(node)}: the model cannot be captured: torch.vmap and the other transforms of "
+                "torch.func are no operators; write the batched computation out (torch.einsum, torch.bmm, "
+                "or a loop)"
             )
         name = getattr(node.target, "__name__", "").partition(".")[0]
         if name in _PRODUCTS or name.startswith("conv"):
-            _check_product(node, where)
+            _check_product(node)
 
 
-def _check_product(node: fx.Node, where: str) -> None:
+def _check_product(node: fx.Node) -> None:
     values = [source.meta.get("val") for source in node.all_input_nodes]
     dtypes = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
     if len(dtypes) > 1:
         names = " and ".join(sorted(str(dtype) for dtype in dtypes))
         raise CaptureError(
-            f"{where}: the model cannot be captured: it multiplies {names}; the plan's precision is the "
-            "dtype of every parameter, whatever build_model() says, so cast to that of a parameter "
+            f"{_where(node)}: the model cannot be captured: it multiplies {names}; the plan's precision is "
+            "the dtype of every parameter, whatever build_model() says, so cast to that of a parameter "
             "(x.to(self.weight.dtype)) and not to a fixed one"
         )
 
@@ -164,6 +163,10 @@ def check_sizes(graph: fx.Graph, symbols: Collection[sympy.Symbol], loss: Callab
                 f"{where}: the model cannot be captured: the size of '{node.name}' depends on the values of "
                 "tensors, and a plan needs static shapes; mask instead of selecting, or pad to a fixed size"
             )
+
+
+def _where(node: fx.Node) -> str:
+    return source_line_of(node) or module_of(node) or "the model's forward"
 
 
 def _place(loss: Callable[..., Any] | None) -> str:
