@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
+import traceback
 
 from autopar.capture.user_code import error_line, user_line
 from autopar.errors import CaptureError
@@ -17,6 +18,21 @@ READS_VALUE = (
 
 # (exception class or words of its message, what it means and what to do), the first that fits.
 _CAUSES = (
+    (
+        r"aten\._ctc_loss",
+        "the work space of ctc_loss has a size that depends on the lengths; make the loss an operator of "
+        "your own (torch.library.custom_op with register_fake and register_autograd)",
+    ),
+    (
+        r"failed to unpack[\s\S]*nn/modules/rnn\.py|in pack_padded_sequence",
+        "packed sequences have shapes that depend on the lengths; run the layer on the padded batch, and "
+        "take the last valid step with torch.gather",
+    ),
+    (
+        r"Unsupported dtype (BFloat16|Half)",
+        "the operator does not know 16-bit numbers; plan with --precision fp32, or cast to float32 around it "
+        "(torch.fft.fft(x.float()))",
+    ),
     (r"DataDependentOutputException|_local_scalar_dense|aten\.equal", READS_VALUE),
     (
         r"GuardOnDataDependentSymNode|data-dependent|DynamicOutputShapeException",
@@ -43,11 +59,12 @@ def explain_export_failure(error: BaseException) -> CaptureError:
     first = next((piece for piece in str(error).strip().splitlines() if piece.strip()), "")
     first = f"{type(error).__name__}: {first.strip()}"[:300]
     text = f"{type(error).__name__}: {error}"
+    text += "".join(traceback.format_tb(error.__traceback__))
     meaning = next((meaning for pattern, meaning in _CAUSES if re.search(pattern, text)), None)
     if meaning is None:
         return CaptureError(
             f"{where}the model cannot be captured ({first}); run its forward and loss on one batch of "
-            "example_batch() to see whether they work at all"
+            "example_batch() to see whether they work at all; if they do, write that line in other operators"
         )
     path, _, number = line.rpartition(":")
     if (

@@ -23,7 +23,7 @@ from autopar.capture.clean import clean
 from autopar.capture.expand import ExpansionError
 from autopar.capture.fake_model import build_fake_model, fake_batch, new_fake_mode
 from autopar.capture.forward_checks import forward_checks
-from autopar.capture.graph_checks import check_constants, check_sizes, check_writes
+from autopar.capture.graph_checks import check_constants, check_operators, check_sizes, check_writes
 from autopar.capture.model_checks import check_batch
 from autopar.capture.model_graph import BlockInput, InputKind, ParameterSpec, TensorSpec
 from autopar.capture.module_output import ModuleOutput
@@ -176,6 +176,7 @@ def _describe(
     inputs, held = _inputs(program, canonical)
     own = _put_back(withheld, program, wrapper, inputs, canonical)
     graph = clean(program.graph_module, {name: entry.kind for name, entry in inputs.items()}, own)
+    check_operators(graph)
     check_writes(graph, inputs)
     constants = check_constants(graph, inputs, held)
     marks = _end_with_loss(graph)

@@ -1,4 +1,4 @@
-"""What a cleaned graph may not hold: written parameters, tensors without values, sizes of tensors' values."""
+"""What a cleaned graph may not hold: written parameters, tensors without values, sizes read off values."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from autopar.errors import CaptureError
 _NAMELESS = re.compile(r"(^|\.)lifted_tensor_\d+$")
 _READS_DATA = re.compile(r"\.data\b")
 _TAKES_GRADIENT = re.compile(r"\bgrad\(|\.backward\(|\b(jacobian|hessian|jvp|vjp)\b")
+_PRODUCTS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"})
 
 
 def check_writes(graph: fx.Graph, inputs: Mapping[str, BlockInput]) -> None:
@@ -48,9 +49,8 @@ def _written(node: fx.Node, parameter: str) -> CaptureError:
         remedy = "leave max_norm out, and limit the norm of the rows"
     else:
         what, remedy = f"the forward changes the parameter '{parameter}'", "update it"
-    where = source_line_of(node) or module_of(node) or "the model's forward"
     return CaptureError(
-        f"{where}: {what}, and only the optimiser changes parameters under a plan; "
+        f"{_where(node)}: {what}, and only the optimiser changes parameters under a plan; "
         f"{remedy} in the training script after the optimiser's step"
     )
 
@@ -107,6 +107,38 @@ def _is(node: fx.Node, name: str, inputs: Mapping[str, BlockInput]) -> bool:
     return inputs[node.name].source == name
 
 
+def check_operators(graph: fx.Graph) -> None:
+    """Refuses transforms of functions, and products of operands whose dtypes no plan makes equal.
+
+    Raises:
+        CaptureError: it names the user's line.
+    """
+    for node in graph.nodes:
+        if node.op != "call_function":
+            continue
+        if getattr(node.target, "__module__", "").startswith("torch._functorch"):
+            raise CaptureError(
+                f"{_where(node)}: the model cannot be captured: torch.vmap and the other transforms of "
+                "torch.func are no operators; write the batched computation out (torch.einsum, torch.bmm, "
+                "or a loop)"
+            )
+        name = getattr(node.target, "__name__", "").partition(".")[0]
+        if name in _PRODUCTS or name.startswith("conv"):
+            _check_product(node)
+
+
+def _check_product(node: fx.Node) -> None:
+    values = [source.meta.get("val") for source in node.all_input_nodes]
+    dtypes = {v.dtype for v in values if isinstance(v, torch.Tensor) and v.is_floating_point()}
+    if len(dtypes) > 1:
+        names = " and ".join(sorted(str(dtype) for dtype in dtypes))
+        raise CaptureError(
+            f"{_where(node)}: the model cannot be captured: it multiplies {names}; the plan's precision is "
+            "the dtype of every parameter, whatever build_model() says, so cast to that of a parameter "
+            "(x.to(self.weight.dtype)) and not to a fixed one"
+        )
+
+
 def check_sizes(graph: fx.Graph, symbols: Collection[sympy.Symbol], loss: Callable[..., Any] | None) -> None:
     """Refuses sizes and numbers that depend on the values of tensors.
 
@@ -131,6 +163,10 @@ def check_sizes(graph: fx.Graph, symbols: Collection[sympy.Symbol], loss: Callab
                 f"{where}: the model cannot be captured: the size of '{node.name}' depends on the values of "
                 "tensors, and a plan needs static shapes; mask instead of selecting, or pad to a fixed size"
             )
+
+
+def _where(node: fx.Node) -> str:
+    return source_line_of(node) or module_of(node) or "the model's forward"
 
 
 def _place(loss: Callable[..., Any] | None) -> str:

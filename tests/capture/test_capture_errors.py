@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from autopar.capture.capture import capture
 from autopar.capture.target import load_target
@@ -78,4 +79,27 @@ def test_autocast_inside_the_model(tmp_path: Path) -> None:
 def test_tensor_as_a_plain_attribute(tmp_path: Path) -> None:
     target, _ = write(tmp_path, "x = x * self.scale", init="self.scale = torch.randn(4)")
     with pytest.raises(CaptureError, match=r"tensor 'scale' as a plain attribute.*register_buffer\('scale'"):
+        capture(load_target(target))
+
+
+def test_spectra_of_16_bit_numbers(tmp_path: Path) -> None:
+    target, line = write(tmp_path, "x = torch.fft.fft(x).real")
+    message = rf"model\.py:{line}: .*does not know 16-bit numbers.*--precision fp32"
+    with pytest.raises(CaptureError, match=message):
+        capture(load_target(target), torch.bfloat16)
+
+
+def test_packed_sequences(tmp_path: Path) -> None:
+    lengths = "torch.full((x.shape[0],), 1)"
+    bad = f"x = self.rnn(nn.utils.rnn.pack_padded_sequence(x[:, None], {lengths}, True, False))[1]"
+    target, line = write(tmp_path, bad, init="self.rnn = nn.GRU(4, 4, batch_first=True)")
+    with pytest.raises(CaptureError, match=rf"model\.py:{line}: .*packed sequences.*padded batch.*gather"):
+        capture(load_target(target))
+
+
+def test_the_work_space_of_ctc_loss(tmp_path: Path) -> None:
+    sizes = "torch.full((x.shape[0],), 1)"
+    bad = f"x = nn.functional.ctc_loss(x.log_softmax(-1)[None], {sizes}[:, None], {sizes}, {sizes})"
+    target, line = write(tmp_path, bad)
+    with pytest.raises(CaptureError, match=rf"model\.py:{line}: .*work space of ctc_loss.*custom_op"):
         capture(load_target(target))

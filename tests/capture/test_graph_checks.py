@@ -97,3 +97,25 @@ def test_a_boolean_mask_in_the_loss_is_placed_there() -> None:
     )
     with pytest.raises(CaptureError, match=r"test_graph_checks\.py:\d+: loss\(\): .*size of 'index'.*mask"):
         capture(source)
+
+
+class Transformed(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return torch.vmap(lambda weight: torch.tanh(x @ weight))(self.second.weight.expand(3, 4, 4)).mean(0)
+
+
+class FixedDtype(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return self.second(x.to(torch.bfloat16))
+
+
+def test_transforms_of_functions_are_refused() -> None:
+    with pytest.raises(CaptureError, match=r"torch\.vmap.*no operators; write.*torch\.einsum"):
+        capture(source_of(Transformed))
+
+
+def test_operands_of_different_dtypes_are_refused() -> None:
+    message = r"py:\d+: .*multiplies torch\.bfloat16 and torch\.float32.*x\.to\(self\.weight\.dtype\)"
+    with pytest.raises(CaptureError, match=message):
+        capture(source_of(FixedDtype))
+    assert capture(source_of(FixedDtype), torch.bfloat16).at(2).blocks
