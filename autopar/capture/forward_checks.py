@@ -7,6 +7,7 @@ gradient and a draw of Python's own random generator are none of them.
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,6 +19,7 @@ from torch.autograd import Function
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointFunction
 
+from autopar.capture.own_backward import derives_itself
 from autopar.capture.user_code import calling_line
 from autopar.errors import CaptureError
 
@@ -37,7 +39,7 @@ def forward_checks() -> Iterator[None]:
 
 @contextmanager
 def _apply_checked() -> Iterator[None]:
-    apply = vars(Function)["apply"]
+    apply, tracing = vars(Function)["apply"], threading.current_thread()
 
     def checked(kind: type[Function], *args: Any, **kwargs: Any) -> Any:
         if kind is CheckpointFunction:  # what is computed again is the plan's decision
@@ -46,11 +48,13 @@ def _apply_checked() -> Iterator[None]:
         wants_gradient = torch.is_grad_enabled() and any(
             isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves((args, kwargs))
         )
-        if wants_gradient and not kind.__module__.startswith(_TRACED):
+        is_own = not kind.__module__.startswith(_TRACED) and threading.current_thread() is tracing
+        if wants_gradient and is_own and not derives_itself(kind, args, apply.__func__):
             raise CaptureError(
-                f"{_here()}the backward of {kind.__qualname__} (torch.autograd.Function) would be lost: a "
-                "plan derives gradients from the forward; write the forward so that autograd derives the "
-                "same, e.g. x + (f(x) - x).detach() for a straight-through estimate"
+                f"{_here()}the backward of {kind.__qualname__} (torch.autograd.Function) would be lost, and it "
+                "is not what autograd derives from its forward: a plan derives all gradients; write the "
+                "forward so that autograd derives the same, e.g. x + (f(x) - x).detach() for a "
+                "straight-through estimate"
             )
         return apply.__func__(kind, *args, **kwargs)
 

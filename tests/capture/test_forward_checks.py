@@ -42,6 +42,25 @@ class CustomBackward(Net):
         return Sign.apply(x)
 
 
+class Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.scale = scale  # type: ignore[attr-defined]
+        return x * (scale * x).sigmoid()
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        (x,), scale = ctx.saved_tensors, ctx.scale  # type: ignore[attr-defined]
+        gate = (scale * x).sigmoid()
+        return gradient * gate * (1 + scale * x * (1 - gate)), None
+
+
+class TrueBackward(Net):
+    def between(self, x: Tensor) -> Tensor:
+        return Swish.apply(x, 1.5)
+
+
 class CustomBackwardWithoutGradient(Net):
     def between(self, x: Tensor) -> Tensor:
         with torch.no_grad():
@@ -89,7 +108,7 @@ def test_refused_with_a_remedy(model: type[nn.Module]) -> None:
         capture(source_of(model))
 
 
-@pytest.mark.parametrize("model", [Recompute, CustomBackwardWithoutGradient])
+@pytest.mark.parametrize("model", [Recompute, CustomBackwardWithoutGradient, TrueBackward])
 def test_what_loses_nothing_is_captured(model: type[nn.Module]) -> None:
     assert_same_as_eager(capture(source_of(model), torch.float64), 3, tolerance=1e-15)
 
