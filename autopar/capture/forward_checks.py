@@ -6,10 +6,12 @@ gradient and a draw of Python's own random generator are none of them.
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from types import BuiltinMethodType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from autopar.capture.own_backward import derives_itself
 from autopar.capture.user_code import calling_line
 from autopar.errors import CaptureError
 
+_NUMPY = "numpy.random"
+_METHODS = (MethodType, BuiltinMethodType)  # of the generator that a module keeps for everybody
 _TRACED = ("torch.", "autopar.")  # packages whose own functions the exporter knows
 
 
@@ -93,21 +97,49 @@ def _hooks_refused() -> Iterator[None]:
 @contextmanager
 def _same_draws() -> Iterator[None]:
     before = _random_states()
-    yield
+    with _noted_draws(random) as python_lines, _noted_draws(np.random) as numpy_lines:
+        yield
     for name, state in _random_states().items():
         if state != before[name]:
+            lines = numpy_lines if name == _NUMPY else python_lines
+            line = next(filter(None, lines), "")
+            where = f"{line}: " if line else ""
             raise CaptureError(
-                f"the model's forward draws from the generator of {name}, and a plan would repeat what was "
-                "drawn at capture in every step; draw with torch and choose with tensors, e.g. "
+                f"{where}the model's forward draws from the generator of {name}, and a plan would repeat "
+                "what was drawn at capture in every step; draw with torch and choose with tensors, e.g. "
                 "torch.where(torch.rand(()) < p, x, layer(x)), or set the probability to zero and do not draw"
             )
+
+
+@contextmanager
+def _noted_draws(module: ModuleType) -> Iterator[list[str]]:
+    """Notes the user's lines that call functions of a random module by its name."""
+    lines: list[str] = []
+    before = {name: getattr(module, name) for name in module.__all__}
+    draws = {name: function for name, function in before.items() if isinstance(function, _METHODS)}
+
+    def noted(draw: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(draw)
+        def call(*args: Any, **kwargs: Any) -> Any:
+            lines.append(calling_line())
+            return draw(*args, **kwargs)
+
+        return call
+
+    for name, draw in draws.items():
+        setattr(module, name, noted(draw))
+    try:
+        yield lines
+    finally:
+        for name, draw in draws.items():
+            setattr(module, name, draw)
 
 
 def _random_states() -> dict[str, Hashable]:
     kind, keys, position, *_ = np.random.get_state()
     return {
         "Python's random": random.getstate(),
-        "numpy.random": (kind, np.asarray(keys).tobytes(), position),
+        _NUMPY: (kind, np.asarray(keys).tobytes(), position),
     }
 
 
