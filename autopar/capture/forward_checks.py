@@ -55,8 +55,8 @@ def _apply_checked() -> Iterator[None]:
         is_own = not kind.__module__.startswith(_TRACED) and threading.current_thread() is tracing
         if wants_gradient and is_own and not derives_itself(kind, args, apply.__func__):
             raise CaptureError(
-                f"{_here()}the backward of {kind.__qualname__} (torch.autograd.Function) would be lost, and it "
-                "is not what autograd derives from its forward: a plan derives all gradients; write the "
+                f"{_here()}the backward of {kind.__qualname__} (torch.autograd.Function) would be lost, and "
+                "it is not what autograd derives from its forward: a plan derives all gradients; write the "
                 "forward so that autograd derives the same, e.g. x + (f(x) - x).detach() for a "
                 "straight-through estimate"
             )
