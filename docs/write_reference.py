@@ -189,7 +189,8 @@ def _python_api() -> str:
         found = getattr(autopar, name)
         parts += [f"## {name}\n", *_object(name, found)]
         if inspect.isclass(found):
-            for method, function in vars(found).items():
+            own = [kind for kind in (found, *found.__bases__) if kind.__module__.startswith("autopar.")]
+            for method, function in (item for kind in own for item in vars(kind).items()):
                 if inspect.isfunction(function) and not method.startswith("_"):
                     parts += [f"### {name}.{method}\n", *_object(method, function)]
     return "\n".join(parts)

@@ -10,7 +10,7 @@
 * Gradients and updates: ``replicas``, ``overlap``, ``buckets``, ``gradients``, ``loss_scale``, ``masters``.
 * Buffers that data ranks would carry on apart: ``carried_buffers``, ``shared_buffers``.
 * Driven like a module: ``driving``, ``outputs``, ``output_passes``.
-* State as a whole: ``checkpoint``, ``checkpoint_folders``, ``whole_state``, ``gather``, ``export``; how it
-  lies in memory: ``holdings``, ``storage``, ``trained``.
+* State as a whole: ``checkpoint``, ``checkpoint_folders``, ``whole_tensors``, ``whole_state``, ``gather``,
+  ``export``; how it lies in memory: ``holdings``, ``storage``, ``trained``.
 * When something fails: ``watchdog``, ``reports``, ``same_outcome``.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 # A gradient that is zero but for rounding (a bias before a normalisation) has no scale of its own.
@@ -66,7 +67,7 @@ class Comparison(WorstErrors):
         """Compares the buffers after the last step."""
         for name, value in found:
             if value is not None and name in expected:
-                error = relative_error(value.double(), expected[name].double(), 1e-3)
+                error = relative_error(_wide(value), _wide(expected[name]), 1e-3)
                 self.worst_buffer_error = max(self.worst_buffer_error or 0.0, error)
 
 
@@ -93,3 +94,7 @@ def relative_difference(found: float, expected: float) -> float:
 
 def _largest(tensor: Tensor) -> float:
     return float(tensor.detach().abs().max()) if tensor.numel() else 0.0
+
+
+def _wide(value: Tensor) -> Tensor:
+    return value.to(torch.complex128 if value.is_complex() else torch.float64)

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from autopar.capture.target import ModelSource
 from autopar.capture.wrapper import wrap_model
 from autopar.runtime.initialise import Initialisation, load_initial_state
 from autopar.verify.constant_draws import ConstantDraws
 from autopar.verify.without_dropout import DropoutOff
+
+# Those of floating-point tensors alone: ``Module.to`` makes complex buffers real.
+_CONVERSIONS = {
+    torch.float64: nn.Module.double,
+    torch.float32: nn.Module.float,
+    torch.float16: nn.Module.half,
+    torch.bfloat16: nn.Module.bfloat16,
+}
 
 
 class Reference:
@@ -39,7 +47,7 @@ class Reference:
     ) -> None:
         model = source.build_model()
         load_initial_state(model, source.build_model, seed, init)
-        self.model = model.to(dtype).train()
+        self.model = _CONVERSIONS[dtype](model).train()
         self._wrapped = wrap_model(self.model, source.loss, keys)
         self._dtype = dtype
         self._keep_dropout = keep_dropout

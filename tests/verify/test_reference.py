@@ -30,3 +30,18 @@ def test_sparse_gradients_become_dense():
     for name, gradient in plain.gradients().items():
         found = sparse.gradients()[name]
         assert not found.is_sparse and torch.equal(found, gradient)
+
+
+class Spectrum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+        self.register_buffer("phases", torch.exp(1j * torch.arange(5.0)))
+
+    def forward(self, x):
+        return torch.fft.irfft(torch.fft.rfft(self.linear(x)) * self.phases, n=8).square().mean()
+
+
+def test_complex_buffers_stay_complex():
+    source = source_from_functions(Spectrum, lambda size: {"x": torch.ones(size, 8)})
+    assert Reference(source, ["x"]).model.phases.is_complex()
