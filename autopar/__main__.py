@@ -1,8 +1,6 @@
 """``python -m autopar``, where no script of that name is on the path."""
 
-import sys
-
-from autopar.cli.main import main
+from autopar.cli.main import run
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()
