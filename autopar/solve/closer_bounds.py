@@ -27,7 +27,7 @@ def come_closer(state: Search) -> None:
     while not state.is_late:
         live = _live(state, fitting)
         least = min(live, key=lambda family: live[family].key, default=None)
-        if least is None:
+        if least is None or (state.work.left <= 0 and live[least].bound_s > _least_of_others(state)):
             return
         if (least, tables_left) not in exchanged:
             exchanged.add((least, tables_left))
@@ -39,6 +39,12 @@ def come_closer(state: Search) -> None:
         tables_left -= 1
         for family in alike:
             _raise(state, live[family], state.floors.scaled(family)[0])
+
+
+def _least_of_others(state: Search) -> float:
+    """The least bound of what families have been opened to: with no work left, that of all there is."""
+    others = (w.bound_s for w in state.queue if not isinstance(w.item, Family))
+    return min(others, default=float("inf"))
 
 
 def _live(state: Search, fitting: dict[Family, bool]) -> dict[Family, Waiting]:
