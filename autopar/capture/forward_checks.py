@@ -10,7 +10,7 @@ import functools
 import random
 import threading
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from types import BuiltinMethodType, MethodType, ModuleType
 from typing import Any
 
@@ -48,7 +48,10 @@ def _apply_checked() -> Iterator[None]:
     def checked(kind: type[Function], *args: Any, **kwargs: Any) -> Any:
         if kind is CheckpointFunction:  # what is computed again is the plan's decision
             function, _preserve_rng_state, *inputs = args
-            return function(*inputs)
+            # As in torch, what it runs has gradients only if an input has.
+            leads_on = any(isinstance(value, Tensor) and value.requires_grad for value in inputs)
+            with nullcontext() if leads_on else torch.no_grad():
+                return function(*inputs)
         wants_gradient = torch.is_grad_enabled() and any(
             isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves((args, kwargs))
         )

@@ -90,6 +90,13 @@ class Recompute(Net):
         return checkpoint(self.first, x, use_reentrant=False)
 
 
+class RecomputeOfTheInput(Net):
+    """Torch leaves the first layer without gradients, as no input of what is computed again has any."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(checkpoint(self.first, x, use_reentrant=True)).square().mean()
+
+
 def source_of(model: type[nn.Module]) -> ModelSource:
     return source_from_functions(model, lambda size: {"x": torch.randn(size, 4)})
 
@@ -108,7 +115,10 @@ def test_refused_with_a_remedy(model: type[nn.Module]) -> None:
         capture(source_of(model))
 
 
-@pytest.mark.parametrize("model", [Recompute, CustomBackwardWithoutGradient, TrueBackward])
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize(
+    "model", [Recompute, RecomputeOfTheInput, CustomBackwardWithoutGradient, TrueBackward]
+)
 def test_what_loses_nothing_is_captured(model: type[nn.Module]) -> None:
     assert_same_as_eager(capture(source_of(model), torch.float64), 3, tolerance=1e-15)
 
