@@ -21,6 +21,12 @@ _MOST_TABLES = 12
 
 def come_closer(state: Search) -> None:
     """Raises the least bound of the families that wait, as far as this goes without opening any."""
+    _raise_least(state)
+    heapq.heapify(state.queue)
+
+
+def _raise_least(state: Search) -> None:
+    """Likewise; the queue is no heap afterwards."""
     tables_left = _MOST_TABLES
     exchanged: set[tuple[Family, int]] = set()  # what was bounded, with how many tables left
     fitting: dict[Family, bool] = {}
@@ -31,14 +37,14 @@ def come_closer(state: Search) -> None:
             return
         if (least, tables_left) not in exchanged:
             exchanged.add((least, tables_left))
-            _raise(state, live[least], state.floors.exchange_s(least))
+            _raise(live[least], state.floors.exchange_s(least))
             continue
         alike = [family for family in live if family.tensor == least.tensor]
         if not tables_left or not state.floors.come_nearer(least, max(f.micro_batch for f in alike)):
             return
         tables_left -= 1
         for family in alike:
-            _raise(state, live[family], state.floors.scaled(family)[0])
+            _raise(live[family], state.floors.scaled(family)[0])
 
 
 def _least_of_others(state: Search) -> float:
@@ -64,7 +70,6 @@ def _live(state: Search, fitting: dict[Family, bool]) -> dict[Family, Waiting]:
     return found
 
 
-def _raise(state: Search, waiting: Waiting, bound_s: float) -> None:
+def _raise(waiting: Waiting, bound_s: float) -> None:
     waiting.bound_s = max(waiting.bound_s, bound_s)
     waiting.guess_s = max(waiting.guess_s, waiting.bound_s)
-    heapq.heapify(state.queue)

@@ -91,10 +91,7 @@ class Floors:
             key = family.tensor, other, 1
             if key not in self.of_tables and (step_s > 0.0 or key in self._refused):
                 continue
-            try:
-                self._floor_of(*key)
-            except CaptureError:
-                self._refused.add(key)
+            if not self._has_tables(*key):
                 continue
             floor, share, p, m = self.of_tables[key], size / other, family.pipeline, family.num_micro_batches
             steps_s = [s for name in named for s in floor.steps_s(name, p, m, self._job, share)]
@@ -143,10 +140,7 @@ class Floors:
             return False
         wanted = math.sqrt(size * nearest)
         chosen = min(between, key=lambda b: (max(b / wanted, wanted / b), b))
-        try:
-            self._floor_of(tensor, chosen, 1)
-        except CaptureError:
-            self._refused.add((tensor, chosen, 1))
+        self._has_tables(tensor, chosen, 1)
         return True
 
     def table_floor(self, item: Candidate | Family) -> TableFloor:
@@ -248,6 +242,15 @@ class Floors:
         if self._elements is None:
             self._elements = self._choices.trainable_elements
         return self._elements
+
+    def _has_tables(self, tensor: int, micro_batch: int, stride: int) -> bool:
+        """Whether the model works at a micro-batch, of which tables are made if so."""
+        try:
+            self._floor_of(tensor, micro_batch, stride)
+        except CaptureError:
+            self._refused.add((tensor, micro_batch, stride))
+            return False
+        return True
 
     def _floor_of(self, tensor: int, micro_batch: int, stride: int) -> TableFloor:
         key = (tensor, micro_batch, stride)
