@@ -53,11 +53,17 @@ class Capture:
         self._dynamic = dynamic
         self._graphs: dict[int, ModelGraph] = {}
         self._fingerprint = dynamic.fingerprint if dynamic else ""
+        self._changes = str(dynamic.exported.changes) if dynamic else ""
 
     @property
     def dynamic(self) -> bool:
         """Whether one export serves every micro-batch size; otherwise each size is exported for itself."""
         return self._dynamic is not None
+
+    @property
+    def unused_counters(self) -> str:
+        """Numbers that the forward changes in attributes of modules and does not compute with; or empty."""
+        return self._changes
 
     def at(self, micro_batch: int) -> ModelGraph:
         """The model for ``micro_batch`` samples, with static shapes; cached.
@@ -79,6 +85,7 @@ class Capture:
         prepared = _prepare(
             export_model(self.source, self.dtype, size, self._share_layers), size, self.source.batch_dims
         )
+        self._changes = str(prepared.exported.changes)
         if (
             not self._fingerprint
         ):  # of the same size always, so that it does not depend on which is asked for first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -30,9 +31,11 @@ from autopar.capture.module_output import ModuleOutput
 from autopar.capture.node_origin import module_of, source_line_of
 from autopar.capture.operator_facts import has_effect
 from autopar.capture.output_marks import batch_sizes, mark_output
+from autopar.capture.own_numbers import ChangedNumbers, watched_numbers
 from autopar.capture.precise_buffers import keep_precise
 from autopar.capture.sharing import share_equal_layers
 from autopar.capture.size_conditions import hold_at, size_conditions
+from autopar.capture.size_of_one import comparisons_with_one, squeezes_the_batch
 from autopar.capture.target import ModelSource
 from autopar.capture.withheld import EVERYTHING, Withheld
 from autopar.capture.wrapper import MODULE_PREFIX, LossModule, wrap_model
@@ -62,6 +65,7 @@ class ExportedModel:
         buffers: name -> spec.
         constants: name -> tensor.
         output: of the user's module.
+        changes: numbers that the forward changes in the module's attributes.
     """
 
     model: nn.Module
@@ -75,6 +79,7 @@ class ExportedModel:
     buffers: Mapping[str, TensorSpec]
     constants: Mapping[str, torch.Tensor]
     output: ModuleOutput
+    changes: ChangedNumbers
 
     def holds_for(self, size: int) -> bool:
         """Whether the graph is that of the model for a batch of ``size``."""
@@ -100,6 +105,24 @@ def export_model(
         CaptureError: the model cannot be traced; the message names the user's line.
         UsageError: the user's functions do not fit together.
     """
+    found = _export(source, dtype, size, share_layers)
+    if found.changes:
+        _check_next_forward(found, source, dtype, size, share_layers)
+    return found
+
+
+def _check_next_forward(
+    found: ExportedModel, source: ModelSource, dtype: torch.dtype, size: int | None, share_layers: bool
+) -> None:
+    after = dataclasses.replace(source, build_model=found.changes.set_after(source.build_model))
+    try:
+        second = _export(after, dtype, size, share_layers)
+    except AutoparError:  # what else it keeps between two forwards is not known
+        return
+    found.changes.check_unused(found.graph, second.graph)
+
+
+def _export(source: ModelSource, dtype: torch.dtype, size: int | None, share_layers: bool) -> ExportedModel:
     in_place: set[str] = set()
     while share_layers:
         try:
@@ -130,11 +153,18 @@ def _exported(
     wrapper = wrap_model(model, source.loss, tuple(batch), keeps_output=True).train()
     dims = {name: source.batch_dims.get(name, 0) for name in batch}
     dynamic = {name: {} if dim is None else {dim: Dim.DYNAMIC} for name, dim in dims.items()}
+    changes: list[ChangedNumbers] = []
     withheld = Withheld(wrapper, ())
     sharing = nullcontext(withheld) if in_place is None else share_equal_layers(wrapper, in_place)
     try:
-        with mode, _quiet(), sharing as withheld, no_causal_shortcut(wrapper):
-            wrapper.around = partial(_checked, withheld)
+        with (
+            mode,
+            _quiet(),
+            sharing as withheld,
+            no_causal_shortcut(wrapper),
+            comparisons_with_one() as decided,
+        ):
+            wrapper.around = partial(_checked, withheld, model, changes)
             program = torch.export.export(
                 wrapper, (), batch, strict=False, dynamic_shapes=None if size else dynamic
             )
@@ -144,12 +174,15 @@ def _exported(
         if isinstance(error, AutoparError):
             raise
         raise explain_export_failure(error) from error
-    return _describe(program, wrapper, withheld, source.loss) if withheld.wanted is None else withheld.wanted
+    if withheld.wanted is not None:
+        return withheld.wanted
+    least_size = 2 if decided else 1
+    return _describe(program, wrapper, withheld, source.loss, least_size, changes[-1])
 
 
 @contextmanager
-def _checked(withheld: Withheld) -> Iterator[None]:
-    with withheld.tracing(), forward_checks():
+def _checked(withheld: Withheld, model: nn.Module, changes: list[ChangedNumbers]) -> Iterator[None]:
+    with withheld.tracing(), forward_checks(), watched_numbers(model, changes):
         yield
 
 
@@ -168,7 +201,12 @@ def _quiet() -> Iterator[None]:
 
 
 def _describe(
-    program: ExportedProgram, wrapper: LossModule, withheld: Withheld, loss: Callable[..., Any] | None
+    program: ExportedProgram,
+    wrapper: LossModule,
+    withheld: Withheld,
+    loss: Callable[..., Any] | None,
+    least_size: int,
+    changes: ChangedNumbers,
 ) -> ExportedModel:
     model = wrapper.module
     conditions = size_conditions(program)
@@ -188,7 +226,7 @@ def _describe(
     _annotate(graph)
     sizes = batch_sizes(graph, inputs)
     symbols = frozenset(symbol for size in sizes for symbol in size.free_symbols)
-    smallest, largest = _range(program, symbols)
+    smallest, largest = _range(program, symbols, 2 if squeezes_the_batch(graph) else least_size)
     check_sizes(graph, symbols, loss)
     assert wrapper.last_output is not None and wrapper.last_output.form is not None
     output = mark_output(graph, marks, wrapper.last_output.form, inputs, sizes)
@@ -205,6 +243,7 @@ def _describe(
         buffers,
         constants,
         output,
+        changes,
     )
 
 
@@ -322,8 +361,10 @@ def _unused(name: str, counts: dict[str, int], names: set[str]) -> str:
             return candidate
 
 
-def _range(program: ExportedProgram, symbols: frozenset[sympy.Symbol]) -> tuple[int, int | None]:
-    smallest, largest = 1, None
+def _range(
+    program: ExportedProgram, symbols: frozenset[sympy.Symbol], smallest: int
+) -> tuple[int, int | None]:
+    largest = None
     for symbol, allowed in program.range_constraints.items():
         if symbol not in symbols:
             continue

@@ -215,11 +215,20 @@ class PlanningTask:
 
 def _notes(plan: Plan, captured: Capture, cluster: Cluster, tell: Progress) -> tuple[str, ...]:
     assert plan.micro_batch is not None
-    found = measured_note(captured.at(plan.micro_batch), cluster.device), repeated_work(plan)
+    graph = captured.at(plan.micro_batch)
+    found = measured_note(graph, cluster.device), repeated_work(plan), _counters(captured)
     notes = tuple(note for note in found if note)
     for note in notes:
         tell(note)
     return notes
+
+
+def _counters(captured: Capture) -> str:
+    names = captured.unused_counters
+    return names and (
+        f"the model's forward changes {names}, which under a plan stays as it was at capture; "
+        "this step does not depend on it, but a later one may"
+    )
 
 
 def _checked_prediction(
