@@ -25,15 +25,9 @@ from typing import TypeAlias
 from autopar.errors import CaptureError
 from autopar.plan.decisions import ScheduleName
 from autopar.solve.bundle import Bundle, bundles
-from autopar.solve.candidate import (
-    Candidate,
-    Choices,
-    Family,
-    Job,
-    MeshSolution,
-    Shortfall,
-)
+from autopar.solve.candidate import Candidate, Choices, Family, Job, MeshSolution, Shortfall
 from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
+from autopar.solve.climb import Climb
 from autopar.solve.closer_bounds import come_closer
 from autopar.solve.considered import News, news_of
 from autopar.solve.first_plans import find_good_plans
@@ -141,22 +135,21 @@ class Search:
                 go_through_the_best(self)
         with self.work.beyond():
             come_closer(self)
-        self._work_off()
-        climb.run(-_MORE)
+        self._work_off(climb)
         if self._effort > 1 and self.queue:
             self.work.allow((self._effort - 1) * MOST_UNITS)
-            self._work_off()
-            climb.run(-_MORE)
+            self._work_off(climb)
         return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
 
-    def _work_off(self) -> None:
-        """Works the queue off as far as the work allowed goes."""
+    def _work_off(self, climb: Climb) -> None:
+        """Works the queue off as far as the work allowed goes, then looks around the best plan."""
         while self.queue and not self.is_late and self.work.left > 0:
             waiting = heapq.heappop(self.queue)
             if self.best is None or waiting.bound_s < self.best.step_s * (1 - _TOLERANCE):
                 self._advance(waiting)
             else:
                 self.cut.append(waiting)
+        climb.run(-_MORE)
 
     @property
     def guesses(self) -> dict[Family, float]:
