@@ -27,7 +27,7 @@ def nothing_fits(least: Shortfall, remedies: Remedies, job: Job, settled: Plan) 
         f"no plan fits: memory of stage {least.stage} needs {format_bytes(max(least.missing_bytes, 0))} more "
         f"than {usable}, at best (mesh {candidate.pipeline} x "
         f"{candidate.data} x {candidate.tensor}, micro-batch {candidate.micro_batch}, "
-        f"ZeRO {max(candidate.zero)}, {lean}); it would fit {_alternatives(remedies)}",
+        f"ZeRO {max(candidate.zero)}, {lean}); it would fit {_alternatives(remedies, job)}",
         binding=f"memory of stage {least.stage}",
         shortfall_bytes=max(least.missing_bytes, 0),
         remedies={
@@ -40,10 +40,12 @@ def nothing_fits(least: Shortfall, remedies: Remedies, job: Job, settled: Plan) 
     )
 
 
-def _alternatives(remedies: Remedies) -> str:
+def _alternatives(remedies: Remedies, job: Job) -> str:
     texts = [f"on devices with {format_bytes(remedies.memory_bytes)}"]
     if remedies.devices is not None:
-        texts.append(f"on {remedies.devices} such devices")
+        per_node = job.cluster.devices_per_node
+        nodes = f" ({remedies.devices // per_node} nodes of {per_node})" if per_node > 1 else ""
+        texts.append(f"on {remedies.devices} such devices{nodes}")
     if remedies.global_batch is not None:
         texts.append(f"with batch.global {remedies.global_batch}")
     if remedies.micro_batch is not None:

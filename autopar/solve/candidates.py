@@ -150,7 +150,7 @@ def candidates(family: Family, space: Space) -> Iterator[Candidate]:
     settings = product(offloads, schedules(family, space), orders(family, space))
     for offload, (schedule, virtual), order in settings:
         for zero in _zero_levels(family, virtual, pins):
-            if not space.allows(schedule, virtual, max(zero), offload) or not _can_offload(offload, zero):
+            if not space.allows(schedule, virtual, max(zero), offload) or not can_offload(offload, zero):
                 continue
             for group in shard_groups(family, zero, order, space):
                 yield _candidate(family, zero, schedule, virtual, order, group, offload)
@@ -164,7 +164,7 @@ def divisions(family: Family, space: Space) -> Iterator[Candidate]:
         levels: dict[frozenset[int], tuple[tuple[int, ...], ScheduleName, int]] = {}
         for schedule, virtual in schedules(family, space):
             for zero in _zero_levels(family, virtual, pins):
-                if space.allows(schedule, virtual, max(zero), offload) and _can_offload(offload, zero):
+                if space.allows(schedule, virtual, max(zero), offload) and can_offload(offload, zero):
                     levels.setdefault(frozenset(zero), (zero, schedule, virtual))
         for (zero, schedule, virtual), order in product(levels.values(), orders(family, space)):
             for group in shard_groups(family, zero, order, space):
@@ -285,7 +285,8 @@ def _zero_levels(family: Family, virtual: int, pins: OuterPins) -> Iterator[tupl
             yield (level,) * num_stages
 
 
-def _can_offload(offload: Offload, zero: tuple[int, ...]) -> bool:
+def can_offload(offload: Offload, zero: tuple[int, ...]) -> bool:
+    """Whether what is offloaded is divided as it has to be: parameters under ZeRO 3 alone."""
     return "parameters" not in offload or min(zero) == 3
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
 from autopar.cost.offload import host_state_bytes
 from autopar.errors import CaptureError
 from autopar.plan.decisions import MESH_AXES, ScheduleName
 from autopar.solve.candidate import Candidate, Choices, Family, Job, MeshSolution, Shortfall
-from autopar.solve.candidates import NO_OFFLOAD, OuterPins, Space, candidates, divisors
+from autopar.solve.candidates import NO_OFFLOAD, Space, can_offload, candidates, divisors
 from autopar.solve.chain_build import candidate_training
 from autopar.solve.mesh import least_state_bytes, shortfall_of, solve_mesh
 
@@ -175,23 +176,34 @@ def enough_devices(
 ) -> int | None:
     """The fewest devices, of some multiples of those there are, on which some mesh fits."""
     degrees = sorted({family.tensor for family in families}, reverse=True)
+    elements, proofs = choices.trainable_elements, 0
     for factor in _FACTORS:
         cluster = replace(job.cluster, nodes=job.cluster.nodes * factor)
         grown_job = replace(job, cluster=cluster)
-        for grown in _grown(least, degrees[0], cluster.num_devices, choices.num_blocks, space.pins, job):
-            unavoidable_bytes = least_state_bytes(choices.trainable_elements, grown, grown_job)
-            if unavoidable_bytes > job.memory_limit_bytes:
+        for grown in _grown(least, degrees[0], cluster.num_devices, choices.num_blocks, space, job):
+            if least_state_bytes(elements, grown, grown_job) > job.memory_limit_bytes:
                 continue
-            if shortfall_of(choices, grown, grown_job).missing_bytes <= 0:
+            if not _host_has_room(elements, grown, grown_job):
+                continue
+            if shortfall_of(choices, grown, grown_job).missing_bytes > 0:
+                continue
+            # The step model counts what the chain does not.
+            if isinstance(solve_mesh(choices, grown, grown_job), MeshSolution):
                 return cluster.num_devices
+            proofs += 1
+            if proofs == _MOST_PROOFS:
+                return None
     return None
 
 
 def _grown(
-    least: Candidate, tensor: int, num_devices: int, num_blocks: int, pins: OuterPins, job: Job
+    least: Candidate, tensor: int, num_devices: int, num_blocks: int, space: Space, job: Job
 ) -> Iterator[Candidate]:
-    """Settings for more devices: every pipeline, the rest on the data axis, at the highest ZeRO level."""
-    level = max(least.zero) if pins.zero is not None or "zero" in pins.bounds else 3
+    """Settings for more devices: every pipeline, the rest on the data axis, divided and offloaded as far as
+    pins and runtime allow."""
+    pins = space.pins
+    offloads = (least.offload,) if pins.offload is not None else (least.offload, NO_OFFLOAD)
+    levels = (max(least.zero),) if pins.zero is not None or "zero" in pins.bounds else (3, max(least.zero))
     for pipeline in divisors(num_devices // tensor) if num_devices % tensor == 0 else ():
         data = num_devices // (pipeline * tensor)
         if pipeline * least.virtual > num_blocks or job.global_batch % (data * least.micro_batch):
@@ -200,13 +212,20 @@ def _grown(
             continue
         if not (pins.holds("mesh.pipeline", pipeline) and pins.holds("mesh.data", data)):
             continue
-        yield replace(
-            least,
-            pipeline=pipeline,
-            tensor=tensor,
-            data=data,
-            num_micro_batches=job.global_batch // (data * least.micro_batch),
-            zero=(0 if data == 1 and pins.zero is None else level,) * (pipeline * least.virtual),
-            shard_group=0,
-            offload=least.offload if pins.offload is not None else NO_OFFLOAD,
-        )
+        alone = (0,) if data == 1 and pins.zero is None else None
+        for offload, level in product(dict.fromkeys(offloads), dict.fromkeys(alone or levels)):
+            zero = (level,) * (pipeline * least.virtual)
+            if not space.allows(least.schedule, least.virtual, level, offload) or not can_offload(
+                offload, zero
+            ):
+                continue
+            yield replace(
+                least,
+                pipeline=pipeline,
+                tensor=tensor,
+                data=data,
+                num_micro_batches=job.global_batch // (data * least.micro_batch),
+                zero=zero,
+                shard_group=0,
+                offload=offload,
+            )

@@ -27,7 +27,7 @@ def planner() -> Planner:
     def plan(*sets: str, room_bytes: int, batch: int = 64, devices: int = 4) -> PlanResult:
         request = PlanRequest(
             captured.source,
-            cluster_of(DEVICE, devices),
+            cluster_of(DEVICE, devices, min(devices, 4)),
             batch,
             memory_limit_bytes=DEVICE.framework_reserved_bytes + room_bytes,
             constraints=parse_sets(sets),
@@ -68,6 +68,19 @@ def test_a_smaller_micro_batch_is_the_largest_that_fits(planner: Planner) -> Non
     assert isinstance(size, int) and planner(*sets, f"batch.micro={size}", room_bytes=500_000_000)
     with pytest.raises(InfeasibleError):
         planner(*sets, f"batch.micro={2 * size}", room_bytes=500_000_000)
+
+
+@pytest.mark.parametrize(("room_bytes", "nodes"), [(30_000_000, 3), (35_000_000, 2)])
+def test_so_many_devices_are_enough_and_a_node_less_is_not(
+    room_bytes: int, nodes: int, planner: Planner
+) -> None:
+    pins, enough = ("zero=0", "recompute=none"), 4 * nodes
+    with pytest.raises(InfeasibleError, match=f"on {enough} such devices .{nodes} nodes of 4") as caught:
+        planner(*pins, room_bytes=room_bytes, batch=8)
+    assert caught.value.remedies["devices"] == enough
+    assert planner(*pins, room_bytes=room_bytes, batch=8, devices=enough).prediction.fits
+    with pytest.raises(InfeasibleError):
+        planner(*pins, room_bytes=room_bytes, batch=8, devices=enough - 4)
 
 
 def test_state_that_never_fits_is_told_without_a_search(planner: Planner) -> None:
