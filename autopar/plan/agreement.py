@@ -114,10 +114,11 @@ def _batch(plan: Plan) -> Iterator[PlanError]:
     keys = [*given, "batch.global"]
     if plan.global_batch % product:
         text = " x ".join(f"{key} {value}" for key, value in given.items())
+        total = f" = {product}" if len(given) > 1 else ""
         yield _clash(
             plan,
             keys,
-            f"{text} = {product} does not divide batch.global {plan.global_batch}; a step is a whole number "
+            f"{text}{total} does not divide batch.global {plan.global_batch}; a step is a whole number "
             f"of micro-batches: change one, e.g. global: {_nearest_multiple(plan.global_batch, product)}",
             "" if plan.sources else keys[0],
         )

@@ -142,6 +142,10 @@ def test_read_plan_takes_numbers_as_names_of_blocks() -> None:
             r"^p.yaml:4:\d+: batch.micro 7 x mesh.data 2 = 14 does not divide batch.global 2",
         ),
         (
+            edited(", micro: 8", "").replace("global: 256", "global: 15"),
+            r"^p.yaml:\d+:\d+: mesh.data 2 does not divide batch.global 15",
+        ),
+        (
             edited("blocks.12-23", "blocks.11-23"),
             r"^p.yaml:13:\d+: stage 1 names block 'blocks.11' again; it is already i",
         ),
