@@ -66,6 +66,8 @@ class _Forms:
         self.is_selective = program.recompute is Recompute.SELECTIVE
         training = keep_results(program.module) if self.is_selective else program.module
         self.training = compiler.program(training) if compiler is not None else training
+        # Where no backward pass runs it a second time, there is no axis that keeps results.
+        self.once = program.module if self.is_selective else self.training
         self._evaluation: fx.GraphModule | None = None
 
     @property
@@ -202,7 +204,8 @@ class BlockModule(nn.Module):
             kept = (value for entry, value in inputs if entry.kind is not InputKind.ACTIVATION)
         extra = (weight_gradients,) if program.has_split_backward else ()
         with nullcontext() if kept is None else self._saving(kept):
-            results = self._owned(form.training(keeping or self._axis, *extra, *arguments))
+            module, axis = (form.once, self._axis) if keeping is None else (form.training, keeping)
+            results = self._owned(module(axis, *extra, *arguments))
         with torch.no_grad():
             for name, value in carried.items():
                 given.buffers[name].copy_(value)

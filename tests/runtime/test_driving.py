@@ -102,6 +102,7 @@ INFERRED = [
     case("infer-zbv", GPT, "infer", pipeline=2, schedule="zbv", virtual=2),
     case("infer-zero3", GPT, "infer", data=2, zero=3),
     case("infer-sequence", GPT, "infer", **SEQUENCE),
+    case("infer-selective", GPT, "infer", **SEQUENCE, recompute="selective"),
 ]
 DROPOUT = [
     case(f"dropout-{name}", GPT, "dropout", **options)
