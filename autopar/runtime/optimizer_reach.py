@@ -1,7 +1,8 @@
 """How far an optimiser looks: most treat each element by itself, some a whole matrix or all parameters.
 
 What a rank holds is enough for the former. The latter would compute something else from pieces, from fused
-weights in their stored shape, or from one stage of a pipeline, and seldom notice.
+weights in their stored shape, or from one stage of a pipeline, and seldom notice. Nor would a script that
+tells biases from matrices by their dims, of which the bias of a fused layer is stored with two.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from autopar.runtime.storage import StoredParameter
 
 _WHOLE_MATRIX = frozenset({"Adafactor"})
 _WHOLE_MODEL = frozenset({"LBFGS"})
+_MATRICES_ALONE = frozenset({"Muon"})
 _REMEDY = "take one that treats each element by itself, such as AdamW, Adam or SGD"
 
 
@@ -59,6 +61,42 @@ def check_reach(
                 f"{name} looks at rows and columns, and '{key}', of shape {forms[key].shape}, is stored as"
                 f" {forms[key].stored_shape} under every plan; {_REMEDY}"
             )
+
+
+def check_groups(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, nn.Parameter],
+    forms: Mapping[str, StoredParameter],
+) -> None:
+    """Refuses the bias of a fused layer among matrices, where none of the model's other vectors is.
+
+    So it comes about when groups are made by ``parameter.ndim``, as for weight decay of matrices alone.
+
+    Args:
+        parameters: what this rank's optimisers may hold, by canonical name.
+        forms: how they are stored.
+
+    Raises:
+        UsageError: names the bias.
+    """
+    names = {id(parameter): name for name, parameter in parameters.items()}
+    has_vectors = any(_is_vector(form) and not form.fused for form in forms.values() if form.requires_grad)
+    is_for_matrices = any(kind.__name__ in _MATRICES_ALONE for kind in type(optimizer).__mro__)
+    for group in optimizer.param_groups:
+        held = [forms[names[id(p)]] for p in group["params"] if names.get(id(p)) in forms]
+        bias = next((form for form in held if _is_vector(form) and form.fused), None)
+        whole = [form for form in held if not form.fused]
+        is_sorted_by_dims = has_vectors and whole and not any(map(_is_vector, whole))
+        if bias is not None and (is_for_matrices or is_sorted_by_dims):
+            raise UsageError(
+                f"{type(optimizer).__name__} holds '{bias.name}', of shape {bias.shape}, among matrices: it"
+                f" is stored as {bias.stored_shape} under every plan; tell biases by name"
+                " (name.endswith('bias')), not by their number of dims, or give it a group of its own"
+            )
+
+
+def _is_vector(form: StoredParameter) -> bool:
+    return len(form.shape) < 2
 
 
 def _is_piece(parameter: DTensor) -> bool:

@@ -23,7 +23,7 @@ from autopar.runtime.gradients import GradientNorm, add_back, scale_gradients, s
 from autopar.runtime.loss_scale import LossScale
 from autopar.runtime.mean_loss import MeanLoss
 from autopar.runtime.mesh import RankMesh
-from autopar.runtime.optimizer_reach import check_reach
+from autopar.runtime.optimizer_reach import check_groups, check_reach
 from autopar.runtime.optimizer_watch import OptimizerWatch
 from autopar.runtime.options import Options
 from autopar.runtime.outputs import ModelOutputs
@@ -336,7 +336,9 @@ class ParallelModel(WholeTensors):
         return block_seeds(self.stages, self._options.seed, self.num_steps, self.data_rank, usual, indices)
 
     def _approve(self, optimizer: torch.optim.Optimizer) -> None:
-        check_reach(optimizer, self._trained.named(), self.stages.forms(), self._mesh.pipeline)
+        parameters, forms = self._trained.named(), self.stages.forms()
+        check_reach(optimizer, parameters, forms, self._mesh.pipeline)
+        check_groups(optimizer, parameters, forms)
 
     def _note_update(self) -> None:
         self._num_driven = 0

@@ -125,7 +125,9 @@ def muon(case):
     run = Run(case)
     reference = run.reference()
     matrices = {
-        name: p for name, p in run.model.named_parameters() if name.startswith("blocks.") and p.ndim == 2
+        name: p
+        for name, p in run.model.named_parameters()
+        if name.startswith("blocks.") and p.ndim == 2 and not name.endswith("bias")
     }
     expected = {name: p for name, p in reference.model.named_parameters() if p.ndim == 2}
     before = run.model.full_state_dict()
@@ -246,6 +248,15 @@ def told_to_step(name, model, batch):
     optimizer.step(lambda: model.step(batch))
 
 
+def step_sorted_by_dims(model, batch):
+    """A step with an optimiser that shall let matrices alone decay, told by their dims."""
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    others = [parameter for parameter in model.parameters() if parameter.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups)
+    optimizer.step(lambda: model.step(batch))
+
+
 def misuse(case):
     """Messages for what a training script can do wrong."""
     run = Run(case)
@@ -270,6 +281,8 @@ def misuse(case):
     for name in ("Adafactor", "LBFGS"):
         messages[name] = said(lambda name=name: told_to_step(name, run.model, good))
         run.model.zero_grad()
+    messages["sorted by dims"] = said(lambda: step_sorted_by_dims(run.model, good))
+    run.model.zero_grad()
     last = list(run.model.parameters())[-1].requires_grad_(False)
     messages["frozen"] = said(lambda: run.model.step(good))
     last.requires_grad_(True)

@@ -157,6 +157,10 @@ def test_exact_initialisation_equals_manual_seed(found, case):
         ("copy", "can be neither copied nor pickled: call save(path) for a checkpoint; for a moving average"),
         ("Adafactor", "Adafactor looks at rows and columns, and 'blocks."),
         ("LBFGS", "LBFGS looks at all parameters at once, of which a rank of this pipeline of 2 holds some"),
+        (
+            "sorted by dims",
+            "qkv.bias', of shape (48,), among matrices: it is stored as (3, 16) under",
+        ),
         ("frozen", "was frozen after parallelize(), which its programs do not follow; set requires_grad in"),
         ("no dict", "step() takes a dict of tensors, not a list: give 'tokens', 'labels' by name"),
         ("no dict to evaluate", "eval_step() takes a dict of tensors, not a list"),
