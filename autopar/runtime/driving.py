@@ -72,12 +72,12 @@ class Driving:
         for replicas in self._assembly.replicas:  # a forward pass may have been without a backward pass
             replicas.after_evaluation()
         was_driven, self.was_driven = self.was_driven, False
+        has_overflowed, self._has_overflowed = self._has_overflowed, False
         if was_driven and self._loss_scale.is_active:
             before = self._loss_scale.factor
-            self._loss_scale.update(not self._has_overflowed)
+            self._loss_scale.update(not has_overflowed)
             for gradient in self._unsynchronised.values():
                 local_tensor(gradient).mul_(self._loss_scale.factor / before)
-            self._has_overflowed = False
         return was_driven
 
     def compute(
@@ -125,15 +125,24 @@ class Driving:
                 self._unsynchronised = {}
                 self._assembly.synchronise_gradients(self._mesh)
                 if self._loss_scale.is_active:
-                    self._unscale(parameters, complete)
+                    self.unscale(parameters, complete)
             else:
                 self._unsynchronised = set_aside(parameters)
             add_back(parameters, complete)
             if self._assembly.masters is not None:
                 self._assembly.masters.take_gradients()
 
-    def _unscale(self, parameters: Mapping[str, nn.Parameter], complete: dict[str, Tensor]) -> None:
-        """Drops all gradients until the next update once some have overflowed."""
+    def unscale(self, parameters: Mapping[str, nn.Parameter], complete: dict[str, Tensor]) -> bool:
+        """Undoes the scaling of new gradients, and drops all until the next update once some have overflowed:
+        an update from a part of them would be another one.
+
+        Args:
+            parameters: with the new gradients.
+            complete: earlier ones since the last update.
+
+        Returns:
+            Whether the new ones are finite.
+        """
         is_finite = self._loss_scale.unscale(parameters, self._mesh)
         self._has_overflowed = self._has_overflowed or not is_finite
         if self._has_overflowed:
@@ -141,6 +150,7 @@ class Driving:
             masters = self._assembly.masters
             for parameter in (*parameters.values(), *(masters.parameters.values() if masters else ())):
                 parameter.grad = None
+        return is_finite
 
 
 class _StagesBackward:

@@ -159,7 +159,8 @@ class ParallelModel(WholeTensors):
 
         Returns:
             Mean loss over all samples, a detached scalar, equal on every rank. Under fp16 the backward pass
-            is scaled; a step whose gradients overflow leaves none, so that the optimiser changes nothing.
+            is scaled; once gradients overflow, there are none until the optimiser is stepped, which then
+            changes nothing.
 
         Raises:
             UsageError: the batch does not fit, no optimiser holds the model's parameters, some were frozen
@@ -188,7 +189,7 @@ class ParallelModel(WholeTensors):
                 self._assembly.shared_buffers.note_change()
                 self._assembly.shared_buffers.share()
             if self._loss_scale.is_active:
-                self._loss_scale.update(self._loss_scale.unscale(parameters, self._mesh))
+                self._loss_scale.update(self._driving.unscale(parameters, earlier))
             add_back(parameters, earlier)
             if self._assembly.masters is not None:
                 self._assembly.masters.take_gradients()

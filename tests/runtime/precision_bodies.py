@@ -31,6 +31,29 @@ def half(case):
     }
 
 
+def overflow_between(case):
+    """Three steps in fp16 before an update; gradients of the second overflow on one stage."""
+    run = Run(case, dtype=torch.float16)
+    model = run.model
+    parameters = dict(model.named_parameters())
+    before = {name: value.detach().clone() for name, value in parameters.items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    gradients = []
+    for factor in (1.0, 1e4, 1.0):
+        if "ln_f.weight" in parameters:
+            with torch.no_grad():
+                parameters["ln_f.weight"].copy_(before["ln_f.weight"] * factor)
+        model.step(run.share())
+        gradients.append(any(value.grad is not None for value in parameters.values()))
+    optimizer.step()
+    changed = difference(parameters, before)
+    optimizer.zero_grad()
+    model.step(run.share())
+    gradients.append(any(value.grad is not None for value in parameters.values()))
+    model.close()
+    return {"gradients": gradients, "changed": changed, "factor": model._loss_scale.factor}
+
+
 def overflow(case):
     """A weight so large that fp16 gradients overflow on one stage."""
     run = Run(case, dtype=torch.float16)

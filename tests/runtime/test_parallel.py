@@ -39,6 +39,18 @@ CASES = [
         dtype="float16",
         options={**MESHES["pipeline"], "precision": "fp16"},
     ),
+    *(
+        Case(
+            f"overflow-between-{name}",
+            "precision_bodies:overflow_between",
+            dtype="float16",
+            options={**options, "precision": "fp16"},
+        )
+        for name, options in {
+            "pipeline": MESHES["pipeline"],
+            "optimizer-away": {**MESHES["zero3"], "offload": "optimizer"},
+        }.items()
+    ),
     Case("exact", "checkpoint_bodies:exact", options=MESHES["tensor"]),
     Case(
         "exact-batchnorm",
@@ -129,6 +141,12 @@ def test_fp16_gradients_are_scaled_and_unscaled(found, mesh):
 def test_an_fp16_step_that_overflows_changes_nothing(found):
     for result in check(found["overflow"], 2):
         assert result == {"factors": [2.0**15, 2.0**14], "gradients": 0, "changed": 0.0}
+
+
+@pytest.mark.parametrize("name", ["pipeline", "optimizer-away"])
+def test_an_fp16_step_that_overflows_takes_the_others_of_its_update_along(found, name):
+    for result in check(found[f"overflow-between-{name}"], 2):
+        assert result == {"gradients": [True, False, False, True], "changed": 0.0, "factor": 2.0**14}
 
 
 @pytest.mark.parametrize("case", ["exact", "exact-batchnorm"])
