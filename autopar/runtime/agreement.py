@@ -7,6 +7,7 @@ import time
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 
+import torch.distributed as dist
 from torch.distributed import Store  # type: ignore[attr-defined]
 
 from autopar.errors import DistributedError
@@ -52,6 +53,23 @@ def agree(
             f"{' and '.join(differing)} of {_ranks(sorted(others))} differ from those of"
             f" {_ranks(majority)}; give every rank the same plan file, model code and arguments"
         )
+
+
+def come_together(meeting: Meeting, name: str, timeout_s: float) -> None:
+    """Waits until all ranks have come here; no collective is used.
+
+    Gloo ends the process where ranks give a collective different sizes, without a word about who called what.
+
+    Args:
+        name: of this occasion, used once.
+
+    Raises:
+        DistError: ranks are missing.
+    """
+    keys = [f"{name}/{rank}" for rank in range(meeting.size)]
+    meeting.store.set(keys[meeting.rank], "")
+    if None in _wait_for(meeting.store, keys, timeout_s):
+        raise dist.DistError("timed out waiting for the other ranks to make the same call")
 
 
 def stay_until_read(meeting: Meeting, what: str, deaf: Collection[int], longest_s: float) -> None:

@@ -257,7 +257,7 @@ class ParallelModel(WholeTensors):
         from autopar.runtime.checkpoint import save_checkpoint
 
         parameters = self._trained.named()
-        with self._guard(f"save to {path}"):
+        with self._guard_together(f"save to {path}"):
             buffers = self._whole.own_buffers() if self._mesh.here.data == 0 else {}
             scale = self._loss_scale.state
             layout = self._assembly.layout
@@ -279,7 +279,7 @@ class ParallelModel(WholeTensors):
         from autopar.runtime.checkpoint import load_checkpoint
 
         parameters = self._trained.named()
-        with self._guard(f"load from {path}"):
+        with self._guard_together(f"load from {path}"):
             scale, group = self._loss_scale.state, self._mesh.world_group
             buffers = self._whole.own_buffers()
             optimizers = _several(optimizer)
@@ -305,6 +305,13 @@ class ParallelModel(WholeTensors):
     def _guard(self, label: str) -> Iterator[None]:
         """Around whatever the user calls that other ranks take part in."""
         with outside_inference_mode(), self._watchdog.guard(label):
+            yield
+
+    @contextmanager
+    def _guard_together(self, label: str) -> Iterator[None]:
+        """As ``_guard``, for what scripts like to call on rank 0 alone; its first word is compared."""
+        with self._guard(label):
+            self._watchdog.gather(label.partition(" ")[0])
             yield
 
     def _own_randomness(self) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ from typing import TypeVar
 import torch.distributed as dist
 
 from autopar.errors import AutoparError, DistributedError, UsageError
-from autopar.runtime.agreement import agree, first_line, stay_until_read
+from autopar.runtime.agreement import agree, come_together, first_line, stay_until_read
 from autopar.runtime.meeting import Meeting
 from autopar.runtime.reports import Report, View, post, read
 from autopar.units import format_seconds
@@ -67,6 +67,7 @@ class Watchdog:
         self._action = "between steps"
         self._moved_at_s = time.monotonic()
         self._is_waiting = False
+        self._num_gatherings = 0
         self._error = ""
         self._is_cause = False
         self._deaf: frozenset[int] = frozenset()
@@ -161,6 +162,11 @@ class Watchdog:
             DistributedError: ranks differ, or have not come within the time-out.
         """
         agree(self._meeting, name, values, self._timeout_s, self._linger_s)
+
+    def gather(self, call: str) -> None:
+        """Waits, inside ``guard``, until every rank makes the same call; for what is too rare to be slow."""
+        self._num_gatherings += 1
+        come_together(self._meeting, f"gathering/{self._num_gatherings}/{call}", self._timeout_s)
 
     def _ask_store(self, question: Callable[[], _Answer]) -> _Answer | None:
         """The answer to what needs the store; None where a network that is cut leaves it without one."""

@@ -38,7 +38,7 @@ class WholeTensors(PlacedModule):
             DistributedError: rank 0 could not write.
         """
         group = self._mesh.world_group
-        with self._guard(f"export to {path}"), same_outcome(f"write '{path}'", group):
+        with self._guard_together(f"export to {path}"), same_outcome(f"write '{path}'", group):
             entries = self._whole.entries()
             try:
                 if self._mesh.rank == 0:
@@ -54,7 +54,7 @@ class WholeTensors(PlacedModule):
         A collective of all ranks. Buffers are those of data rank 0.
         """
         found: dict[str, Tensor] = {}
-        with self._guard("full_state_dict"):
+        with self._guard_together("full_state_dict"):
             for name, value in self._whole.entries():
                 names = (name, *self._assembly.layout.aliases.get(name, ()))
                 found.update(dict.fromkeys(names, value.clone()))
@@ -66,7 +66,7 @@ class WholeTensors(PlacedModule):
 
         A collective of all ranks.
         """
-        with self._guard("full_gradients"):
+        with self._guard_together("full_gradients"):
             return {name: value.clone() for name, value in self._whole.gradients() if value is not None}
 
     def whole_parameters(self) -> Iterator[tuple[str, Tensor | None]]:
@@ -83,6 +83,10 @@ class WholeTensors(PlacedModule):
 
     def _guard(self, label: str) -> AbstractContextManager[None]:
         """Around whatever the user calls that other ranks take part in."""
+        raise NotImplementedError
+
+    def _guard_together(self, label: str) -> AbstractContextManager[None]:
+        """As ``_guard``, once all ranks have come to the same call."""
         raise NotImplementedError
 
     def _guarded(

@@ -53,3 +53,12 @@ def test_a_full_disk_on_one_rank_is_told_on_all_and_costs_nothing(tmp_path):
         assert "File too large" in message
         assert left == ["checkpoint"]
         assert steps == [1, 2]
+
+
+@pytest.mark.parametrize("how", ["full_state_dict", "save"])
+def test_a_call_on_rank_0_alone_is_told_as_such(how, tmp_path):
+    extra = {"how": how, "folder": str(tmp_path), "timeout_s": TIMEOUT_S}
+    case = Case(how, "waits:differ", options={"data": 2, "zero": 1}, extra=extra)
+    first, _ = run_cases(2, [case])[how]
+    assert first is not None and f"ranks differ: 0 in {how}" in first
+    assert "1 in step 1; every rank makes the same calls in the same order" in first

@@ -41,6 +41,19 @@ def stand_still(case):
     return "no error"
 
 
+def differ(case):
+    """Rank 0 alone makes a call that needs all ranks, while the others train on."""
+    how, folder = case.extra["how"], Path(case.extra["folder"])
+    run = Run(case, timeout_s=case.extra["timeout_s"])
+    run.model.step(run.share())
+    call = ways(run, folder)[how if dist.get_rank() == 0 else "step"]
+    try:
+        call()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return "no error"
+
+
 def ways(run, folder):
     """All that waits for other ranks, by name."""
     return {
