@@ -38,11 +38,12 @@ def exact(case):
 
 def optimizers(case, run, lr):
     """One, or one for what has rows and another for the rest."""
-    parameters = list(run.model.parameters())
+    parameters = dict(run.model.named_parameters())
     if not case.extra.get("two"):
-        return [torch.optim.AdamW(parameters, lr=lr)]
-    matrices = [parameter for parameter in parameters if parameter.dim() > 1]
-    others = [parameter for parameter in parameters if parameter.dim() <= 1]
+        return [torch.optim.AdamW(parameters.values(), lr=lr)]
+    with_rows = {name for name, p in parameters.items() if p.dim() > 1 and not name.endswith("bias")}
+    matrices = [parameter for name, parameter in parameters.items() if name in with_rows]
+    others = [parameter for name, parameter in parameters.items() if name not in with_rows]
     return [torch.optim.AdamW(matrices, lr=lr), torch.optim.AdamW(others, lr=lr)]
 
 
