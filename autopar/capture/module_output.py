@@ -53,8 +53,8 @@ class OutputForm:
     leaves: tuple[tuple[int, Any], ...]
     labels: tuple[str, ...]
 
-    def rebuild(self, tensors: Sequence[torch.Tensor | None]) -> Any:
-        """The output with other tensors; None in the place of those that are not there."""
+    def rebuild(self, tensors: Sequence[Any]) -> Any:
+        """The output with other tensors, or with what stands in their place."""
         found = [tensors[index] if index >= 0 else plain for index, plain in self.leaves]
         return tree_unflatten(found, self.structure)
 

@@ -15,6 +15,7 @@ from autopar.runtime.executor import Executor
 from autopar.runtime.held_stage import HeldStage
 from autopar.runtime.links import Links
 from autopar.runtime.mesh import RankMesh
+from autopar.runtime.not_computed import NotComputed
 from autopar.runtime.routes import BlockProgram, block_program, lowered_program, make_route
 
 
@@ -120,23 +121,26 @@ def mark_name(value: str) -> str:
     return f"output {value}"
 
 
+def is_held(tensor: OutputTensor) -> bool:
+    """Whether the captured graph computes it, or hands it through."""
+    return bool(tensor.value or tensor.batch_key)
+
+
 def computable(output: ModuleOutput | None, given: Collection[str]) -> tuple[OutputTensor | None, ...]:
-    """The tensors of a module's output for which the entries of a batch suffice; None for the others.
+    """The tensors of a module's output that can be had from the entries of a batch; None for the others.
 
     Raises:
-        UsageError: there are none, or the captured graph lacks one.
+        UsageError: there are none.
     """
     if output is None:
         raise UsageError("this graph does not say what the module returns; capture it with capture()")
-    lost = [tensor for tensor in output.tensors if not tensor.value and not tensor.batch_key]
-    if lost:
-        raise UsageError(
-            f"the module's output{lost[0].label} cannot be computed under a plan: the loss does not depend on"
-            " it, so that the captured graph does not hold it; leave it out of what the module returns"
-        )
-    found = tuple(tensor if tensor.needs <= set(given) else None for tensor in output.tensors)
+    lost = [tensor for tensor in output.tensors if not is_held(tensor)]
+    if lost and len(lost) == len(output.tensors):
+        NotComputed(lost[0].label).refuse()
+    held = [tensor for tensor in output.tensors if tensor not in lost]
+    found = tuple(x if x in held and x.needs <= set(given) else None for x in output.tensors)
     if not any(found):
-        least = min((tensor.needs - set(given) for tensor in output.tensors), key=len, default=frozenset())
+        least = min((tensor.needs - set(given) for tensor in held), key=len, default=frozenset())
         raise UsageError(
             f"model(): the batch lacks {', '.join(repr(key) for key in sorted(least))}; call it as"
             " model(**batch), with the entries that the module's forward reads"

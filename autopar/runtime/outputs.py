@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from autopar.capture.model_graph import ModelGraph
-from autopar.capture.module_output import OutputTensor
+from autopar.capture.module_output import ModuleOutput, OutputTensor
 from autopar.errors import UsageError
 from autopar.runtime.assemble import Assembly
 from autopar.runtime.batches import count_micro_batches, split_batch
 from autopar.runtime.driving import Driving
 from autopar.runtime.gather import from_stage
 from autopar.runtime.mesh import RankMesh
-from autopar.runtime.output_passes import OutputPass, computable, mark_name
+from autopar.runtime.not_computed import NotComputed
+from autopar.runtime.output_passes import OutputPass, computable, is_held, mark_name
 from autopar.runtime.seeds import Seeds
 
 _CALLER = "model()"
@@ -75,7 +76,7 @@ class ModelOutputs:
             if not on_every_rank and self._mesh.here.pipeline != self._last_rank:
                 return None
         assert graph.output is not None
-        return graph.output.form.rebuild(found)
+        return graph.output.form.rebuild(_with_what_is_lost(graph.output, found))
 
     @property
     def _last_rank(self) -> int:
@@ -99,6 +100,11 @@ class ModelOutputs:
             if on_every_rank or owner != self._last_rank:
                 complete[index] = from_stage(found[index], owner, self._mesh)
         return complete
+
+
+def _with_what_is_lost(output: ModuleOutput, found: Sequence[Tensor | None]) -> list[Any]:
+    pairs = zip(output.tensors, found, strict=True)
+    return [value if is_held(tensor) else NotComputed(tensor.label) for tensor, value in pairs]
 
 
 def _check_joinable(tensor: OutputTensor, count: int) -> None:

@@ -109,7 +109,7 @@ class ParallelModel(WholeTensors):
             args: none; entries are given by name.
             on_every_rank: bring the outputs to all ranks of a pipeline, not to that of the last stage alone.
             batch: entries by key. Outputs for which entries are missing (the loss without the labels) are
-                None.
+                None; one that the captured loss does not depend on is an object that says so when it is used.
 
         Returns:
             Tensors in the structure of the module's output; None on ranks of a pipeline without the last

@@ -222,6 +222,23 @@ def without_backward(case):
     return error
 
 
+def two_outputs(case):
+    """An output that the captured loss reads, and one that it does not."""
+    run = Run(case)
+    reference, model = run.reference(), run.model
+    batch = run.micro_batches()[0]
+    with torch.no_grad():
+        found = model(**given_entries(case, batch), on_every_rank=True)
+        wanted = plain_outputs(case, reference, [batch])[0]
+    assert list(found) == list(wanted)
+    facts = {
+        "error": float((found["logits"] - wanted["logits"]).abs().max()),
+        "used": said(lambda: found["features"].mean()),
+    }
+    model.close()
+    return facts
+
+
 def misuse(case):
     """What a driven model says to mistakes."""
     run = Run(case)

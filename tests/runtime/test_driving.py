@@ -1,5 +1,7 @@
 """A model under a plan, driven like any module: outputs, the user's own loss, backward passes that add up."""
 
+from pathlib import Path
+
 import pytest
 
 from tests.runtime.expect import assert_refused
@@ -64,6 +66,10 @@ RECOMMENDER = {
     "model": str(ROOT / "examples" / "recommender.py"),
     "args": {"num_users": 40, "num_items": 20, "dim": 8},
     "extra": {"inputs": ("users", "items"), "without_labels": True},
+}
+TWO_OUTPUTS = {
+    "model": str(Path(__file__).with_name("two_outputs.py")),
+    "extra": {"inputs": ("x",), "without_labels": True},
 }
 LLAMA_TENSOR = (
     ("model.embed_tokens", "vocab"),
@@ -132,6 +138,8 @@ TWO = [
     *HALF,
     *OVERFLOWING,
     *(case(f"without-backward-zero{zero}", GPT, "without_backward", data=2, zero=zero) for zero in (1, 3)),
+    case("two-outputs", TWO_OUTPUTS, "two_outputs", data=2, zero=3),
+    case("two-outputs-pipeline", TWO_OUTPUTS, "two_outputs", pipeline=2),
     case("misuse", GPT, "misuse", data=2),
     case("misuse-pipeline", GPT, "misuse", pipeline=2),
 ]
@@ -225,6 +233,13 @@ def test_an_fp16_update_with_a_gradient_that_overflows_changes_nothing(two, name
 @pytest.mark.parametrize("zero", [1, 3])
 def test_an_update_after_a_forward_pass_without_its_backward_pass_is_seen(two, zero):
     assert all(error < 1e-12 for error in check(two[f"without-backward-zero{zero}"], 2))
+
+
+@pytest.mark.parametrize("name", ["two-outputs", "two-outputs-pipeline"])
+def test_an_output_that_the_loss_does_not_read_keeps_nobody_from_the_others(two, name):
+    for result in check(two[name], 2):
+        assert result["error"] < 1e-12
+        assert "output['features'] is not computed under a plan: the loss does not depend" in result["used"]
 
 
 @pytest.mark.parametrize(
