@@ -154,7 +154,9 @@ def _compare_rounded(run: _Run) -> RoundedReferences | None:
             loss = model.step(share)
             gradients = dict(model.whole_gradients())
             if any(value is not None for value in gradients.values()):
-                break  # otherwise fp16 gradients overflowed, and the next attempt scales the loss less
+                break
+            # fp16 gradients overflowed: an update of nothing, and the next attempt scales the loss less.
+            optimizer.step()
         if references is not None:
             references.take_weights({name: value for name, value in weights.items() if value is not None})
             references.compare(loss.item(), gradients, run.micro_batches(batch))

@@ -31,6 +31,12 @@ def test_a_sample_of_combinations_equals_one_process(num_ranks):
     assert_all_equal(num_ranks, cases)
 
 
+def test_fp16_gradients_that_overflow_at_first_are_compared_in_a_later_attempt():
+    (case,) = (case for case in sample(4, 12, seed=2) if case.name == "4-521")
+    assert (case.dtype, case.options["num_steps"]) == ("float16", 2)
+    assert_all_equal(4, [case])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("part", range(4))
 @pytest.mark.parametrize("num_ranks", IN_THE_LONG_RUN)
