@@ -134,10 +134,9 @@ def computable(output: ModuleOutput | None, given: Collection[str]) -> tuple[Out
     """
     if output is None:
         raise UsageError("this graph does not say what the module returns; capture it with capture()")
-    lost = [tensor for tensor in output.tensors if not is_held(tensor)]
-    if lost and len(lost) == len(output.tensors):
-        NotComputed(lost[0].label).refuse()
-    held = [tensor for tensor in output.tensors if tensor not in lost]
+    held = [tensor for tensor in output.tensors if is_held(tensor)]
+    if output.tensors and not held:
+        NotComputed(output.tensors[0].label).refuse()
     found = tuple(x if x in held and x.needs <= set(given) else None for x in output.tensors)
     if not any(found):
         least = min((tensor.needs - set(given) for tensor in held), key=len, default=frozenset())
