@@ -5,7 +5,7 @@
 anywhere, in any order. ``exact`` runs the whole record in order from ``torch.manual_seed(seed)`` and equals
 the plain construction bit for bit. Weights that exist already come from a ``state_source``; what no state
 dict holds, such as tables of positions, is made as under ``seeded``. A construction that cannot be recorded,
-since it reads files, is run as it is under both ``seeded`` and ``exact``.
+since it reads files or computes with what it has drawn, is run as it is under both ``seeded`` and ``exact``.
 """
 
 from __future__ import annotations
@@ -17,7 +17,15 @@ from enum import StrEnum
 import torch
 from torch import Tensor, nn
 
-from autopar.runtime.recording import Recording, Replay, TensorView, is_recorded, record_construction
+from autopar.runtime.recording import (
+    OtherAnswerError,
+    Recording,
+    Replay,
+    TensorView,
+    construct,
+    is_recorded,
+    record_construction,
+)
 from autopar.runtime.state_source import Given, open_source
 
 
@@ -56,8 +64,12 @@ class InitialState:
         is_drawn = isinstance(init, str) and init in set(Initialisation)
         self._source = None if is_drawn else open_source(init)
         self._init = Initialisation(str(init)) if is_drawn else Initialisation.SEEDED
+        self._build_model = build_model
         self._recording: Recording = record_construction(build_model, seed)
         self._seed = seed
+        stays_on_meta = any(value.is_meta for value in self._recording.module.parameters())
+        if self._init is Initialisation.EXACT and not self._recording.is_one_stream and not stays_on_meta:
+            self._recording = construct(build_model, seed)
         module = self._recording.module
         self.parameters: Mapping[str, nn.Parameter] = dict(module.named_parameters())
         self.buffers: Mapping[str, Tensor] = dict(module.named_buffers())
@@ -96,7 +108,22 @@ class InitialState:
                 recorded[name] = self._recording.view(tensor)
             else:
                 yield name, tensor.detach().clone()
-        yield from self._exact(recorded) if self._init is Initialisation.EXACT else self._seeded(recorded)
+        if self._init is Initialisation.SEEDED:
+            yield from self._seeded(recorded)
+            return
+        done: set[str] = set()
+        try:
+            for name, value in self._exact(recorded):
+                done.add(name)
+                yield name, value
+        except OtherAnswerError:
+            yield from self._constructed(recorded.keys() - done)
+
+    def _constructed(self, names: Collection[str]) -> Iterator[tuple[str, Tensor]]:
+        """Values out of the whole model: it goes on in another way than was recorded."""
+        module = construct(self._build_model, self._seed).module
+        held = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        yield from ((name, held[name].detach()) for name in self.names if name in names)
 
     def _held(self, names: Iterable[str]) -> list[str]:
         """Those of ``names`` that a state dict holds."""

@@ -8,17 +8,18 @@ that record. This module is the only one of the runtime that uses torch's fake t
 from __future__ import annotations
 
 import random
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
-    DataDependentOutputException,
     DynamicOutputShapeException,
     FakeTensor,
     FakeTensorMode,
@@ -77,12 +78,14 @@ class Recording:
 
     Attributes:
         is_complete: no values came from where operators do not show them, such as a file.
+        is_one_stream: all random numbers follow one another in the stream that the construction began with.
     """
 
     def __init__(self) -> None:
         self.operations: list[Operation] = []
         self.module: nn.Module = nn.Module()
         self.is_complete = True
+        self.is_one_stream = True
         self._storages: list[torch.UntypedStorage] = []
         self._numbers: dict[int, int] = {}
         self._writers: dict[int, list[int]] = {}
@@ -152,6 +155,8 @@ class Replay:
         def real(leaf: Any) -> Any:
             if isinstance(leaf, TensorView):
                 return self.tensor(leaf)
+            if isinstance(leaf, Tensor):
+                return leaf.clone()  # later operations may write to what this one makes of it
             return torch.device("cpu") if isinstance(leaf, torch.device) else leaf
 
         arguments, keywords = tree_map(real, operation.arguments)
@@ -166,11 +171,24 @@ class Replay:
         self._storages.pop(storage, None)
 
 
+class OtherAnswerError(Exception):
+    """A value that the construction asked for is another one in this replay."""
+
+
+class _OneFakeMode(FakeTensorMode):  # type: ignore[no-untyped-call]
+    """A mode that copied tensors share with their originals; else what is written to them is lost."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _OneFakeMode:
+        return self
+
+
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, recording: Recording, fake_mode: FakeTensorMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._recording = recording
         self._converter = fake_mode.fake_tensor_converter.meta_converter
+        self._random_state = torch.get_rng_state()
+        self._constants: list[tuple[Tensor, Tensor]] = []
 
     def __torch_dispatch__(
         self,
@@ -195,10 +213,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._recording.view(leaf)
         if isinstance(leaf, Tensor):
             with _disable_current_modes():
-                return leaf.detach().clone()
-        if isinstance(leaf, torch.UntypedStorage):  # of torch.load(), which reads no values here
+                constant = leaf.detach().clone()
+            self._constants.append((leaf, constant))
+            return constant
+        # Of torch.load(), which reads no values here; and a state that may be anything when it is replayed.
+        if isinstance(leaf, (torch.UntypedStorage, torch.Generator)):
             self._recording.is_complete = False
         return leaf
+
+    def finish(self) -> None:
+        """Looks for what has changed unseen since it was recorded, such as the array behind a tensor."""
+        with _disable_current_modes():
+            if not all(torch.equal(leaf, constant) for leaf, constant in self._constants):
+                self._recording.is_complete = False
 
     def _add(
         self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], recorded: Any, result: Any
@@ -219,6 +246,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     replaced.add(storage)
         if not created and not changed:
             return
+        is_random = torch.Tag.nondeterministic_seeded in func.tags
+        if is_random:
+            self._follow_stream(outputs_on_meta=any(x.is_meta for x in tree_leaves(result)))
         self._recording.add(
             Operation(
                 target=func,
@@ -227,18 +257,52 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 reads=reads,
                 writes=created | changed,
                 replaces=frozenset(replaced - sources),
-                is_random=torch.Tag.nondeterministic_seeded in func.tags,
+                is_random=is_random,
             )
         )
 
+    def _follow_stream(self, outputs_on_meta: bool) -> None:
+        """Called for every draw: sees whether the user has set the generator since the one before."""
+        with _disable_current_modes():
+            is_set = not torch.equal(torch.get_rng_state(), self._random_state)
+            if is_set or outputs_on_meta:  # where nothing is drawn
+                self._recording.is_one_stream = False
+            torch.rand(())  # fake draws leave the generator where it was, as setting the same seed would
+            self._random_state = torch.get_rng_state()
+
     def _value_of(self, tensor: FakeTensor) -> Any:
         view = self._recording.view(tensor)
+        indices = self._recording.slice_for(view)
+        operations = [self._recording.operations[index] for index in indices]
         with _disable_current_modes(), torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             replay = Replay(self._recording)
-            for index in self._recording.slice_for(view):
-                replay.run(self._recording.operations[index])
-            return replay.tensor(view).item()
+            for operation in operations:
+                replay.run(operation)
+            answer = replay.tensor(view).item()
+        if any(operation.is_random for operation in operations):
+            self._note_answer(view, answer)
+        return answer
+
+    def _note_answer(self, view: TensorView, answer: Any) -> None:
+        """A value that other draws make another one decides how the construction goes on."""
+        if not _is_in_initialiser():
+            self._recording.is_complete = False
+
+        def compare(found: Tensor) -> None:
+            if found.item() != answer:
+                raise OtherAnswerError
+
+        reads, none = frozenset({view.storage}), frozenset[int]()
+        self._recording.add(Operation(compare, ((view,), {}), (), reads, none, none, is_random=False))
+
+
+def _is_in_initialiser() -> bool:
+    """Whether one of ``torch.nn.init`` is at work: ``trunc_normal_`` asks whether to draw some again."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename != nn.init.__file__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _is_whole(tensor: Tensor) -> bool:
@@ -260,16 +324,16 @@ def record_construction(build_model: Callable[[], nn.Module], seed: int = 0) -> 
     """Runs ``build_model()`` on fake tensors and writes down how its parameters and buffers come by their
     values.
 
-    Where it reads values from a file, or does what fake tensors cannot, it runs again as it is, from
-    ``torch.manual_seed(seed)``: the module is then a real one, whole in memory.
+    Where it reads values from a file, computes with those that it has drawn, draws from a generator of its
+    own, or does what fake tensors cannot, it runs again as it is: see ``construct``.
 
     Raises:
-        UsageError: the construction looks at values of tensors in a way that fake tensors cannot answer.
+        UsageError: shapes depend on values of tensors.
     """
     recording = Recording()
     try:
         _record(recording, build_model, seed)
-    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+    except DynamicOutputShapeException as error:
         raise UsageError(
             f"build_model() decides by the value of a tensor ({error}), which is not there while the"
             " construction"
@@ -277,8 +341,13 @@ def record_construction(build_model: Callable[[], nn.Module], seed: int = 0) -> 
         ) from error
     except Exception:  # libraries raise any kind; if it is the user's mistake, it comes again
         recording.is_complete = False
-    if recording.is_complete:
-        return recording
+    return recording if recording.is_complete else construct(build_model, seed)
+
+
+def construct(build_model: Callable[[], nn.Module], seed: int) -> Recording:
+    """Runs ``build_model()`` as it is, from ``torch.manual_seed(seed)``: the module is a real one, whole in
+    memory, and nothing is recorded.
+    """
     built = Recording()
     built.is_complete = False
     with _fixed_randomness(seed):
@@ -287,16 +356,17 @@ def record_construction(build_model: Callable[[], nn.Module], seed: int = 0) -> 
 
 
 def _record(recording: Recording, build_model: Callable[[], nn.Module], seed: int) -> None:
-    fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
+    fake_mode = _OneFakeMode(allow_non_fake_inputs=True)
     with (
         warnings.catch_warnings(),
         _fixed_randomness(seed),
         fake_mode,
-        _Recorder(recording, fake_mode),
+        _Recorder(recording, fake_mode) as recorder,
     ):
         # copy.deepcopy of a parameter asks for its address, only to see that it has none.
         warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
         recording.module = build_model()
+        recorder.finish()
 
 
 def is_recorded(tensor: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -131,6 +132,124 @@ def test_a_cast_at_the_end_is_recorded(name, cast):
     assert found.keys() == expected.keys()
     assert all(value.dtype == expected[key].dtype for key, value in found.items())
     assert [key for key, value in expected.items() if not torch.equal(found[key], value)] == []
+
+
+def copied_and_written():
+    """What is written to a copy of a layer through ``.data``."""
+    first = nn.Linear(4, 4)
+    second = copy.deepcopy(first)
+    second.weight.data.mul_(-1)
+    second.bias.data.fill_(3.0)
+    return nn.Sequential(first, second)
+
+
+def changed_constant():
+    """One array that several layers begin with, changed in place."""
+    table = torch.from_numpy(np.arange(6, dtype=np.float32))
+    table.mul_(2)
+    return nn.ParameterList([nn.Parameter(table.clone()) for _ in range(3)])
+
+
+def changed_array():
+    array = np.zeros(4, dtype=np.float32)
+    table = torch.from_numpy(array)
+    array[:] = 3
+    return nn.ParameterList([nn.Parameter(table)])
+
+
+def own_generator():
+    draw = torch.Generator().manual_seed(3)
+    return nn.ParameterList([nn.Parameter(torch.randn(4, generator=draw)) for _ in range(3)])
+
+
+def scaled_by_what_was_drawn():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model[0].weight.data.div_(model[0].weight.abs().max().item())
+    return model
+
+
+def decided_by_what_was_drawn():
+    model = nn.Linear(4, 4)
+    if model.weight.sum() > 0:
+        model.weight.data.neg_()
+    return model
+
+
+def orthogonal():
+    return nn.Sequential(nn.utils.parametrizations.orthogonal(nn.Linear(4, 4)), nn.Linear(4, 2))
+
+
+BY_VALUE = [own_generator, scaled_by_what_was_drawn, decided_by_what_was_drawn, orthogonal, changed_array]
+
+
+@pytest.mark.parametrize("builder", [copied_and_written, changed_constant, *BY_VALUE])
+@pytest.mark.parametrize("init", ["seeded", "exact"])
+def test_values_are_the_same_whichever_are_read_first(builder, init):
+    state = InitialState(builder, 5, init)
+    found = {name: value.clone() for name, value in state.values()}
+    again = {name: value.clone() for name, value in state.values()}
+    expected = plain(builder, 5)
+    assert found.keys() == again.keys() == expected.keys()
+    for name, value in found.items():
+        assert torch.equal(again[name], value)
+        assert torch.equal(dict(InitialState(builder, 5, init).values([name]))[name], value)
+    if init == "exact" or builder in BY_VALUE:
+        assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_what_is_written_to_a_copy_is_its_own():
+    found = {name: value.clone() for name, value in initial_state(copied_and_written, 1)}
+    assert torch.equal(found["1.weight"], -found["0.weight"]) and found["1.bias"].tolist() == [3.0] * 4
+
+
+def test_a_changed_constant_is_changed_once():
+    found = [value.clone() for _, value in initial_state(changed_constant, 1)]
+    assert all(torch.equal(value, 2 * torch.arange(6.0)) for value in found)
+
+
+def seeds_itself():
+    torch.manual_seed(3)
+    first = nn.Linear(4, 4)
+    torch.manual_seed(3)
+    return nn.Sequential(first, nn.Linear(4, 4))
+
+
+def seeds_a_part():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        first = nn.Linear(4, 4)
+    return nn.Sequential(first, nn.Linear(4, 4))
+
+
+def begins_on_meta():
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
+    model.to_empty(device="cpu")
+    for layer in model:
+        layer.reset_parameters()
+    return model
+
+
+def draws_again():
+    """``trunc_normal_`` draws until nothing lies outside: how often depends on what comes."""
+    model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32), nn.Linear(4, 4))
+    for layer in model[:2]:
+        nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.02, b=0.02)
+    nn.init.normal_(model[2].weight)
+    return model
+
+
+@pytest.mark.parametrize("builder", [seeds_itself, seeds_a_part, begins_on_meta, draws_again])
+@pytest.mark.parametrize("seed", range(5))
+def test_exact_equals_a_construction_with_a_stream_of_its_own(builder, seed):
+    expected = plain(builder, seed)
+    found = {name: value.clone() for name, value in initial_state(builder, seed, "exact")}
+    assert found.keys() == expected.keys()
+    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
+
+
+def test_truncated_normals_are_recorded():
+    assert all(is_recorded(value) for value in InitialState(draws_again).parameters.values())
 
 
 @pytest.mark.parametrize("init", ["seeded", "exact"])
