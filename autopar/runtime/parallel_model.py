@@ -333,9 +333,13 @@ class ParallelModel(WholeTensors):
         self._optimizers.begin()
 
     def _next_seeds(self, num_micro_batches: int) -> Seeds:
-        """Of micro-batches that the user drives, counted since the last update as those of a step."""
+        """Of micro-batches that the user drives, counted since the last update as those of a step.
+
+        Evaluation draws nothing, and does not count: what is drawn next is as without it.
+        """
         first = self._num_driven
-        self._num_driven += num_micro_batches
+        if self.training:
+            self._num_driven += num_micro_batches
         return self._seeds(first, num_micro_batches)
 
     def _seeds(self, first: int, num_micro_batches: int) -> Seeds:

@@ -128,7 +128,7 @@ def infer(case):
 
 
 def dropout(case):
-    """Masks of a driven model are those of a step, and repeated by recompute."""
+    """Masks of a driven model are those of a step, evaluated in between or not, and repeated by recompute."""
     run = Run(case)
     model, num = run.model, run.plan.num_micro_batches
     model.step(run.share())
@@ -139,6 +139,10 @@ def dropout(case):
     total = 0.0
     for index in range(num):
         batch = pieces[model.data_rank * num + index]
+        model.eval()
+        with torch.no_grad():
+            model(**batch)
+        model.train()
         torch.manual_seed(dist.get_rank())  # what the user draws elsewhere does not disturb the model
         loss = run.source.loss(model(**batch), batch)
         (loss / num).backward()
