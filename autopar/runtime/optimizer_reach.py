@@ -2,7 +2,8 @@
 
 What a rank holds is enough for the former. The latter would compute something else from pieces, from fused
 weights in their stored shape, or from one stage of a pipeline, and seldom notice. Nor would a script that
-tells biases from matrices by their dims, of which the bias of a fused layer is stored with two.
+tells biases from matrices by their dims, of which the bias of a fused layer is stored with two. And of some
+updates torch has no form for tensors that are spread over ranks.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from autopar.runtime.storage import StoredParameter
 _WHOLE_MATRIX = frozenset({"Adafactor"})
 _WHOLE_MODEL = frozenset({"LBFGS"})
 _MATRICES_ALONE = frozenset({"Muon"})
+_WRITES_BY_MASK = frozenset({"Rprop"})
+_FUSED_FOR_DTENSORS = frozenset({"Adam", "AdamW"})
 _REMEDY = "take one that treats each element by itself, such as AdamW, Adam or SGD"
 
 
@@ -60,6 +63,34 @@ def check_reach(
             raise UsageError(
                 f"{name} looks at rows and columns, and '{key}', of shape {forms[key].shape}, is stored as"
                 f" {forms[key].stored_shape} under every plan; {_REMEDY}"
+            )
+
+
+def check_dispatch(optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]) -> None:
+    """Refuses an update that torch does not know for distributed tensors, before torch raises in its midst.
+
+    Args:
+        parameters: what this rank's optimisers may hold, by canonical name.
+
+    Raises:
+        UsageError: names the optimiser, the parameter, and an update that does.
+    """
+    kinds = {kind.__name__ for kind in type(optimizer).__mro__}
+    name = type(optimizer).__name__
+    names = {id(parameter): key for key, parameter in parameters.items() if isinstance(parameter, DTensor)}
+    for group in optimizer.param_groups:
+        held = [p for p in group["params"] if id(p) in names]
+        pieces = [p for p in held if _is_piece(p)]
+        if pieces and kinds & _WRITES_BY_MASK:
+            raise UsageError(
+                f"{name} writes to elements chosen by a mask, which torch cannot do with"
+                f" '{names[id(pieces[0])]}', spread over ranks; take another one, such as AdamW, Adam or"
+                " SGD, or a plan with zero 0 and mesh.tensor 1"
+            )
+        if held and group.get("fused") and not kinds & _FUSED_FOR_DTENSORS:
+            raise UsageError(
+                f"{name}(fused=True) has no form in torch for distributed tensors, such as"
+                f" '{names[id(held[0])]}'; leave fused=True out (foreach=True does the same, a little slower)"
             )
 
 

@@ -23,7 +23,7 @@ from autopar.runtime.gradients import GradientNorm, add_back, scale_gradients, s
 from autopar.runtime.loss_scale import LossScale
 from autopar.runtime.mean_loss import MeanLoss
 from autopar.runtime.mesh import RankMesh
-from autopar.runtime.optimizer_reach import check_groups, check_reach
+from autopar.runtime.optimizer_reach import check_dispatch, check_groups, check_reach
 from autopar.runtime.optimizer_watch import OptimizerWatch
 from autopar.runtime.options import Options
 from autopar.runtime.outputs import ModelOutputs
@@ -350,6 +350,7 @@ class ParallelModel(WholeTensors):
     def _approve(self, optimizer: torch.optim.Optimizer) -> None:
         parameters, forms = self._trained.named(), self.stages.forms()
         check_reach(optimizer, parameters, forms, self._mesh.pipeline)
+        check_dispatch(optimizer, parameters)
         check_groups(optimizer, parameters, forms)
 
     def _note_update(self) -> None:
