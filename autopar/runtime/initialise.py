@@ -78,7 +78,7 @@ class InitialState:
         self._names = _all_names(module)
         if self._source is not None:
             self._source.check(
-                {self._names[name]: tuple(self._tensor(name).shape) for name in self._held(self.names)},
+                {self._names[name]: self._tensor(name) for name in self._held(self.names)},
                 frozenset(name for each in self.buffers for name in self._names[each]) - self.persistent,
             )
         self._seeds = self._operation_seeds() if self._init is Initialisation.SEEDED else {}
@@ -97,9 +97,8 @@ class InitialState:
         given = set(self._held(chosen)) if self._source is not None else set()
         for name in self.names:
             if name in given and self._source is not None:
-                entry = self._source.find(self._names[name])
-                assert entry is not None
-                yield name, entry.read().reshape(self._tensor(name).shape)
+                value = self._source.read(self._names[name])
+                yield name, value.reshape(self._tensor(name).shape)
         wanted = [name for name in self.names if name in chosen and name not in given]
         recorded: dict[str, TensorView] = {}
         for name in wanted:

@@ -7,6 +7,7 @@ Whatever it is, a tensor is read when it is asked for, and of a file only the pa
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ Given = Mapping[str, Tensor] | str | Path
 """What ``init`` may be besides a way to draw."""
 
 _SINGLE, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_PLAIN = frozenset({torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool})
+_OF_THE_MODEL = (
+    "give the weights of the model that build_model() makes; where a library renames them while it loads, its"
+    " loaded model's state_dict()"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,46 +58,70 @@ class StateSource:
         place: for messages.
         entries: by name.
         may_hold_more: whether names that the model does not have are passed over.
+        may_be_fused: whether fused parts may be a dim of their own.
     """
 
     place: str
     entries: Mapping[str, SourceEntry]
     may_hold_more: bool = False
+    may_be_fused: bool = False
 
-    def find(self, names: tuple[str, ...]) -> SourceEntry | None:
-        """The entry of the first of a tensor's names that there is."""
-        return next((self.entries[name] for name in names if name in self.entries), None)
+    def read(self, names: tuple[str, ...]) -> Tensor:
+        """The value of a tensor that is there under at least one of its names.
 
-    def check(self, wanted: Mapping[tuple[str, ...], tuple[int, ...]], others: frozenset[str]) -> None:
+        Raises:
+            UsageError: it has different values under two of them.
+        """
+        first, *others = (name for name in names if name in self.entries)
+        value = self.entries[first].read()
+        for other in others:
+            again = self.entries[other].read()
+            if again.data_ptr() != value.data_ptr() and not torch.equal(again, value):
+                raise UsageError(
+                    f"{self.place} has different values for '{first}' and '{other}', which are one tensor in"
+                    " the model; leave one of them out, or build the model without tying them"
+                )
+        return value
+
+    def check(self, wanted: Mapping[tuple[str, ...], Tensor], others: frozenset[str]) -> None:
         """Compares with a model.
 
         Args:
-            wanted: all names of a tensor -> its shape.
+            wanted: all names of a tensor -> the tensor, with whatever values.
             others: names that may be there, but are not read.
 
         Raises:
-            UsageError: a tensor is missing, has another shape, or is not the model's.
+            UsageError: a tensor is missing, has another shape or a kind of number that it cannot be made
+                from, or is not the model's.
         """
         known = {name for names in wanted for name in names}
         surplus = [name for name in self.entries if name not in known and name not in others]
-        for names, shape in wanted.items():
-            entry = self.find(names)
-            if entry is None:
+        for names, tensor in wanted.items():
+            found = [name for name in names if name in self.entries]
+            if not found:
                 near = closest_match(names[0], surplus)
-                raise UsageError(
-                    f"{self.place} has no '{names[0]}'{near}; give the weights of the model that"
-                    " build_model() makes"
-                )
-            if torch.Size(entry.shape).numel() != torch.Size(shape).numel() or not _agree(entry.shape, shape):
-                raise UsageError(
-                    f"'{names[0]}' has shape {entry.shape} in {self.place} and {shape} in the model; build"
-                    " the model with the arguments that it was trained with"
-                )
+                raise UsageError(f"{self.place} has no '{names[0]}'{near}; {_OF_THE_MODEL}")
+            for name in found:
+                self._check_form(name, self.entries[name], tensor)
         if surplus and not self.may_hold_more:
             near = closest_match(surplus[0], known)
             raise UsageError(
-                f"{self.place} holds '{surplus[0]}', which the model does not have{near}; give the weights"
-                " of the model that build_model() makes"
+                f"{self.place} holds '{surplus[0]}', which the model does not have{near}; {_OF_THE_MODEL}"
+            )
+
+    def _check_form(self, name: str, entry: SourceEntry, tensor: Tensor) -> None:
+        shape = tuple(tensor.shape)
+        if entry.shape != shape and not (self.may_be_fused and _agree(entry.shape, shape)):
+            raise UsageError(
+                f"'{name}' has shape {entry.shape} in {self.place} and {shape} in the model; build the model"
+                " with the arguments that it was trained with"
+            )
+        is_odd = tensor.is_floating_point() and entry.dtype not in _PLAIN
+        if is_odd or (entry.dtype.is_complex and not tensor.is_complex()):
+            raise UsageError(
+                f"'{name}' is {entry.dtype} in {self.place} and {tensor.dtype} in the model, and would come"
+                " without scales or imaginary parts; convert the weights (dequantise them) to float32 or"
+                " bfloat16"
             )
 
 
@@ -103,6 +133,11 @@ def open_source(given: Given) -> StateSource:
     """
     if isinstance(given, Mapping):
         return _of_mapping(given, "the state dict given as init")
+    if not isinstance(given, (str, Path)):
+        raise UsageError(
+            f"init is a {type(given).__name__}; give 'seeded' or 'exact', a state dict (model.state_dict()),"
+            " or the path of weights"
+        )
     path = Path(given)
     if path.is_file():
         if path.suffix == ".safetensors":
@@ -137,6 +172,8 @@ def load_alone(state: dict[str, Any], checkpoint: Path) -> None:
 
 def _agree(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
     """Whether one shape is the other, with some dims in two parts."""
+    if math.prod(found) != math.prod(wanted):
+        return False
     rest = list(found)
     for size in wanted:
         if not rest:
@@ -156,6 +193,10 @@ def _of_mapping(given: Mapping[str, Any], place: str) -> StateSource:
             f"{place} holds '{wrong}', a {type(given[wrong]).__name__} and no tensor; give the model's"
             " state_dict() alone"
         )
+    empty = next((name for name, x in given.items() if x.is_meta or x.layout is not torch.strided), None)
+    if empty is not None:
+        kind = "on the device meta, without values" if given[empty].is_meta else f"{given[empty].layout}"
+        raise UsageError(f"{place} holds '{empty}', which is {kind}; give dense tensors with values")
     entries = {
         name: SourceEntry(tuple(value.shape), value.dtype, lambda value=value: value.detach())  # type: ignore[misc]
         for name, value in given.items()
@@ -209,7 +250,7 @@ def _of_checkpoint(place: Path, path: Path) -> StateSource:
                 entries[key] = entry
             if key.startswith("model."):
                 entries.setdefault(key.removeprefix("model."), entry)
-    return StateSource(f"the checkpoint '{path}'", entries, may_hold_more=not ours)
+    return StateSource(f"the checkpoint '{path}'", entries, may_hold_more=not ours, may_be_fused=ours)
 
 
 def _reader(place: Path, key: str, value: TensorStorageMetadata) -> Callable[[], Tensor]:
