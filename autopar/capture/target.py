@@ -14,6 +14,7 @@ import inspect
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from keyword import iskeyword
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -210,11 +211,28 @@ def _call(function: Callable[[], T], where: str, what: str) -> T:
         raise UsageError(f"{line or where}: {what} raised {type(error).__name__}: {error}") from error
 
 
+def _remedy_for(value: object) -> str:
+    if isinstance(value, int | float):
+        return "make it a tensor, with batch_dims None if it is the same for all samples"
+    if value is None or isinstance(value, str | bytes):
+        return "leave it out: what is no tensor is an argument of build_model(), or a default of forward()"
+    if isinstance(value, Mapping | tuple | list):
+        return "give its tensors as entries of their own, and put them together in forward()"
+    return "make it a tensor"
+
+
 def _check_batch(entries: object, batch_size: int, batch_dims: dict[str, int | None], where: str) -> None:
     if not isinstance(entries, Mapping) or not entries:
-        raise UsageError(
-            f"{where}: example_batch() must return a dict of tensors, not {type(entries).__name__}"
+        given = (
+            f"an empty {type(entries).__name__}" if isinstance(entries, Mapping) else type(entries).__name__
         )
+        raise UsageError(f"{where}: example_batch() must return a dict of tensors, not {given}")
+    for name in entries:
+        if not isinstance(name, str) or not name.isidentifier() or iskeyword(name) or name == "self":
+            raise UsageError(
+                f"{where}: example_batch() names an entry {name!r}, by which forward() cannot take it; use a"
+                " name of letters, digits and underscores"
+            )
     for name in batch_dims:
         if name not in entries:
             raise UsageError(
@@ -223,13 +241,9 @@ def _check_batch(entries: object, batch_size: int, batch_dims: dict[str, int | N
             )
     for name, value in entries.items():
         if not isinstance(value, Tensor):
-            remedy = (
-                "make it a tensor, with batch_dims None if it is the same for all samples"
-                if isinstance(value, int | float)
-                else "give its tensors as entries of their own, and put them together in forward()"
-            )
             raise UsageError(
-                f"{where}: example_batch()['{name}'] is a {type(value).__name__}, not a tensor; {remedy}"
+                f"{where}: example_batch()['{name}'] is a {type(value).__name__}, not a tensor;"
+                f" {_remedy_for(value)}"
             )
         dim = batch_dims.get(name, 0)
         if dim is not None and (value.dim() <= dim or value.shape[dim] != batch_size):

@@ -100,8 +100,25 @@ class LossModule(nn.Module):
                 aliases = tuple(torch.ops.aten.alias.default(tensor) for tensor in tensors)
                 self.last_output.form, self.last_output.tensors = form, aliases
             if self._loss is not None:
-                return _scalar(self._loss(output, batch), "loss()")
-            return _loss_of(output, type(self.module).__name__)
+                loss = _scalar(self._loss(output, batch), "loss()")
+            else:
+                loss = _loss_of(output, type(self.module).__name__)
+            self._check_trains(loss)
+            return loss
+
+    def _check_trains(self, loss: Tensor) -> None:
+        if not loss.is_floating_point():
+            raise UsageError(
+                f"the loss is {loss.dtype}, of which there is no gradient; return a real floating-point"
+                " number"
+            )
+        trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.module.parameters())
+        if trains and not loss.requires_grad:
+            raise UsageError(
+                "the loss depends on no parameter that requires a gradient, so that nothing would be trained;"
+                " leave out what cuts it off in forward or loss: detach(), torch.no_grad(), argmax,"
+                " comparisons"
+            )
 
     @property
     def dtype(self) -> torch.dtype:

@@ -141,6 +141,21 @@ MISTAKES = {
         {},
         r"\['target'\] is a tuple, not a tensor; give its tensors as entries of their own",
     ),
+    "batch of nothing": (
+        GOOD.replace("torch.zeros(batch_size, 1)", "None"),
+        {},
+        r"\['target'\] is a NoneType, not a tensor; leave it out: what is no tensor is an argument of bui",
+    ),
+    "batch without entries": (
+        GOOD.replace("return {", "return {} and {"),
+        {},
+        "must return a dict of tensors, not an empty dict",
+    ),
+    "entry by no name": (
+        GOOD.replace('"target": torch', '"target.x": torch'),
+        {},
+        "names an entry 'target.x', by which forward.. cannot take it; use a name of letters, digits and",
+    ),
     "batch not in dim 0": (
         GOOD.replace("torch.zeros(batch_size, 1)", "torch.zeros(1, batch_size)"),
         {},
@@ -160,6 +175,21 @@ MISTAKES = {
         GOOD.replace(".square().mean()", ".square()"),
         {},
         r"loss\(\) returned a tensor of shape \(batch, 1\)",
+    ),
+    "loss is cut off": (
+        GOOD.replace(".square().mean()", ".detach().square().mean()"),
+        {},
+        r"the loss depends on no parameter that requires a gradient, .* leave out what cuts it off in forw",
+    ),
+    "loss is counted": (
+        GOOD.replace(".square().mean()", ".gt(0).sum()"),
+        {},
+        "the loss is torch.int64, of which there is no gradient; return a real floating-point number",
+    ),
+    "loss is complex": (
+        GOOD.replace(".square().mean()", ".mean() * 1j"),
+        {},
+        "the loss is torch.complex64, of which there is no gradient",
     ),
     "no loss": (
         GOOD.replace("def loss", "def lost"),
