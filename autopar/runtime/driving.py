@@ -67,6 +67,10 @@ class Driving:
         """Drops gradients that wait to be synchronised."""
         self._unsynchronised = {}
 
+    def forget_overflow(self) -> None:
+        """Other parameters have come in the place of those whose gradients overflowed."""
+        self._has_overflowed = False
+
     def note_update(self) -> bool:
         """Called after an update of the parameters; returns whether backward passes led to it."""
         for replicas in self._assembly.replicas:  # a forward pass may have been without a backward pass

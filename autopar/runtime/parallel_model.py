@@ -286,6 +286,7 @@ class ParallelModel(WholeTensors):
             self.num_steps = load_checkpoint(path, parameters, buffers, optimizers, group, scale)
             self._loss_scale.restore(scale)
         self._optimizers.settle()
+        self._driving.forget_overflow()
         self._trained.forget()
         self._num_driven = 0
 

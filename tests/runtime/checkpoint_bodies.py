@@ -25,6 +25,24 @@ def loss_scale(case):
     return before, after
 
 
+def overflow_then_load(case):
+    """An overflow under fp16, then a checkpoint of before: whether the next step leaves gradients."""
+    model, batch = (run := Run(case, dtype=torch.float16)).model, run.share()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
+    model.save(case.extra["path"], optimizer)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name == "ln_f.weight":
+                local_tensor(parameter).mul_(1e4)
+    gradients = []
+    for _ in range(2):
+        model.step(batch)
+        gradients.append(any(parameter.grad is not None for parameter in model.parameters()))
+        model.load(case.extra["path"], optimizer)
+    model.close()
+    return gradients
+
+
 def exact(case):
     """``init='exact'`` equals the plain construction bit for bit."""
     run = Run(case, init="exact", seed=7)

@@ -144,3 +144,15 @@ def test_state_of_another_class_of_optimiser_is_refused(tmp_path):
             assert f"state of AdamW, and {name} was given" in message
             assert message.endswith("give AdamW, or load it without an optimiser")
         assert result["untouched"] and result["rates"] == [1e-2, 1e-2]
+
+
+@pytest.mark.parametrize("options", [{"pipeline": 2}, {"data": 2, "zero": 3, "offload": "optimizer"}])
+def test_an_overflow_ends_with_the_parameters_that_made_it(tmp_path, options):
+    again = Case(
+        "again",
+        "checkpoint_bodies:overflow_then_load",
+        dtype="float16",
+        options={**options, "precision": "fp16"},
+        extra={"path": str(tmp_path / "before")},
+    )
+    assert check(run_cases(2, [again])["again"], 2) == [[False, True], [False, True]]
