@@ -23,6 +23,7 @@ from autopar.hardware.device import Device
 from autopar.hardware.fields import Fields
 from autopar.hardware.keys import CLUSTER
 from autopar.hardware.link import IntraNodeLink, NetworkLink
+from autopar.hardware.other_link import with_other_numbers
 from autopar.hardware.yaml_lines import read_yaml
 
 
@@ -68,18 +69,11 @@ def _device(top: Fields) -> Device:
 
 def _links(top: Fields, device: Device) -> tuple[IntraNodeLink, NetworkLink]:
     intra = top.section("intra_node", required=False)
-    link = device.intra_node
-    given = _given(intra)
-    if "ring_bandwidth" in intra.values or "bandwidth" in intra.values:
-        # Measured curves belong to the link that the file replaces.
-        link = replace(link, curves=())
-    nominal = given("bandwidth", "GB/s", link.bytes_per_s)
-    ring = link.ring_bytes_per_s * nominal / link.bytes_per_s
-    link = replace(
-        link,
-        bytes_per_s=nominal,
-        ring_bytes_per_s=given("ring_bandwidth", "GB/s", ring),
-        latency_s=given("latency", "us", link.latency_s),
+    link = with_other_numbers(
+        device.intra_node,
+        intra.optional_number("bandwidth", "GB/s"),
+        intra.optional_number("ring_bandwidth", "GB/s"),
+        intra.optional_number("latency", "us"),
     )
     net = top.section("network", required=False)
     given = _given(net)

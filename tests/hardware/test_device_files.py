@@ -156,15 +156,17 @@ def test_cluster_file_overrides_what_it_names(tmp_path: Path) -> None:
     assert cluster.intra_node.curves == usual.intra_node.curves
 
 
-def test_cluster_file_with_another_link_drops_the_measured_curves(tmp_path: Path) -> None:
+def test_cluster_file_with_another_link_scales_the_measured_curves(tmp_path: Path) -> None:
     path = tmp_path / "cluster.yaml"
     path.write_text(
         "version: 1\ndevice: a100-sxm-80gb\nnodes: 1\ndevices_per_node: 4\n"
         "intra_node: {bandwidth: {value: 30, unit: GB/s}}\n"
     )
-    link = load_cluster(path).intra_node
-    assert link.curves == ()
+    link, usual = load_cluster(path).intra_node, load_device("a100-sxm-80gb").intra_node
     assert link.ring_bytes_per_s == pytest.approx(30e9 * 229.25 / 300)
+    for curve, before in zip(link.curves, usual.curves, strict=True):
+        largest, rate = before.bytes_per_s.points[-1]
+        assert curve.bytes_per_s.points[-1] == (largest, pytest.approx(rate / 10, rel=0.01))
 
 
 @pytest.mark.parametrize(
