@@ -50,6 +50,15 @@ def format_bytes(num_bytes: float) -> str:
     return f"{num_bytes:.0f} B"
 
 
+def format_enough_bytes(num_bytes: int) -> str:
+    """As ``format_bytes``, rounded up: ``parse_bytes`` of it is no less."""
+    text = format_bytes(num_bytes)
+    if parse_bytes(text) >= num_bytes:
+        return text
+    number, unit = text.split()
+    return f"{float(number) + 0.01:.2f} {unit}"
+
+
 def format_seconds(seconds: float) -> str:
     """Seconds for people: ``1.23 s``, ``45.6 ms``, ``7.8 µs``."""
     if abs(seconds) >= 1:

@@ -6,7 +6,7 @@ from autopar.errors import InfeasibleError
 from autopar.plan.decisions import Plan
 from autopar.planner.remedies import Remedies
 from autopar.solve.candidate import Job, Shortfall
-from autopar.units import format_bytes
+from autopar.units import format_bytes, format_enough_bytes
 
 
 def nothing_fits(least: Shortfall, remedies: Remedies, job: Job, settled: Plan) -> InfeasibleError:
@@ -41,7 +41,7 @@ def nothing_fits(least: Shortfall, remedies: Remedies, job: Job, settled: Plan) 
 
 
 def _alternatives(remedies: Remedies, job: Job) -> str:
-    texts = [f"on devices with {format_bytes(remedies.memory_bytes)}"]
+    texts = [f"on devices with {format_enough_bytes(remedies.memory_bytes)}"]
     if remedies.devices is not None:
         per_node = job.cluster.devices_per_node
         nodes = f" ({remedies.devices // per_node} nodes of {per_node})" if per_node > 1 else ""
