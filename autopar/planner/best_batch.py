@@ -132,6 +132,13 @@ class _Sweep:
         is_late = self.is_late and bool(self.tried)
         return is_late or self._is_hopeless or self._in_vain >= _MOST_IN_VAIN
 
+    @property
+    def _needs_many_samples(self) -> bool:
+        """Whether a micro-batch that is pinned, or is to be large, leaves small batches few data ranks."""
+        constraints = self._request.constraints
+        bound = constraints.bounds.get("batch.micro")
+        return constraints.micro_batch is not None or (bound is not None and bound.least > 1)
+
     def refuse(self, size: int, problem: InfeasibleError) -> None:
         """Notes a batch that the pins forbid."""
         self._refused = self._refused or problem
@@ -157,8 +164,8 @@ class _Sweep:
             if found is not None:
                 self._keep(size, found)
                 return
-            # A larger batch needs no less memory, unless a pinned micro-batch keeps meshes from small ones.
-            self._is_hopeless = self._request.constraints.micro_batch is None and self._best is None
+            # A larger batch needs no less memory, unless the micro-batch keeps meshes from small ones.
+            self._is_hopeless = not self._needs_many_samples and self._best is None
             self.skip(size, self._problem or task.why_nothing_fits())
 
     def outcome(self) -> PlanResult:

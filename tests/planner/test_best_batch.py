@@ -66,6 +66,28 @@ def test_where_no_batch_fits_the_smallest_says_why(best: PlanResult, captured: C
         plan_best_batch(_request(captured, *sets, limit_bytes=2**30), captured=captured)
 
 
+def test_a_least_micro_batch_does_not_end_the_search_at_the_first_batch(captured: Capture) -> None:
+    # Two samples in one micro-batch leave one data rank, and nothing is divided; four leave two.
+    sets = (
+        "batch.micro=>=2",
+        "mesh.pipeline=1",
+        "mesh.tensor=1-2",
+        "activations=replicate",
+        "tensor=replicate",
+        "offload=none",
+    )
+    enough = []
+    for size in (2, 4):
+        with pytest.raises(InfeasibleError) as caught:
+            make_plan(_request(captured, *sets, batch=size, limit_bytes=2**20), captured=captured)
+        assert caught.value.remedies is not None
+        enough.append(caught.value.remedies["memory_per_device_bytes"])
+    assert enough[1] < enough[0]
+    found = plan_best_batch(_request(captured, *sets, limit_bytes=sum(enough) // 2), captured=captured)
+    assert found.batches[0].samples_per_s is None
+    assert found.plan.mesh.data == 2
+
+
 def test_a_pinned_batch_contradicts(captured: Capture) -> None:
     with pytest.raises(PlanError, match=r"batch.global is 64 here and auto in --batch auto.*keep one"):
         plan_best_batch(_request(captured, "batch.global=64"), captured=captured)
