@@ -19,7 +19,7 @@ from autopar.cli.outcome import tell
 from autopar.cli.source import load_source_of
 from autopar.cli.watching import waiting
 from autopar.hardware.cluster import Cluster
-from autopar.plan.decisions import Plan
+from autopar.plan.decisions import ClusterReference, Plan
 from autopar.plan.merge import override
 from autopar.plan.pins import parse_sets
 from autopar.plan.read import read_plan
@@ -59,13 +59,25 @@ def given_plan(args: argparse.Namespace, path: str, what: str = "PLAN") -> Given
     if choice and not args.quiet:
         tell(choice)
     if plan.cluster is not None and is_replanned(cluster, plan.cluster) and not args.quiet:
-        tell(
-            f"warning: the plan was made for {plan.cluster.num_devices} x {plan.cluster.device}; "
-            f"costed for {cluster.num_devices} x {cluster.device.name}"
-        )
+        tell(_replanned(args, plan.cluster, cluster))
     here = on_cluster(args, plan, cluster, limit_bytes)
     plan = override(here, pins)
     collect_seldom()
     with waiting(args, "loading the model"):
         source = load_source_of(plan)
     return Given(plan, here if args.sets else None, cluster, limit_bytes, source)
+
+
+def _replanned(args: argparse.Namespace, planned: ClusterReference, cluster: Cluster) -> str:
+    """That a plan is costed for other devices than it names, and what names them."""
+    flags = (args.cluster, args.device, args.gpus, args.gpus_per_node)
+    why = ""
+    if planned.file is not None and all(flag is None for flag in flags):
+        why = (
+            f" ({cluster.nodes} x {cluster.devices_per_node}), as its cluster file '{planned.file}' says: "
+            "change that file, or delete cluster.file"
+        )
+    return (
+        f"warning: the plan was made for {planned.num_devices} x {planned.device}; "
+        f"costed for {cluster.num_devices} x {cluster.device.name}{why}"
+    )

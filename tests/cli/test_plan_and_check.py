@@ -118,6 +118,20 @@ def test_check_for_other_devices_warns_and_recosts(
     assert "22.03 GiB" not in err and "of the limit" in out
 
 
+def test_a_cluster_file_that_says_otherwise_than_the_plan_is_named(
+    plan_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = plan_file.parent / "joined.yaml"
+    file.write_text("version: 1\ndevice: l4-24gb\nnodes: 2\ndevices_per_node: 2\n")
+    text = plan_file.read_text()
+    assert "devices_per_node: 4}" in text
+    plan_file.write_text(text.replace("devices_per_node: 4}", f"devices_per_node: 4, file: {file}}}"))
+    assert main(["check", str(plan_file)]) == 0
+    err = capsys.readouterr().err
+    assert "the plan was made for 4 x cpu; costed for 4 x l4-24gb (2 x 2), as its cluster file" in err
+    assert f"'{file}' says: change that file, or delete cluster.file" in err
+
+
 def test_check_of_a_plan_that_does_not_fit_names_the_shortfall(
     plan_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
