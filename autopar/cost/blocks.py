@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import fx
 
-from autopar.capture.model_graph import Block, InputKind
+from autopar.capture.model_graph import Block, InputKind, ModelGraph
 from autopar.cost.call_facts import CallFacts
 from autopar.cost.choice import BlockChoice, ParameterShare
 from autopar.cost.effects import Effect
@@ -61,30 +61,54 @@ class Readings:
 
     Attributes:
         cluster: whose device and links were charged.
-        made: by class, sharding, micro-batch and stride of the tensor axis.
+        made: by class, sharding, micro-batch, stride of the tensor axis and frozen placeholders.
         effects: of calls on storages, observed so far.
     """
 
     def __init__(self, cluster: Cluster) -> None:
         self.cluster = cluster
-        self.made: dict[tuple[str, str, int, int], BlockReading] = {}
-        self._facts: dict[fx.Graph, CallFacts] = {}
+        self.made: dict[tuple[str, str, int, int, frozenset[str]], BlockReading] = {}
+        self._facts: dict[tuple[fx.Graph, frozenset[str]], CallFacts] = {}
         self.effects: dict[object, Effect] = {}
 
     def of(
-        self, block: Block, sharding: BlockSharding, micro_batch: int, tensor_stride: int = 1
+        self,
+        block: Block,
+        sharding: BlockSharding,
+        micro_batch: int,
+        tensor_stride: int = 1,
+        frozen: frozenset[str] = frozenset(),
     ) -> BlockReading:
-        """The reading of a block."""
-        key = (block.class_key, sharding_signature(block, sharding), micro_batch, tensor_stride)
+        """The reading of a block, of whose parameters those named ``frozen`` have no gradient."""
+        own = _frozen_placeholders(block, frozen)
+        key = (block.class_key, sharding_signature(block, sharding), micro_batch, tensor_stride, own)
         if key not in self.made:
-            self.made[key] = read_block(block, sharding, self.cluster, tensor_stride, self.facts_of(block))
+            facts = self.facts_of(block, frozen)
+            self.made[key] = read_block(block, sharding, self.cluster, tensor_stride, facts)
         return self.made[key]
 
-    def facts_of(self, block: Block) -> CallFacts:
+    def facts_of(self, block: Block, frozen: frozenset[str] = frozenset()) -> CallFacts:
         """Facts about the graph of a block."""
-        if block.graph not in self._facts:
-            self._facts[block.graph] = CallFacts(block, self.effects)
-        return self._facts[block.graph]
+        key = (block.graph, _frozen_placeholders(block, frozen))
+        if key not in self._facts:
+            self._facts[key] = CallFacts(block, self.effects, key[1])
+        return self._facts[key]
+
+
+def frozen_parameters(graph: ModelGraph) -> frozenset[str]:
+    """Canonical names of the parameters without gradient."""
+    return frozenset(name for name, spec in graph.parameters.items() if not spec.requires_grad)
+
+
+def _frozen_placeholders(block: Block, frozen: frozenset[str]) -> frozenset[str]:
+    """Placeholders of the parameters that are named."""
+    if not frozen:
+        return frozen
+    return frozenset(
+        item.placeholder
+        for item in block.inputs
+        if item.kind is InputKind.PARAMETER and item.source in frozen
+    )
 
 
 def sharding_signature(block: Block, sharding: BlockSharding) -> str:
@@ -221,7 +245,7 @@ def block_choice(
         tensor_stride: distance in ranks between neighbours on the tensor axis.
     """
     assert readings is None or readings.cluster is cluster
-    reading = (readings or Readings(cluster)).of(block, sharding, micro_batch, tensor_stride)
+    reading = (readings or Readings(cluster)).of(block, sharding, micro_batch, tensor_stride, frozen)
     held = _held(reading.memory, recompute)
     shares = parameter_shares(block, sharding, frozen)
     again_s, again_comm_s = _again_s(reading, recompute)

@@ -35,13 +35,16 @@ class CallFacts:
         block: facts about the graph.
         position: of every node: equal blocks do not have equal names.
         structure: text that blocks share whose graphs differ in sizes alone.
+        frozen: placeholders of parameters without gradient.
         effects: by structure, position, local operator, layouts and wishes for gradients of the arguments.
     """
 
-    def __init__(self, block: Block, effects: dict[object, Effect]) -> None:
+    def __init__(
+        self, block: Block, effects: dict[object, Effect], frozen: frozenset[str] = frozenset()
+    ) -> None:
         self.block = BlockFacts(block)
         self.position = {node: index for index, node in enumerate(block.graph.nodes)}
-        self.effects = effects
+        self.effects, self.frozen = effects, frozen
         self.names = {n: operator_name(n.target) for n in block.graph.nodes if n.op == "call_function"}
         self.kept = frozenset(
             n.name for n in self.names if n.name not in self.block.pinned and keeps_result(n)

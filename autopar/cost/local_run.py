@@ -53,7 +53,7 @@ class LocalValue:
         requires_grad: per tensor, as autograd would have it.
         has_gradient: whether it is floating and made of parameters or activations.
         of_parameters: whether it is made of parameters alone.
-        is_parameter: whether it is a parameter itself.
+        is_trained: whether it is a parameter itself, and has a gradient.
         lives: keys in the ledger.
         num_readers: with a gradient.
         shard: what products that read it keep instead, and gather again.
@@ -67,7 +67,7 @@ class LocalValue:
     requires_grad: tuple[bool, ...]
     has_gradient: bool
     of_parameters: bool = False
-    is_parameter: bool = False
+    is_trained: bool = False
     lives: tuple[int, ...] = ()
     num_readers: int = 0
     shard: Tensor | None = None
@@ -125,8 +125,9 @@ class LocalRun(LocalWalk[LocalValue]):
             local_shape(tuple(whole.shape), placement, self.degree), dtype=whole.dtype, device="meta"
         )
         wanted = whole.is_floating_point() and kind in (InputKind.PARAMETER, InputKind.ACTIVATION)
+        wanted = wanted and node.name not in self._known.frozen
         is_parameter = kind is InputKind.PARAMETER
-        value = LocalValue((tensor,), False, (wanted,), wanted, is_parameter, is_parameter)
+        value = LocalValue((tensor,), False, (wanted,), wanted, is_parameter, is_parameter and wanted)
         if kind in UNCOUNTED:
             self.ledger.uncounted.add(tensor.untyped_storage())
         else:
@@ -166,7 +167,7 @@ class LocalRun(LocalWalk[LocalValue]):
             tensor = torch.empty(shape, dtype=source.dtype, device="meta")
         made = LocalValue((tensor,), False, local.requires_grad, local.has_gradient, local.of_parameters)
         transfers = conversion_transfers(
-            step, whole_bytes(value), self.degree, has_gradient=value.name in self.gradients
+            step, whole_bytes(value), self.degree, has_gradient=local.has_gradient
         )
         kept = any(not transfer.backward for transfer in transfers) and value.name not in self.pinned
         local.num_forgetting += kept
@@ -301,7 +302,7 @@ class LocalRun(LocalWalk[LocalValue]):
 
 def _backward_extra(name: str, arguments: Sequence[LocalValue]) -> int:
     """Bytes that a backward call needs beside the gradients of arguments and result."""
-    extra = sum(a.num_bytes for a in _distinct(arguments) if a.is_parameter or a.shard is not None)
+    extra = sum(a.num_bytes for a in _distinct(arguments) if a.is_trained or a.shard is not None)
     if arguments and (name in PIECES or name in WHOLE_TEMPORARY):
         extra += arguments[0].num_bytes
     return extra

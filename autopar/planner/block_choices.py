@@ -45,13 +45,16 @@ def whole_choices(
     )
 
 
-def whole_seconds(block: Block, device: Device) -> float:
+def whole_seconds(block: Block, device: Device, frozen: frozenset[str] = frozenset()) -> float:
     """Least seconds of a block on one rank, forward and backward: its operators, as if nothing that may lie
     right already were copied.
+
+    Args:
+        frozen: canonical names of parameters without gradient.
     """
     if measured := device.blocks.get(block.class_key):
         return measured.forward_s + measured.backward_s
-    gradients = nodes_with_gradient(block)
+    gradients = nodes_with_gradient(block, frozen)
     costs = [
         node_seconds(node, gradients, device)
         for node in block.graph.nodes

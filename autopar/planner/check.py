@@ -10,7 +10,7 @@ import torch
 from autopar.capture.capture import Capture, capture
 from autopar.capture.model_graph import ModelGraph
 from autopar.capture.target import ModelSource
-from autopar.cost.blocks import Readings, block_choice
+from autopar.cost.blocks import Readings, block_choice, frozen_parameters
 from autopar.cost.layout import Layout
 from autopar.cost.measured import measured_note
 from autopar.cost.prediction import Prediction
@@ -103,7 +103,7 @@ def resolved_layout(resolved: ResolvedPlan, cluster: Cluster, readings: Readings
     plan, graph = resolved.plan, resolved.graph
     mesh = plan.mesh
     assert mesh.pipeline and mesh.data and mesh.tensor and plan.micro_batch and plan.precision
-    frozen = frozenset(name for name, spec in graph.parameters.items() if not spec.requires_grad)
+    frozen = frozen_parameters(graph)
     choices = [
         block_choice(
             decision.block,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from autopar.capture.model_graph import InputKind
-from autopar.cost.blocks import Readings
+from autopar.cost.blocks import Readings, frozen_parameters
 from autopar.cost.call_facts import CallFacts
 from autopar.cost.choice import BlockChoice
 from autopar.cost.local_run import LocalRun, LocalValue, Timed
@@ -105,7 +105,8 @@ class _NotingRun(LocalRun):
     """A run that notes on whose account every call and every conversion is."""
 
     def __init__(self, costing: Costing, decision: BlockDecision, readings: Readings) -> None:
-        facts: CallFacts = readings.facts_of(decision.block)
+        frozen = frozen_parameters(costing.resolved.graph)
+        facts: CallFacts = readings.facts_of(decision.block, frozen)
         super().__init__(decision.block, decision.sharding, facts, costing.cluster.device)
         self.noted: dict[fx.Node, list[Timed]] = {}
         self.made_by: dict[fx.Node, LocalValue] = {}

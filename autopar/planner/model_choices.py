@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from autopar.capture.capture import Capture
 from autopar.capture.model_graph import Block, ModelGraph
-from autopar.cost.blocks import Readings, model_flops
+from autopar.cost.blocks import Readings, frozen_parameters, model_flops
 from autopar.cost.choice import BlockChoice
 from autopar.hardware.cluster import Cluster
 from autopar.plan.decisions import Plan, Precision, Recompute
@@ -195,17 +195,22 @@ class ModelChoices:
 
     def _sample_floor_s(self, most: int | None) -> float:
         device, graph = self._cluster.device, self.graph
-        # One product of the backward pass is sure: inputs of the model want no gradient.
+        frozen = frozen_parameters(graph)
+        # One product of the backward pass is sure: inputs of the model want no gradient. Where parameters
+        # want none either, none is.
         by_class = {block.class_key: block for block in reversed(graph.blocks)}
-        flops_of = {key: model_flops(block) for key, block in by_class.items()}
-        flops = 2 * sum(flops_of[block.class_key] for block in graph.blocks)
+        flops_of = {
+            key: model_flops(block) * (1 if any(item.source in frozen for item in block.inputs) else 2)
+            for key, block in by_class.items()
+        }
+        flops = sum(flops_of[block.class_key] for block in graph.blocks)
         sample_s = flops / graph.micro_batch / device.peak(self._precision)
         if self._capture.dynamic and most and not device.blocks and device.memory_rates is None:
             whole: dict[str, float] = {}
             blocks = self._capture.at(most).blocks
             for block in blocks:
                 if block.class_key not in whole:
-                    whole[block.class_key] = whole_seconds(block, device)
+                    whole[block.class_key] = whole_seconds(block, device, frozen)
             sample_s = max(sample_s, sum(whole[block.class_key] for block in blocks) / most)
         return sample_s
 
@@ -300,7 +305,7 @@ class ModelChoices:
         key = (setting.block_key(kind), *fixed, pairs, thorough)
         choices = self._store.choices
         if key not in choices:
-            frozen = frozenset(n for n, p in setting.graph.parameters.items() if not p.requires_grad)
+            frozen = frozen_parameters(setting.graph)
             bench = Workbench(self._cluster, self.readings, frozen, setting.stride)
             if setting.degree == 1:
                 choices[key] = whole_choices(setting.graph, block, pins.recompute, bench)

@@ -21,9 +21,13 @@ def is_floating(node: fx.Node) -> bool:
     )
 
 
-def nodes_with_gradient(block: Block) -> frozenset[str]:
-    """Names of the nodes that may require a gradient: floating, from a parameter or an activation."""
-    kinds = {item.placeholder: item.kind for item in block.inputs}
+def nodes_with_gradient(block: Block, frozen: frozenset[str] = frozenset()) -> frozenset[str]:
+    """Names of the nodes that may require a gradient: floating, from a parameter or an activation.
+
+    Args:
+        frozen: canonical names of parameters without gradient.
+    """
+    kinds = {item.placeholder: item.kind for item in block.inputs if item.source not in frozen}
     found: set[str] = set()
     for node in block.graph.nodes:
         if node.op == "placeholder":

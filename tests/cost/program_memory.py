@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from autopar.capture.model_graph import Block, InputKind
+from autopar.capture.model_graph import Block, BlockInput, InputKind
 from autopar.cost.local_run import UNCOUNTED
 from autopar.cost.operator_traffic import PIECES, WHOLE_TEMPORARY
 from autopar.cost.operators import operator_name
@@ -30,30 +30,38 @@ from autopar.lower.block import LoweredBlock
 from autopar.lower.selective import kept_nodes
 
 
-def block_memory(block: Block, lowered: LoweredBlock) -> BlockMemory:
+def block_memory(block: Block, lowered: LoweredBlock, frozen: frozenset[str] = frozenset()) -> BlockMemory:
     """Reads off the memory of a lowered block.
 
     Args:
         block: with the kinds of the inputs.
         lowered: its program at the tensor degree of interest.
+        frozen: names of parameters without gradient.
     """
-    run = _Run(block, lowered)
+    run = _Run(block, lowered, frozen)
     run.execute()
     return run.ledger.memory()
 
 
-def input_kinds(block: Block, lowered: LoweredBlock) -> dict[str, InputKind]:
-    """Kinds of the block's inputs by name in the lowered graph, where a name may have had to change."""
+def block_inputs(block: Block, lowered: LoweredBlock) -> dict[str, BlockInput]:
+    """The block's inputs by name in the lowered graph, where a name may have had to change."""
     _axis, *placeholders = (node for node in lowered.graph.graph.nodes if node.op == "placeholder")
-    return {node.name: item.kind for node, item in zip(placeholders, block.inputs, strict=True)}
+    return {node.name: item for node, item in zip(placeholders, block.inputs, strict=True)}
+
+
+def input_kinds(block: Block, lowered: LoweredBlock) -> dict[str, InputKind]:
+    """Kinds of ``block_inputs``."""
+    return {name: item.kind for name, item in block_inputs(block, lowered).items()}
 
 
 class _Run(fx.Interpreter):
     """One run of the program, with notes of what is kept and what is live when."""
 
-    def __init__(self, block: Block, lowered: LoweredBlock) -> None:
+    def __init__(self, block: Block, lowered: LoweredBlock, frozen: frozenset[str]) -> None:
         super().__init__(lowered.graph, garbage_collect_values=False)
-        self.kinds = input_kinds(block, lowered)
+        inputs = block_inputs(block, lowered)
+        self.kinds = {name: item.kind for name, item in inputs.items()}
+        self.frozen = {name for name, item in inputs.items() if item.source in frozen}
         self.axis = FakeAxis(lowered.sharding.degree)
         self.steps = {node: i for i, node in enumerate(lowered.graph.graph.nodes)}
         self.ledger = new_ledger()
@@ -101,6 +109,7 @@ class _Run(fx.Interpreter):
         kind = self.kinds[node.name]
         value = node.meta["val"].detach()
         differentiable = value.is_floating_point() and kind in (InputKind.PARAMETER, InputKind.ACTIVATION)
+        differentiable = differentiable and node.name not in self.frozen
         value.requires_grad_(differentiable)
         if kind in UNCOUNTED:
             self.ledger.uncounted.add(value.untyped_storage())
@@ -142,7 +151,7 @@ class _Run(fx.Interpreter):
         extra = sum(
             _num_bytes(argument)
             for argument in self._operands(node)
-            if self.kinds.get(argument.name) is InputKind.PARAMETER
+            if (self.kinds.get(argument.name) is InputKind.PARAMETER and argument.name not in self.frozen)
             or ("kept" in node.kwargs and "kept_shard" in argument.meta)
         )
         name = operator_name(node.target)

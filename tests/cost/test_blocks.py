@@ -92,6 +92,34 @@ def test_frozen_parameters_are_marked(cluster: Cluster) -> None:
     assert {p.name for p in choice.parameters if not p.trainable} == names
 
 
+@pytest.mark.parametrize("degree", [1, 8])
+def test_frozen_parameters_take_no_product_of_the_backward_pass(cluster: Cluster, degree: int) -> None:
+    graph = captured(2, 8192, 64, 512).at(4)
+    block = named(graph, "blocks.0")
+    readings = Readings(cluster)
+
+    def choice(frozen: frozenset[str]) -> BlockChoice:
+        return block_choice(
+            block,
+            megatron(graph, block, degree),
+            Recompute.NONE,
+            cluster,
+            4,
+            frozen=frozen,
+            readings=readings,
+        )
+
+    parameters = frozenset(i.source for i in block.inputs if i.kind is InputKind.PARAMETER)
+    plain, frozen = choice(frozenset()), choice(parameters)
+    assert frozen.backward_weight_s == 0 < plain.backward_weight_s
+    assert frozen.backward_compute_s == pytest.approx(
+        plain.backward_compute_s - plain.backward_weight_s, rel=1e-6
+    )
+    assert frozen.saved_bytes < plain.saved_bytes
+    assert frozen.forward_s == plain.forward_s
+    assert choice(frozenset()) == plain
+
+
 def test_a_reading_serves_the_whole_class_and_no_other_sharding(cluster: Cluster) -> None:
     graph = captured(2, 64, 4, 32).at(2)
     first, second = named(graph, "blocks.0"), named(graph, "blocks.1")

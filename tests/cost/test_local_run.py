@@ -76,6 +76,22 @@ def test_the_walk_finds_what_the_program_shows(name: str, seed: int) -> None:
             check(decision.block, decision.sharding, readings(name))
 
 
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", ["gpt", "resnet"])
+def test_what_is_frozen_is_kept_as_autograd_keeps_it(name: str, seed: int) -> None:
+    _, graph = load(name)
+    chance = random.Random(f"frozen {name} {seed}")
+    plan = random_plan(graph, chance, degree=chance.choice([1, 2]))
+    names = sorted(graph.parameters)
+    frozen = frozenset(names if seed == 0 else chance.sample(names, len(names) // 2))
+    made = Readings(cluster())
+    for decision in resolve(plan, graph).blocks:
+        block, sharding = decision.block, decision.sharding
+        run = LocalRun(block, sharding, made.facts_of(block, frozen), cluster().device)
+        run.walk()
+        assert run.ledger.memory() == block_memory(block, lower_block(block, sharding), frozen), block.name
+
+
 @pytest.mark.parametrize("batch", [1, 2, 8])
 @pytest.mark.parametrize("degree", [1, 2, 4])
 def test_what_was_observed_at_one_size_holds_at_others(batch: int, degree: int) -> None:
