@@ -40,6 +40,13 @@ def no_candidate(
             f"to {num_devices}; change or free one of them",
             binding="mesh",
         )
+    most_data = mesh.data or num_devices // product
+    if pins.shard_group is not None and most_data % pins.shard_group:
+        return InfeasibleError(
+            f"shard_group {pins.shard_group} is not possible{_at(settled, 'shard_group')}: it divides no "
+            f"data axis of up to {most_data} ranks; legal sizes are {_list(divisors(most_data))}",
+            binding="shard_group",
+        )
     if pins.schedule is not None or pins.virtual is not None:
         wanted = pins.virtual or (2 if pins.schedule in _OF_TWO_OR_MORE else 1)
         least = wanted * (mesh.pipeline or 1)

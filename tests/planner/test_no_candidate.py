@@ -22,6 +22,11 @@ CLUSTER = cluster_of(load_device("a100-sxm-80gb"), 4)
         ),
         (Plan(mesh=Mesh(pipeline=3, tensor=1)), "mesh.pipeline 3 is not possible"),
         (Plan(mesh=Mesh(data=4), micro_batch=5), "batch.micro 5 does not divide the samples"),
+        (
+            Plan(shard_group=3),
+            "shard_group 3 is not possible",
+        ),
+        (Plan(mesh=Mesh(pipeline=2), shard_group=4), "legal sizes are 1, 2"),
         (Plan(), "does not divide over any mesh of 4 devices"),
     ],
 )
