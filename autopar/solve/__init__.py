@@ -8,8 +8,9 @@
 * One block's operators: ``operator_problem``, ``operators`` (a linear programme), ``elimination`` (exact,
   for all prices).
 * Lower bounds: ``floors``, ``bounds``, ``stage_floor``, ``table_floor``, ``traffic_floor``,
-  ``closer_bounds``, ``cheapest_chain``, ``paths``, ``packing``, ``relaxation`` with ``bundle`` and ``parts``.
-* Good plans early: ``scout``, ``recipes``, ``first_plans``, ``climb``; at the end, ``last_look`` with
-  ``polish``. Beside the answer: ``baselines``, ``runners_up``, ``why_not``, ``considered``. Where nothing
-  fits: ``diagnosis``, ``shortfall``.
+  ``memory_floor``, ``closer_bounds``, ``cheapest_chain``, ``paths``, ``packing``, ``relaxation`` with
+  ``bundle`` and ``parts``.
+* Good plans early: ``scout``, ``recipes``, ``first_plans``, ``climb``; what they leave of a rank's memory:
+  ``spare_memory``; at the end, ``last_look`` with ``polish``. Beside the answer: ``baselines``,
+  ``runners_up``, ``why_not``, ``considered``. Where nothing fits: ``diagnosis``, ``shortfall``.
 """

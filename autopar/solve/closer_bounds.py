@@ -37,7 +37,7 @@ def _raise_least(state: Search) -> None:
             return
         if (least, tables_left) not in exchanged:
             exchanged.add((least, tables_left))
-            _raise(live[least], state.floors.exchange_s(least))
+            _raise(live[least], state.floors.exchange_s(least, state.worth_s))
             continue
         alike = [family for family in live if family.tensor == least.tensor]
         if not tables_left or not state.floors.come_nearer(least, max(f.micro_batch for f in alike)):

@@ -6,6 +6,7 @@ slower a sample; once its tables are made, the bounds of its candidates follow f
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Callable, Iterator, Sequence
 
@@ -13,13 +14,15 @@ from autopar.cost.offload import step_update_s
 from autopar.cost.training import Training
 from autopar.errors import CaptureError
 from autopar.plan.decisions import ScheduleName
+from autopar.schedule.actions import SPLIT_BACKWARD
 from autopar.solve.bounds import makespan_floor_s
 from autopar.solve.bundle import Bundle
-from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Family, Job, tables_of
+from autopar.solve.candidate import Candidate, Choices, ChoiceTable, Family, Job, Offload, tables_of
 from autopar.solve.candidates import Space, divisions, schedules
 from autopar.solve.chain_build import candidate_training
+from autopar.solve.memory_floor import MemoryFloor
 from autopar.solve.mesh import least_state_bytes
-from autopar.solve.parts import Parts, parts_of
+from autopar.solve.parts import Parts, least_of, parts_of
 from autopar.solve.relaxation import Relaxed, relaxed_step_s
 from autopar.solve.table_floor import TableFloor
 from autopar.solve.traffic_floor import TrafficFloor
@@ -57,6 +60,8 @@ class Floors:
         self._sizes: dict[int, set[int]] = {}
         self._refused: set[tuple[int, int, int]] = set()
         self._traffic: dict[tuple[int, int], TrafficFloor] = {}
+        self._chains_s: dict[tuple[object, ...], float] = {}
+        self._memory: dict[tuple[tuple[int, int, int], int], MemoryFloor] = {}
         self._known_parts: dict[tuple[_Place, Training, int], Parts] = {}
 
     def note(self, family: Family) -> None:
@@ -99,32 +104,123 @@ class Floors:
             chain_s = max(chain_s, share * floor.chain_s)
         return step_s, chain_s
 
-    def exchange_s(self, family: Family) -> float:
-        """Lower bound of a family's step by what its ranks exchange, which depends on how they divide the
-        state that does not fit otherwise. By the tables nearest to its micro-batch."""
-        size, made = family.micro_batch, self._larger_made(family)
-        if not made:
+    def exchange_s(self, family: Family, worth_s: float) -> float:
+        """Lower bound of a family's step by how its ranks divide the state that does not fit otherwise: by
+        what they exchange for it, and by what fits into the memory of all of them.
+
+        Args:
+            worth_s: plans that take as long are of no interest.
+        """
+        return self.divided_s(family, list(divisions(family, self._space)), worth_s)
+
+    def divided_s(
+        self,
+        family: Family,
+        members: Sequence[Candidate],
+        worth_s: float,
+        kinds: Sequence[tuple[ScheduleName, int]] = (),
+    ) -> float:
+        """The same for some ways of dividing the state. By the tables nearest to the family's micro-batch;
+        by memory where these are its own.
+
+        Args:
+            members: one candidate for every way.
+            kinds: schedules with their stages per rank; none: all that the family may run.
+        """
+        made = self._larger_made(family)
+        if not made or any(min(one.zero) != max(one.zero) for one in members):
             return 0.0
-        key = family.tensor, min(made)
+        ways: dict[tuple[int, Offload, bool], list[Candidate]] = {}
+        by_way: dict[bool, list[tuple[ScheduleName, int]]] = {}
+        for kind in kinds or schedules(family, self._space):
+            by_way.setdefault(kind[0] in SPLIT_BACKWARD, []).append(kind)
+        for one in members:
+            if self.certain_shortfall(one) <= 0:
+                for splits in by_way:
+                    ways.setdefault((max(one.zero), one.offload, splits), []).append(one)
+        # Memory is looked at where the bound depends on it: of the least of all, until that is one's own.
+        waiting = [
+            (self._exchanged_s(family, alike, by_way[way[2]], min(made)), way) for way, alike in ways.items()
+        ]
+        heapq.heapify(waiting)
+        known: set[tuple[int, Offload, bool]] = set()
+        while waiting:
+            least_s, way = heapq.heappop(waiting)
+            if way in known or min(made) != family.micro_batch:
+                return least_s
+            known.add(way)
+            chain_s = self._chain_within_memory_s(family, ways[way], way[2], worth_s)
+            if chain_s < float("inf"):
+                found_s = self._exchanged_s(family, ways[way], by_way[way[2]], min(made), chain_s)
+                heapq.heappush(waiting, (max(least_s, found_s), way))
+        return float("inf")
+
+    def _exchanged_s(
+        self,
+        family: Family,
+        alike: Sequence[Candidate],
+        kinds: Sequence[tuple[ScheduleName, int]],
+        size: int,
+        chain_s: float = 0.0,
+    ) -> float:
+        """Lower bound of the step of candidates that divide state at one level and offload the same.
+
+        Args:
+            size: micro-batch of the tables that it is bounded by.
+            chain_s: what a micro-batch takes at least.
+        """
+        key = family.tensor, size
         if key not in self._traffic:
             self._traffic[key] = TrafficFloor(self._choices.tables(*key))
-        kinds = list(schedules(family, self._space))
-        known: dict[tuple[object, ...], float] = {}
+        least_s, seen = float("inf"), set[tuple[object, ...]]()
+        for one in alike:
+            if (one.order, one.shard_group) not in seen:
+                seen.add((one.order, one.shard_group))
+                training = candidate_training(one, self._job)
+                level, share = training.level(max(one.zero)), family.micro_batch / size
+                least_s = min(
+                    least_s,
+                    self._traffic[key].step_s(
+                        training, level, kinds, family.num_micro_batches, share, chain_s
+                    ),
+                )
+        return least_s
+
+    def _chain_within_memory_s(
+        self, family: Family, alike: Sequence[Candidate], splits: bool, worth_s: float
+    ) -> float:
+        """Least forward and backward of a micro-batch within the memory of all ranks, by a family's tables.
+
+        Args:
+            alike: candidates that divide state at one level and offload the same.
+            splits: whether their backward pass is split.
+        """
+        groups = tuple((one.order, one.shard_group) for one in alike)
+        key = family, max(alike[0].zero), alike[0].offload, splits, groups, worth_s
+        if key in self._chains_s:
+            return self._chains_s[key]
+        device, p = self._job.cluster.device, family.pipeline
+        place = family.tensor, family.micro_batch, 1
+        most_virtual = max((virtual for _, virtual in schedules(family, self._space)), default=1)
         least_s = float("inf")
-        for candidate in divisions(family, self._space):
-            if min(candidate.zero) != max(candidate.zero):
-                return 0.0
-            if self.certain_shortfall(candidate) <= 0:
-                level, on_host = max(candidate.zero), "parameters" in candidate.offload
-                division = level, candidate.order, candidate.shard_group, on_host
-                if division not in known:
-                    training = candidate_training(candidate, self._job)
-                    level = training.level(level)
-                    known[division] = self._traffic[key].step_s(
-                        training, level, kinds, family.num_micro_batches, size / key[1]
-                    )
-                least_s = min(least_s, known[division])
-        return 0.0 if least_s == float("inf") else least_s
+        for index, table in enumerate(tables_of(self._choices, family)):
+            parts = least_of([part for one in alike for part in self._parts(table, (*place, index), one)])
+            sent = min(c.output_bytes for kind in table.kinds for c in kind) if p > 1 else 0
+            usable = self._job.memory_limit_bytes - device.framework_reserved_bytes - 2 * sent
+            if (place, index) not in self._memory:
+                self._memory[place, index] = MemoryFloor(table)
+            found_s = self._memory[place, index].chain_s(
+                parts,
+                p * (usable - float(parts.running_bytes.min())),
+                num_micro_batches=family.num_micro_batches,
+                step_s=float("inf") if device.time_share > 1 and p > 1 else worth_s,
+                splits=splits,
+                num_stages=p * most_virtual,
+                is_one_stage=p == most_virtual == 1,
+            )
+            least_s = min(least_s, found_s)
+        self._chains_s[key] = least_s
+        return least_s
 
     def come_nearer(self, family: Family, largest: int) -> bool:
         """Makes tables of a micro-batch between a family's and the next larger one that has tables, if any

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from autopar.cost.offload import on_device
 from autopar.cost.parameter_state import parameter_bytes
+from autopar.cost.step import predict
 from autopar.plan.decisions import Recompute
 from autopar.solve.candidate import (
     Candidate,
@@ -23,6 +24,7 @@ from autopar.solve.candidate import (
 )
 from autopar.solve.chain_build import candidate_training
 from autopar.solve.recipes import Recipes
+from autopar.solve.spare_memory import with_memory_spent
 from autopar.solve.table_attempt import TableAttempt
 
 # Blocks times stages of a chain problem. Where ranks hold several stages each and there are more, stages hold
@@ -81,6 +83,10 @@ def best_recipe(tables: Sequence[ChoiceTable], candidate: Candidate, job: Job) -
     found = Recipes(tables).first_fitting(candidate, job)
     if found is None:
         return None
+    layout = with_memory_spent(found.layout, tables[found.table], job)
+    if layout is not found.layout:
+        spent = replace(found, layout=layout, prediction=predict(layout, job.cluster, job.memory_limit_bytes))
+        found = spent if spent.prediction.fits and spent.step_s < found.step_s else found
     floor_s = min(TableAttempt(table, candidate, job).free_floor_s() for table in tables)
     return MeshSolution(
         candidate,

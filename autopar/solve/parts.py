@@ -8,7 +8,7 @@ for several candidates at once is the least of their coefficients.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -114,10 +114,13 @@ def parts_of(table: ChoiceTable, training: Training, zero: int) -> Parts:
     # What a stage's first block holds, tied parameters included.
     largest = [max(c.trainable_elements for c in options) for options in table.kinds]
     first_s = np.array([data_traffic(elements, 0, training).scatter_s for elements in largest])[kind]
-    pieces = [
-        stage_pieces([holding(c, *size)], training, zero) for c, size in zip(choices, sizes, strict=True)
-    ]
+    saved = np.array([float(c.saved_bytes) for c in choices])
     stays = 0.0 if "activations" in training.offload else 1.0
+    # Of a block alone, all but what it saves and needs in between depends on its parameters alone.
+    idle = replace(choices[0], saved_bytes=0, transient_bytes=0)
+    of_size = {size: stage_pieces([holding(idle, *size)], training, zero) for size in known}
+    pieces = [of_size[size] for size in sizes]
+    own_bytes = np.array([float(c.transient_bytes) for c in choices]) + (1.0 - stays) * saved
     return Parts(
         kind=kind,
         forward_s=_combined(forward, _in_forward(level, overlap, forward, gather), down),
@@ -131,8 +134,8 @@ def parts_of(table: ChoiceTable, training: Training, zero: int) -> Parts:
         update_s=element_update_s(zero, training)
         * np.array([c.update_weight * trainable for c, (trainable, _) in zip(choices, sizes, strict=True)]),
         held_bytes=np.array([float(p.state.total) for p in pieces]),
-        saved_bytes=stays * np.array([float(c.saved_bytes) for c in choices]),
-        running_bytes=np.array([float(p.running + p.reduced) for p in pieces]),
+        saved_bytes=stays * saved,
+        running_bytes=np.array([float(p.running + p.reduced) for p in pieces]) + own_bytes,
     )
 
 

@@ -66,6 +66,7 @@ def search(
         return None
     num_solved = len(state.solved) + len(state.shortfalls)
     look_again(state, bound_s)
+    bound_s = state.prove()
     alternatives, by_hand = _beside(state, legal, num_alternatives, with_baselines)
     best = state.best
     assert best is not None

@@ -57,6 +57,7 @@ class TrafficFloor:
         schedules: Iterable[Kind],
         num_micro_batches: int,
         share: float,
+        chain_s: float = 0.0,
     ) -> float:
         """No plan of these schedules takes less for a step.
 
@@ -64,9 +65,19 @@ class TrafficFloor:
             training: of all stages.
             level: of ZeRO, in force.
             share: of the tables' micro-batch that a micro-batch is.
+            chain_s: what a micro-batch takes at least, forward and backward through all blocks.
         """
         steps_s = [
-            _step_s(least, self._traffic(index, training), training, level, kind, num_micro_batches, share)
+            _step_s(
+                least,
+                self._traffic(index, training),
+                training,
+                level,
+                kind,
+                num_micro_batches,
+                share,
+                chain_s,
+            )
             for index, least in enumerate(self._least)
             for kind in schedules
         ]
@@ -133,6 +144,7 @@ def _step_s(
     kind: Kind,
     num_micro_batches: int,
     share: float,
+    chain_s: float,
 ) -> float:
     (schedule, virtual), p = kind, training.pipeline
     takes_turns = training.cluster.device.time_share > 1 and p > 1
@@ -150,7 +162,7 @@ def _step_s(
         once_s = (1 - hidden) * gather_s + max((1 - hidden) * scatter_s, scatter_s - hidden * backward_s)
     else:
         once_s = max((1 - hidden) * traffic.reduce_s, traffic.reduce_s - hidden * backward_s)
-    whole_s = forward_s + backward_s
+    whole_s = max(forward_s + backward_s, chain_s)
     makespan_s = makespan_floor_s(
         schedule,
         p,

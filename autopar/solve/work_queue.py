@@ -48,6 +48,8 @@ _MORE = 0.6
 _MAY_BE_FAR_OFF = 1.33
 # Times the best plan of the search beside: what may be slower still is of no interest.
 _NEAR_ENOUGH = 1.15
+# Of a proof that is farther from its end, so much more work is done.
+_WORTH_MORE_PROOF, _MORE_UNITS = 0.05, 2_500
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
 _MOST_WORK_AT_ONCE = 150_000
@@ -96,6 +98,7 @@ class Search:
         self._ratios: dict[Kind, float] = {}
         self._by_table: dict[Candidate, list[float]] = {}
         self._offloaded: set[tuple[Family, ScheduleName, int]] = set()
+        self._opened_s: dict[Family, float] = {}  # the bound of each that was opened
         self._deadline = deadline
         self._progress = progress or (lambda text: None)
         self._watch = watch or (lambda news: None)
@@ -139,9 +142,21 @@ class Search:
         if self._effort > 1 and self.queue:
             self.work.allow((self._effort - 1) * MOST_UNITS)
             self._work_off(climb)
+        return self._bound_s
+
+    def prove(self) -> float:
+        """Works on while the best plan is far from what is proved; returns a lower bound of every plan."""
+        if self.best is not None and self._bound_s < (1 - _WORTH_MORE_PROOF) * self.best.step_s:
+            self.work.allow(_MORE_UNITS - self.work.units_left)
+            self._work_off()
+        return self._bound_s
+
+    @property
+    def _bound_s(self) -> float:
+        """The least of what was given up and of all that is left."""
         return min(self.open_bound_s, min((w.bound_s for w in self.queue), default=float("inf")))
 
-    def _work_off(self, climb: Climb) -> None:
+    def _work_off(self, climb: Climb | None = None) -> None:
         """Works the queue off as far as the work allowed goes, then looks around the best plan."""
         while self.queue and not self.is_late and self.work.left > 0:
             waiting = heapq.heappop(self.queue)
@@ -149,7 +164,8 @@ class Search:
                 self._advance(waiting)
             else:
                 self.cut.append(waiting)
-        climb.run(-_MORE)
+        if climb is not None:
+            climb.run(-_MORE)
 
     @property
     def guesses(self) -> dict[Family, float]:
@@ -214,6 +230,7 @@ class Search:
 
     def _open(self, family: Family, bound_s: float) -> None:
         """Puts a family's candidates in its place, unless its activations alone never fit."""
+        self._opened_s[family] = bound_s
         missing = self.floors.activations_missing(family)
         if missing > 0:
             example = next(candidates(family, self.space))
@@ -244,9 +261,16 @@ class Search:
         if not members:
             return
         left = replace(bundle, members=tuple(members))
+        chain_s = self.floors.table_floor(bundle.family).chain_s
+        kind = bundle.schedule, bundle.virtual
+        least_s = self.floors.divided_s(bundle.family, members, self.worth_s, [kind])
+        if least_s > bound_s * (1 + _TOLERANCE):
+            if least_s < float("inf"):
+                self._wait(least_s, left, 0, chain_s)
+            return
         least_s = self._relaxed_s(members, left.nearest)
         if least_s < float("inf"):
-            self._wait(max(bound_s, least_s), left, 1, self.floors.table_floor(bundle.family).chain_s)
+            self._wait(max(bound_s, least_s), left, 1, chain_s)
 
     def _relaxed_s(self, members: Sequence[Candidate], tables: Candidate | Family) -> float:
         """What no plan of candidates of a bundle goes below; they may offload where memory matters.
@@ -380,7 +404,7 @@ class Search:
         self._offloaded.add(key)
         for bundle in bundles(candidate.family, self.space):
             if bundle.offload != NO_OFFLOAD and (bundle.schedule, bundle.virtual) == key[1:]:
-                self._add_bundle(bundle, 0.0)
+                self._add_bundle(bundle, self._opened_s.get(candidate.family, 0.0))
 
     def _is_tightened(self, family: Family, waiting: Waiting) -> bool:
         """Whether tables that a family shares with others give it a better bound; it waits with that."""
