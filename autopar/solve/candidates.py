@@ -7,7 +7,9 @@ the axes, offload. What could only be as good as another is left out:
   where these are many to a rank;
 * an order of the axes that gives every axis the same neighbours as another; of many devices, orders in which
   the tensor axis is not the innermost (its collectives are those that nothing hides);
-* shard groups: of a long data axis only some.
+* shard groups: of a long data axis only some;
+* a rank alone on its data axis has nothing to divide: there ZeRO 3 is a choice only for parameters in host
+  memory, which need it, and the others run under the lowest level.
 """
 
 from __future__ import annotations
@@ -149,7 +151,7 @@ def candidates(family: Family, space: Space) -> Iterator[Candidate]:
     offloads = (NO_OFFLOAD, *OFFLOADS) if pins.offload is None else (pins.offload,)
     settings = product(offloads, schedules(family, space), orders(family, space))
     for offload, (schedule, virtual), order in settings:
-        for zero in _zero_levels(family, virtual, pins):
+        for zero in _zero_levels(family, virtual, offload, pins):
             if not space.allows(schedule, virtual, max(zero), offload) or not can_offload(offload, zero):
                 continue
             for group in shard_groups(family, zero, order, space):
@@ -163,7 +165,7 @@ def divisions(family: Family, space: Space) -> Iterator[Candidate]:
     for offload in (NO_OFFLOAD, *OFFLOADS) if pins.offload is None else (pins.offload,):
         levels: dict[frozenset[int], tuple[tuple[int, ...], ScheduleName, int]] = {}
         for schedule, virtual in schedules(family, space):
-            for zero in _zero_levels(family, virtual, pins):
+            for zero in _zero_levels(family, virtual, offload, pins):
                 if space.allows(schedule, virtual, max(zero), offload) and can_offload(offload, zero):
                     levels.setdefault(frozenset(zero), (zero, schedule, virtual))
         for (zero, schedule, virtual), order in product(levels.values(), orders(family, space)):
@@ -272,7 +274,9 @@ def _virtual_stages(schedule: ScheduleName, pins: OuterPins) -> tuple[int, ...]:
     return tuple(v for v in legal if pins.virtual in (None, v) and pins.holds("pipeline.virtual", v))
 
 
-def _zero_levels(family: Family, virtual: int, pins: OuterPins) -> Iterator[tuple[int, ...]]:
+def _zero_levels(
+    family: Family, virtual: int, offload: Offload, pins: OuterPins
+) -> Iterator[tuple[int, ...]]:
     num_stages = family.pipeline * virtual
     if isinstance(pins.zero, tuple):
         if len(pins.zero) == num_stages:
@@ -281,7 +285,9 @@ def _zero_levels(family: Family, virtual: int, pins: OuterPins) -> Iterator[tupl
         yield (pins.zero,) * num_stages
     else:
         levels = [level for level in _ZERO_LEVELS if pins.holds("zero", level)]
-        for level in levels if family.data > 1 else levels[:1]:
+        if family.data == 1:
+            levels = levels[-1:] if "parameters" in offload else levels[:1]
+        for level in levels:
             yield (level,) * num_stages
 
 

@@ -212,8 +212,10 @@ def _grown(
             continue
         if not (pins.holds("mesh.pipeline", pipeline) and pins.holds("mesh.data", data)):
             continue
-        alone = (0,) if data == 1 and pins.zero is None else None
+        alone = (0, 3) if data == 1 and pins.zero is None else None
         for offload, level in product(dict.fromkeys(offloads), dict.fromkeys(alone or levels)):
+            if alone and (level == 3) != ("parameters" in offload):
+                continue  # nothing to divide
             zero = (level,) * (pipeline * least.virtual)
             if not space.allows(least.schedule, least.virtual, level, offload) or not can_offload(
                 offload, zero

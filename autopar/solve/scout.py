@@ -302,7 +302,9 @@ def _differs_only(one: Candidate, other: Candidate, names: tuple[str, ...]) -> b
     if "virtual" in names and max(one.zero) != max(other.zero):
         return False
     # Levels are written stage by stage, and other numbers of virtual stages have other numbers of stages.
-    free = {*names, "zero"} if "virtual" in names else names
+    # A rank alone on its data axis divides nothing, and has the level that its offload needs.
+    follows = "virtual" in names or ("offload" in names and one.data == 1)
+    free = {*names, "zero"} if follows else names
     alike = all(getattr(one, name) == getattr(other, name) for name in _DECISIONS if name not in free)
     return alike and one != other
 

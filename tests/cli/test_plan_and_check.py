@@ -148,7 +148,7 @@ def test_a_limit_above_what_the_device_has_is_told(
 
 
 def test_plan_that_nothing_fits_is_status_3(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", GPT, *SMALL, *FLAGS, "--memory-limit", "308MiB", "--json"]) == 3
+    assert main(["plan", GPT, *SMALL, *FLAGS, "--memory-limit", "304MiB", "--json"]) == 3
     out, err = capsys.readouterr()
     assert err.splitlines()[-1].startswith("autopar: no plan fits: memory of stage ")
     document = json.loads(out)

@@ -68,11 +68,22 @@ SHARED = Quarry(
     int(2.93 * GiB),
     "l4-24gb",
 )
+# One device, whose parameters have to live elsewhere.
+ALONE = Quarry(
+    "examples/gpt.py",
+    {"n_layer": 8, "n_embd": 128, "n_head": 4, "seq": 64, "vocab": 512},
+    1,
+    1,
+    4,
+    1091429172,
+    "l4-24gb",
+)
 
 
 @pytest.mark.parametrize(
     ("quarry", "pins"),
     [
+        pytest.param(ALONE, ("zero=3",), id="alone"),
         pytest.param(HEAVY_HEAD, _mesh(4, 1, 1), id="heavy head"),
         pytest.param(DIVIDED, _mesh(1, 2, 2), id="divided", marks=pytest.mark.slow),
         pytest.param(SHORT, _mesh(8, 1, 1), id="short", marks=pytest.mark.slow),

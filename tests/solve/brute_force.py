@@ -59,7 +59,8 @@ def settings(case: FakeCase) -> Iterator[tuple]:
             for order, name, level, offload in itertools.product(orders, names, range(4), OFFLOADS):
                 if pins.zero not in (None, level) or pins.offload not in (None, offload):
                     continue
-                if (level > 0 and d == 1 and pins.zero is None) or ("parameters" in offload and level < 3):
+                on_host = "parameters" in offload
+                if (level > 0 and d == 1 and pins.zero is None and not on_host) or (on_host and level < 3):
                     continue
                 if level == 3 and name in (ScheduleName.ZERO_BUBBLE, ScheduleName.ZBV):
                     continue
