@@ -7,7 +7,7 @@ the axes, offload. What could only be as good as another is left out:
   where these are many to a rank;
 * an order of the axes that gives every axis the same neighbours as another; of many devices, orders in which
   the tensor axis is not the innermost (its collectives are those that nothing hides);
-* shard groups: of a long data axis only some;
+* micro-batches: of many divisors only some; shard groups: of a long data axis only some;
 * a rank alone on its data axis has nothing to divide: there ZeRO 3 is a choice only for parameters in host
   memory, which need it, and the others run under the lowest level.
 """
@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 
 from autopar.plan.bounds import Bound, StageSize, stages_can_hold
 from autopar.plan.decisions import MESH_AXES, Mesh, ScheduleName
 from autopar.solve.candidate import Candidate, Family, Offload
 
-_FEW_DIVISORS = 12
+# So few that all are tried; of more, some between neighbours that are so many times apart.
+_FEW_DIVISORS, _FAR_APART = 12, 1.5
 _ZERO_LEVELS = (0, 1, 2, 3)
 _VIRTUAL_STAGES = (2, 3, 4, 5, 6, 7, 8)
 # Of a data axis that is longer, the groups inside a node and those of so many times these are tried.
@@ -122,7 +123,12 @@ def meshes(
 
 
 def micro_batches(global_batch: int, data: int, bound: Bound | None = None) -> tuple[int, ...]:
-    """Micro-batches worth trying: what divides a rank's samples; of many, those of the form 2^i, 3·2^i."""
+    """Micro-batches worth trying: what divides a rank's samples.
+
+    Of many divisors the smallest, the largest, those of the form 2^i or 3·2^i, and so many others that no two
+    neighbours are more than 1.5 times apart where a divisor lies between them. What lies between sizes that
+    are nearer is left out: that a plan is optimal says nothing of it.
+    """
     if global_batch % data:
         return ()
     found = divisors(global_batch // data)
@@ -130,7 +136,11 @@ def micro_batches(global_batch: int, data: int, bound: Bound | None = None) -> t
         found = tuple(size for size in found if bound.holds(size))
     if len(found) <= _FEW_DIVISORS:
         return found
-    return tuple(size for size in found if _is_smooth(size) or size == found[-1])
+    kept = [found[0]]
+    for size, following in pairwise(found[1:]):
+        if _is_smooth(size) or following > _FAR_APART * kept[-1]:
+            kept.append(size)
+    return (*kept, found[-1])
 
 
 def families(global_batch: int, legal_meshes: Iterable[Mesh], pins: OuterPins) -> Iterator[Family]:

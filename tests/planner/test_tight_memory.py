@@ -78,12 +78,23 @@ ALONE = Quarry(
     1091429172,
     "l4-24gb",
 )
+# Few of the sizes that divide the batch are powers of two; in between lies the largest that fits.
+SIZES = Quarry(
+    "examples/gpt.py",
+    {"n_layer": 4, "n_embd": 256, "n_head": 4, "seq": 64, "vocab": 1024},
+    1,
+    1,
+    1000,
+    2 * GiB,
+    "l4-24gb",
+)
 
 
 @pytest.mark.parametrize(
     ("quarry", "pins"),
     [
         pytest.param(ALONE, ("zero=3",), id="alone"),
+        pytest.param(SIZES, ("batch.micro=250",), id="sizes", marks=pytest.mark.slow),
         pytest.param(HEAVY_HEAD, _mesh(4, 1, 1), id="heavy head"),
         pytest.param(DIVIDED, _mesh(1, 2, 2), id="divided", marks=pytest.mark.slow),
         pytest.param(SHORT, _mesh(8, 1, 1), id="short", marks=pytest.mark.slow),
