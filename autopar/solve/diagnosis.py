@@ -17,7 +17,10 @@ from autopar.solve.mesh import least_state_bytes, shortfall_of, solve_mesh
 
 _MOST_TRIED = 64
 _MOST_PROOFS = 10
-_FACTORS = (2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+_FACTORS = (
+    *(2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48),
+    *(64, 80, 96, 128, 160, 192, 256, 320, 384, 512),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,6 +83,12 @@ def test_so_many_devices_are_enough_and_a_node_less_is_not(
         planner(*pins, room_bytes=room_bytes, batch=8, devices=enough - 4)
 
 
+def test_the_number_of_devices_that_is_enough_may_be_five_times_a_power_of_two(planner: Planner) -> None:
+    with pytest.raises(InfeasibleError, match="on 20 such devices"):
+        planner("offload=none", room_bytes=61_000_000, batch=20, devices=1)
+    assert planner("offload=none", room_bytes=61_000_000, batch=20, devices=20).prediction.fits
+
+
 def test_state_that_never_fits_is_told_without_a_search(planner: Planner) -> None:
     told: list[str] = []
     captured = capture(load_target("examples/gpt.py", ARGS | {"n_embd": 8192, "n_layer": 64}), torch.float16)
