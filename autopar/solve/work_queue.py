@@ -49,7 +49,7 @@ _MAY_BE_FAR_OFF = 1.33
 # Times the best plan of the search beside: what may be slower still is of no interest.
 _NEAR_ENOUGH = 1.15
 # Of a proof that is farther from its end, so much more work is done.
-_WORTH_MORE_PROOF, _MORE_UNITS = 0.05, 2_500
+_WORTH_MORE_PROOF, _MORE_UNITS = 0.05, 1_200
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
 _MOST_WORK_AT_ONCE = 150_000
