@@ -1,8 +1,9 @@
 """The mathematics of choosing a plan: no torch, and the only place that knows OR-Tools.
 
 * ``search`` is where to begin: its ``work_queue`` goes through all outer decisions (``candidates``), best
-  bound first, as far as ``work_allowed`` allows; a ``candidate`` is solved by ``mesh``, each of its tables by
-  ``table_attempt``: the chain of blocks is cut into stages, and every block's way of running chosen.
+  bound or what is ``expected`` first, as far as ``work_allowed`` allows; a ``candidate`` is solved by
+  ``mesh``, each of its tables by ``table_attempt``: the chain of blocks is cut into stages, and every block's
+  way of running chosen.
 * The chain: ``chain_problem``, ``chain_build``, ``chain`` with ``segments`` and ``memory_front``,
   ``chain_ilp``; small ones are gone through whole by ``exhaust`` with ``fronts``.
 * One block's operators: ``operator_problem``, ``operators`` (a linear programme), ``elimination`` (exact,

@@ -20,7 +20,6 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from typing import TypeAlias
 
 from autopar.errors import CaptureError
 from autopar.plan.decisions import ScheduleName
@@ -30,6 +29,7 @@ from autopar.solve.candidates import NO_OFFLOAD, Space, candidates
 from autopar.solve.climb import Climb
 from autopar.solve.closer_bounds import come_closer
 from autopar.solve.considered import News, news_of
+from autopar.solve.expected import Expected
 from autopar.solve.first_plans import find_good_plans
 from autopar.solve.floors import Floors, Progress
 from autopar.solve.mesh import free_floor_s, has_too_many_places, refine
@@ -41,7 +41,6 @@ from autopar.solve.work_allowed import MOST_UNITS, WorkAllowed
 
 _TOLERANCE = 1e-9
 _MOST_WORK = 200_000
-_AGAIN = 0.02
 # Of the work allowed, what may be spent beyond it on the neighbours of the best plan.
 _MORE = 0.6
 # Times the least bound of all: a best plan that is slower may be far from the best there is.
@@ -53,7 +52,6 @@ _WORTH_MORE_PROOF, _MORE_UNITS = 0.05, 1_200
 # Going through everything comes after all that may bring a better plan quickly.
 _LAST = 1e12
 _MOST_WORK_AT_ONCE = 150_000
-Kind: TypeAlias = tuple[ScheduleName, int, tuple[str, ...]]
 
 
 class Search:
@@ -93,9 +91,7 @@ class Search:
         self.links_decide = self.may_be_far_off = False
         self.open_bound_s = float("inf")  # of what was given up
         self._effort, self._work_left = effort, _MOST_WORK * effort
-        self._num_solved: dict[Family, int] = {}
-        # How far the plans of a kind were from their bounds, at least.
-        self._ratios: dict[Kind, float] = {}
+        self._expected = Expected()
         self._by_table: dict[Candidate, list[float]] = {}
         self._offloaded: set[tuple[Family, ScheduleName, int]] = set()
         self._opened_s: dict[Family, float] = {}  # the bound of each that was opened
@@ -174,15 +170,9 @@ class Search:
 
     def turn(self, units: int) -> Search:
         """A search for the same beside this one, with so much work allowed."""
-        return Search(
-            self.choices,
-            self.space,
-            self.job,
-            deadline=self._deadline,
-            progress=self._progress,
-            beside=self,
-            units=units,
-        )
+        tell, until = self._progress, self._deadline
+        space, job = self.space, self.job
+        return Search(self.choices, space, job, deadline=until, progress=tell, beside=self, units=units)
 
     def _is_far_from_bounds(self) -> bool:
         """Whether the best plan is far from the bound of all that is left."""
@@ -317,12 +307,10 @@ class Search:
         return min(self.best.step_s, known_s)
 
     def _is_delayed(self, candidate: Candidate, waiting: Waiting) -> bool:
-        """Lets other families have their turn: the more of a family is solved, the less the rest promises."""
-        again = _AGAIN * self._num_solved.get(candidate.family, 0)
-        guess_s = waiting.bound_s * self._ratios.get(_kind(candidate), 1.0)
-        guess_s *= 1 + again
+        """Lets others have their turn that are expected to bring more."""
+        guess_s = self._expected.step_s(candidate, waiting.bound_s)
         if guess_s <= waiting.guess_s:
-            self._num_solved[candidate.family] = self._num_solved.get(candidate.family, 0) + 1
+            self._expected.begin(candidate)
             return False
         heapq.heappush(self.queue, Waiting(waiting.bound_s, guess_s, candidate, 1))
         return True
@@ -355,10 +343,8 @@ class Search:
     def solve(self, candidate: Candidate, bound_s: float) -> None:
         """Finds a plan of a candidate, or what it lacks; what is left to prove of it waits."""
         p, d, t = candidate.mesh
-        self._progress(
-            f"mesh {p} x {d} x {t}, micro-batch {candidate.micro_batch}, ZeRO {max(candidate.zero)}, "
-            f"{candidate.schedule}"
-        )
+        where = f"mesh {p} x {d} x {t}, micro-batch {candidate.micro_batch}"
+        self._progress(f"{where}, ZeRO {max(candidate.zero)}, {candidate.schedule}")
         self._watch(news_of(self))
         self.tried.add(candidate)
         self.work.spend(self.units_of(candidate))
@@ -370,8 +356,7 @@ class Search:
             return
         self.add(found)
         bound_s = max(found.bound_s, bound_s)
-        kind = _kind(candidate)
-        self._ratios[kind] = min(self._ratios.get(kind, float("inf")), found.step_s / bound_s)
+        self._expected.learn(candidate, found.step_s, bound_s)
         if bound_s < found.step_s * (1 - _TOLERANCE):
             heapq.heappush(self.queue, Waiting(bound_s, _LAST + bound_s, candidate, 2))
         if found.memory_binds:
@@ -413,7 +398,3 @@ class Search:
             return False
         self._wait(floor_s, family, 1, chain_s)
         return True
-
-
-def _kind(candidate: Candidate) -> Kind:
-    return candidate.schedule, candidate.virtual, candidate.offload
