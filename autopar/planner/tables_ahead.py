@@ -138,10 +138,20 @@ def likely_keys(families: Sequence[Family]) -> tuple[tuple[Key, ...], tuple[Key,
             sure[degree, _STEP * smallest] = None
         sure[degree, smallest] = None
         likely[degree, largest] = None
-    for degree in degrees:
-        if degree in whole:
-            likely[degree, whole[degree]] = None
-    for degree in degrees:
-        for size in sorted(sizes[degree])[1:3]:
+    several = [degree for degree in degrees if degree > 1]
+    for degree in degrees[len(several) :]:
+        for size in (*sorted(sizes[degree])[1:3], whole.get(degree)):
+            if size is not None:
+                likely[degree, size] = None
+    # As many samples as ranks divide them; the most at once; twice as many; few; four times as many.
+    for degree in several:
+        likely[degree, degree] = None
+    for degree in several:
+        likely[degree, whole.get(degree, degree)] = None
+    for degree in several:
+        for size in (2 * degree, *sorted(sizes[degree])[1:3]):
             likely[degree, size] = None
-    return tuple(sure), tuple(key for key in likely if key not in sure)
+    for degree in several:
+        likely[degree, 4 * degree] = None
+    known = {key: None for key in likely if key[1] in sizes[key[0]]}
+    return tuple(sure), tuple(key for key in known if key not in sure)
