@@ -252,15 +252,15 @@ class Search:
             return
         left = replace(bundle, members=tuple(members))
         chain_s = self.floors.table_floor(bundle.family).chain_s
-        kind = bundle.schedule, bundle.virtual
-        least_s = self.floors.divided_s(bundle.family, members, self.worth_s, [kind])
-        if least_s > bound_s * (1 + _TOLERANCE):
-            if least_s < float("inf"):
-                self._wait(least_s, left, 0, chain_s)
-            return
-        least_s = self._relaxed_s(members, left.nearest)
+        kinds = [(bundle.schedule, bundle.virtual)]
+        least_s = self.floors.divided_s(bundle.family, members, self.worth_s, kinds)
+        is_raised = least_s > bound_s * (1 + _TOLERANCE)
+        if is_raised:
+            self._offload(members[0])  # memory may be what made the difference
+        else:
+            least_s = max(bound_s, self._relaxed_s(members, left.nearest))
         if least_s < float("inf"):
-            self._wait(max(bound_s, least_s), left, 1, chain_s)
+            self._wait(least_s, left, 0 if is_raised else 1, chain_s)
 
     def _relaxed_s(self, members: Sequence[Candidate], tables: Candidate | Family) -> float:
         """What no plan of candidates of a bundle goes below; they may offload where memory matters.
@@ -343,8 +343,8 @@ class Search:
     def solve(self, candidate: Candidate, bound_s: float) -> None:
         """Finds a plan of a candidate, or what it lacks; what is left to prove of it waits."""
         p, d, t = candidate.mesh
-        where = f"mesh {p} x {d} x {t}, micro-batch {candidate.micro_batch}"
-        self._progress(f"{where}, ZeRO {max(candidate.zero)}, {candidate.schedule}")
+        size, level = candidate.micro_batch, max(candidate.zero)
+        self._progress(f"mesh {p} x {d} x {t}, micro-batch {size}, ZeRO {level}, {candidate.schedule}")
         self._watch(news_of(self))
         self.tried.add(candidate)
         self.work.spend(self.units_of(candidate))

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autopar.plan.decisions import Mesh
+from autopar.plan.decisions import Mesh, ScheduleName
 from autopar.solve.candidates import OuterPins, families, meshes
 from autopar.solve.floors import Floors
 from autopar.solve.memory_floor import _Options
+from autopar.solve.search import search
 from tests.solve.brute_force import shortest_steps
 from tests.solve.fake_choices import MILLION, FakeCase, fake_cluster, random_case
 
@@ -78,3 +79,22 @@ def test_memory_raises_the_bounds_of_families_and_none_above_its_best_plan() -> 
                 raised += known_s > free.exchange_s(family, 1.0001 * step_s) * (1 + 1e-6)
     assert compared > 50
     assert raised > 10
+
+
+@pytest.mark.parametrize("seed", range(202, 210))
+def test_what_memory_forbids_is_looked_for_in_host_memory(seed: int) -> None:
+    """The search against every plan, where blocks hold and save much and anything may be offloaded."""
+    case, rng = tight_case(seed), random.Random(seed)
+    for kind in case.choices.kinds:
+        kind.elements = rng.choice((2, 10, 30, 60)) * MILLION
+    pins = OuterPins(Mesh(), schedule=rng.choice(list(ScheduleName)))
+    case.space, case.job = replace(case.space, pins=pins), replace(case.job, global_batch=4)
+    legal = meshes(case.job.cluster.num_devices, case.space.num_blocks, case.tensor_degrees, pins)
+
+    found = search(case.choices, families(4, legal, pins), case.space, case.job)
+
+    shortest_s = min(shortest_steps(case).values(), default=None)
+    assert (found is None) == (shortest_s is None)
+    if found is not None and shortest_s is not None:
+        assert found.bound_s <= shortest_s * (1 + 1e-9)
+        assert found.gap > 0 or found.best.step_s == pytest.approx(shortest_s, rel=1e-9)
