@@ -9,7 +9,7 @@ several virtual stages synchronises each as soon as its last backward has ended,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from autopar.cost.layout import Layout
@@ -64,10 +64,14 @@ def predict(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Predic
 
 def fits(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> bool:
     """What ``predict(...).fits`` says, without playing the schedule."""
-    return all(
-        memory.total_bytes <= memory_limit_bytes and memory.host_bytes <= cluster.host_bytes_per_device
-        for memory in rank_memories(layout, training_of(layout, cluster))
-    )
+    return all(fitting_ranks(layout, cluster, memory_limit_bytes))
+
+
+def fitting_ranks(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Iterator[bool]:
+    """Of a rank at each position of the pipeline axis, one after the other, whether its stages fit."""
+    for memory in rank_memories(layout, training_of(layout, cluster)):
+        on_host = memory.host_bytes <= cluster.host_bytes_per_device
+        yield memory.total_bytes <= memory_limit_bytes and on_host
 
 
 @dataclass(frozen=True, slots=True)

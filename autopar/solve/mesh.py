@@ -11,7 +11,6 @@ from dataclasses import replace
 
 from autopar.cost.offload import on_device
 from autopar.cost.parameter_state import parameter_bytes
-from autopar.cost.step import predict
 from autopar.plan.decisions import Recompute
 from autopar.solve.candidate import (
     Candidate,
@@ -24,7 +23,7 @@ from autopar.solve.candidate import (
 )
 from autopar.solve.chain_build import candidate_training
 from autopar.solve.recipes import Recipes
-from autopar.solve.spare_memory import with_memory_spent
+from autopar.solve.spare_memory import better_spent
 from autopar.solve.table_attempt import TableAttempt
 
 # Blocks times stages of a chain problem. Where ranks hold several stages each and there are more, stages hold
@@ -83,10 +82,8 @@ def best_recipe(tables: Sequence[ChoiceTable], candidate: Candidate, job: Job) -
     found = Recipes(tables).first_fitting(candidate, job)
     if found is None:
         return None
-    layout = with_memory_spent(found.layout, tables[found.table], job)
-    if layout is not found.layout:
-        spent = replace(found, layout=layout, prediction=predict(layout, job.cluster, job.memory_limit_bytes))
-        found = spent if spent.prediction.fits and spent.step_s < found.step_s else found
+    layout, prediction = better_spent(found.layout, found.prediction, tables[found.table], job)
+    found = replace(found, layout=layout, prediction=prediction)
     floor_s = min(TableAttempt(table, candidate, job).free_floor_s() for table in tables)
     return MeshSolution(
         candidate,

@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout
-from autopar.cost.layout_memory import rank_memories
-from autopar.cost.training import Training, training_of
+from autopar.cost.prediction import Prediction
+from autopar.cost.step import fits, fitting_ranks, predict
 from autopar.schedule.actions import rank_in_flight, rank_stages
 from autopar.solve.candidate import ChoiceTable, Job
 
@@ -41,6 +41,18 @@ class _Step:
         return -self.saved_s / max(self.more_bytes, 1), -self.block
 
 
+def better_spent(
+    layout: Layout, prediction: Prediction, table: ChoiceTable, job: Job
+) -> tuple[Layout, Prediction]:
+    """A plan that fits, or the quicker one of ``with_memory_spent``."""
+    other = with_memory_spent(layout, table, job)
+    if other is layout:
+        return layout, prediction
+    spent = predict(other, job.cluster, job.memory_limit_bytes)
+    is_better = spent.fits and spent.step_time_s < prediction.step_time_s
+    return (other, spent) if is_better else (layout, prediction)
+
+
 def with_memory_spent(layout: Layout, table: ChoiceTable, job: Job) -> Layout:
     """The layout with the options that fit into what it leaves free of each rank's memory, taken in the order
     of what they bring for it; itself where nothing fits, or nothing is quicker.
@@ -48,18 +60,17 @@ def with_memory_spent(layout: Layout, table: ChoiceTable, job: Job) -> Layout:
     Args:
         table: that the layout's choices are of.
     """
-    training = training_of(layout, job.cluster)
     chosen = [choice for stage in layout.stages for choice in stage]
     steps = [sorted(_steps(layout, table, rank), key=lambda s: s.rank) for rank in range(layout.pipeline)]
-    if not any(steps) or not all(_fitting(layout, training, job)):
+    if not any(steps) or not fits(layout, job.cluster, job.memory_limit_bytes):
         return layout
     low, high = [0] * len(steps), [len(own) for own in steps]
     while low != high:
         # Ranks do not share memory: the longest run of steps is looked for on all of them at once.
         tried = [(least + most + 1) // 2 for least, most in zip(low, high, strict=True)]
         taken = [own[:count] for own, count in zip(steps, tried, strict=True)]
-        for rank, fits in enumerate(_fitting(_after(layout, chosen, taken), training, job)):
-            if low[rank] < high[rank] and fits:
+        for rank, has_room in enumerate(_fitting(_after(layout, chosen, taken), job)):
+            if low[rank] < high[rank] and has_room:
                 low[rank] = tried[rank]
             elif low[rank] < high[rank]:
                 high[rank] = tried[rank] - 1
@@ -71,7 +82,7 @@ def with_memory_spent(layout: Layout, table: ChoiceTable, job: Job) -> Layout:
             for own, next_ in zip(taken, more, strict=True)
         ]
         if both != taken:
-            fits_now = _fitting(_after(layout, chosen, both), training, job)
+            fits_now = _fitting(_after(layout, chosen, both), job)
             taken = [own if ok else old for own, old, ok in zip(both, taken, fits_now, strict=True)]
     return _after(layout, chosen, taken)
 
@@ -138,10 +149,5 @@ def _after(layout: Layout, chosen: Sequence[BlockChoice], taken: Sequence[Sequen
     return replace(layout, stages=stages)
 
 
-def _fitting(layout: Layout, training: Training, job: Job) -> list[bool]:
-    """Of every rank, whether its stages fit."""
-    return [
-        memory.total_bytes <= job.memory_limit_bytes
-        and memory.host_bytes <= job.cluster.host_bytes_per_device
-        for memory in rank_memories(layout, training)
-    ]
+def _fitting(layout: Layout, job: Job) -> list[bool]:
+    return list(fitting_ranks(layout, job.cluster, job.memory_limit_bytes))

@@ -33,7 +33,7 @@ from autopar.solve.fronts import Fronts
 from autopar.solve.packing import least_load
 from autopar.solve.recipes import Recipes
 from autopar.solve.shortfall import can_fit, least_excess
-from autopar.solve.spare_memory import with_memory_spent
+from autopar.solve.spare_memory import better_spent
 from autopar.solve.stage_floor import StageFloor, StageFloors
 
 _RETRIES = 8
@@ -46,6 +46,11 @@ class _Plan:
     layout: Layout
     choices: tuple[BlockChoice, ...]
     prediction: Prediction
+
+    @classmethod
+    def of(cls, layout: Layout, prediction: Prediction) -> _Plan:
+        """With the choices of all stages, in order."""
+        return cls(layout, tuple(choice for stage in layout.stages for choice in stage), prediction)
 
 
 class TableAttempt:
@@ -92,7 +97,7 @@ class TableAttempt:
         if isinstance(plan, Shortfall):
             return plan
         if self._candidate.virtual > 1:
-            plan = self._with_memory_spent(plan)
+            plan = _Plan.of(*better_spent(plan.layout, plan.prediction, self._table, self._job))
         # A recipe may fit where the chain problem, which counts memory otherwise, has no solution.
         bound_s = min(
             self._bound_s(solver) if is_solved else self.free_floor_s(), plan.prediction.step_time_s
@@ -172,20 +177,8 @@ class TableAttempt:
 
     def _judged(self, solution: ChainSolution) -> _Plan:
         stages = chosen_stages(self._table, solution.first_blocks, solution.options)
-        return self._plan_of(layout_of(self._candidate, self._job, self._table, stages))
-
-    def _plan_of(self, layout: Layout) -> _Plan:
-        prediction = predict(layout, self._job.cluster, self._job.memory_limit_bytes)
-        return _Plan(layout, tuple(choice for stage in layout.stages for choice in stage), prediction)
-
-    def _with_memory_spent(self, plan: _Plan) -> _Plan:
-        """A plan, or a quicker one that has the same stages."""
-        layout = with_memory_spent(plan.layout, self._table, self._job)
-        if layout is plan.layout:
-            return plan
-        spent = self._plan_of(layout)
-        is_better = spent.prediction.fits and spent.prediction.step_time_s < plan.prediction.step_time_s
-        return spent if is_better else plan
+        layout = layout_of(self._candidate, self._job, self._table, stages)
+        return _Plan.of(layout, predict(layout, self._job.cluster, self._job.memory_limit_bytes))
 
     def _limits(self) -> tuple[int, ...]:
         """Of virtual stages: what each may take of its rank's memory, by what it would like to hold."""
