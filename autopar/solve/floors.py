@@ -22,7 +22,7 @@ from autopar.solve.candidates import Space, divisions, schedules
 from autopar.solve.chain_build import candidate_training
 from autopar.solve.memory_floor import MemoryFloor
 from autopar.solve.mesh import least_state_bytes
-from autopar.solve.parts import Parts, least_of, parts_of
+from autopar.solve.parts import Parts, PartsOf, least_of
 from autopar.solve.relaxation import Relaxed, relaxed_step_s
 from autopar.solve.table_floor import TableFloor
 from autopar.solve.traffic_floor import TrafficFloor
@@ -62,6 +62,7 @@ class Floors:
         self._traffic: dict[tuple[int, int], TrafficFloor] = {}
         self._chains_s: dict[tuple[object, ...], float] = {}
         self._memory: dict[tuple[tuple[int, int, int], int], MemoryFloor] = {}
+        self._of_options: dict[_Place, PartsOf] = {}
         self._known_parts: dict[tuple[_Place, Training, int], Parts] = {}
 
     def note(self, family: Family) -> None:
@@ -288,7 +289,9 @@ class Floors:
         for level in sorted(set(candidate.zero)):
             key = place, training, level
             if key not in self._known_parts:
-                self._known_parts[key] = parts_of(table, training, level)
+                if place not in self._of_options:
+                    self._of_options[place] = PartsOf(table)
+                self._known_parts[key] = self._of_options[place].under(training, level)
             yield self._known_parts[key]
 
     def is_tabulated(self, item: Family | Bundle | Candidate) -> bool:

@@ -6,7 +6,7 @@ otherwise. So the best candidates are solved once more with all that is near, an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from autopar.errors import CaptureError
 from autopar.plan.decisions import ScheduleName
 from autopar.solve.candidate import Candidate, Degrees, MeshSolution, Shortfall
-from autopar.solve.errands import Errands
 from autopar.solve.mesh import best_of_tables
 from autopar.solve.polish import polished
-from autopar.solve.solved_ahead import LARGE_UNITS
 
 if TYPE_CHECKING:
     from autopar.solve.work_queue import Search
@@ -30,7 +28,8 @@ _WORTH_A_FURTHER_LOOK = 1.1
 # Blocks in stages: another candidate is tried while those before had no more of them; of so many, tables are
 # not made anew.
 _MOST_UNITS, _TOO_MANY_UNITS = 1_000, 1_000
-_Found: TypeAlias = MeshSolution | Shortfall | CaptureError | None
+Found: TypeAlias = MeshSolution | Shortfall | CaptureError | None
+"""Of a look: a plan, or why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +46,24 @@ class _Look:
     is_thorough: bool = False
 
 
-def look_again(state: Search, bound_s: float) -> MeshSolution:
-    """Solves the best candidates with thorough tables; the best plan then.
+def last_looks(state: Search, bound_s: float) -> list[Callable[[], Found]]:
+    """What solves the best candidates anew with thorough tables, and the most promising of what was not
+    solved, each for itself; see ``add_found``.
 
     Args:
         bound_s: no plan of the tables made so far is quicker.
     """
     assert state.best is not None
-    for look in _best(state):
-        _add(state, _found(state, look))
-    if bound_s < state.best.step_s:
-        for found in _by_forks(state, _others(state)):
-            _add(state, found)
-    return state.best
+    others = _others(state) if bound_s < state.best.step_s else []
+    return [partial(_found, state, look) for look in (*_best(state), *others)]
+
+
+def add_found(state: Search, found: Found) -> None:
+    """Keeps what a look has found."""
+    if isinstance(found, MeshSolution):
+        state.add(found)
+    elif isinstance(found, CaptureError):
+        state.refused = state.refused or found
 
 
 def _best(state: Search) -> list[_Look]:
@@ -115,22 +119,7 @@ def _best_of_meshes(ranked: Iterable[MeshSolution], worth_s: float) -> dict[Cand
     return dict(item for own in chosen for item in own)
 
 
-def _by_forks(state: Search, looks: Sequence[_Look]) -> list[_Found]:
-    """What is found of each; of tables that the search has made."""
-    large = [look for look in looks if _units(state, look.candidate) >= LARGE_UNITS]
-    errands = [partial(_found, state, look) for look in looks]
-    with Errands(state.choices, state.floors.of_tables, errands, are_large=len(large) > 1) as forked:
-        return forked.results()
-
-
-def _add(state: Search, found: _Found) -> None:
-    if isinstance(found, MeshSolution):
-        state.add(found)
-    elif isinstance(found, CaptureError):
-        state.refused = state.refused or found
-
-
-def _found(state: Search, look: _Look) -> _Found:
+def _found(state: Search, look: _Look) -> Found:
     """A solution after all small changes that help, or why there is none."""
     if state.is_late:
         return None

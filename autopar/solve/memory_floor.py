@@ -32,7 +32,8 @@ from autopar.solve.parts import Parts, Row
 _MOST_PLACES = 16
 # Of the ways of reading the time of options, those that tell most without memory.
 _MOST_READINGS = 2
-_WIDENINGS, _HALVINGS = 40, 12
+# Prices that are looked at, at most.
+_MOST_LINES = 30
 _TOLERANCE = 1e-9
 
 
@@ -154,27 +155,47 @@ class _Options:
         own = times[self.index]
         rows = np.arange(len(own))
 
-        def at(price: float) -> tuple[float, float]:
-            """The bound, and what the options that it counts hold."""
+        def least_at(price: float) -> _Line:
             chosen = (own + price * self.bytes_held).argmin(axis=1)
             held = float(counts @ self.bytes_held[rows, chosen])
-            return float(counts @ own[rows, chosen]) + price * (held - memory_bytes), held
+            return _Line(float(counts @ own[rows, chosen]), held - memory_bytes)
 
-        best_s, held = at(0.0)
-        if held <= memory_bytes:
-            return best_s
-        if float(counts @ self.bytes_held.min(axis=1)) > memory_bytes * (1 + _TOLERANCE):
+        quick = least_at(0.0)
+        if quick.missing_bytes <= 0:
+            return quick.seconds
+        lean = self._leanest(own, counts, memory_bytes)
+        if lean.missing_bytes > memory_bytes * _TOLERANCE:
             return float("inf")
-        low, high = 0.0, best_s / max(held, 1.0)
-        for _ in range(_WIDENINGS):
-            found_s, held = at(high)
-            best_s = max(best_s, found_s)
-            if held <= memory_bytes:
+        best_s = lean.seconds if lean.missing_bytes >= 0 else quick.seconds
+        # The bound is concave in the price: its top lies between a line that rises and one that falls, and
+        # where these meet is looked at next.
+        for _ in range(_MOST_LINES if lean.missing_bytes < 0 else 0):
+            price = (lean.seconds - quick.seconds) / (quick.missing_bytes - lean.missing_bytes)
+            middle = least_at(price)
+            best_s = max(best_s, middle.at(price))
+            if middle.at(price) >= quick.at(price) * (1 - _TOLERANCE):
                 break
-            low, high = high, 4 * high
-        for _ in range(_HALVINGS):
-            middle = (low + high) / 2
-            found_s, held = at(middle)
-            best_s = max(best_s, found_s)
-            low, high = (low, middle) if held <= memory_bytes else (middle, high)
+            quick, lean = (middle, lean) if middle.missing_bytes > 0 else (quick, middle)
         return best_s * (1 - _TOLERANCE)
+
+    def _leanest(self, own: Row, counts: Row, memory_bytes: float) -> _Line:
+        """Of the options that hold least, the quickest of these."""
+        least = self.bytes_held.min(axis=1)
+        seconds = np.where(self.bytes_held == least[:, None], own, np.inf).min(axis=1)
+        return _Line(float(counts @ seconds), float(counts @ least) - memory_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What some options take, by the price of a byte that they hold too much.
+
+    Attributes:
+        missing_bytes: by which they exceed memory; negative: what they leave.
+    """
+
+    seconds: float
+    missing_bytes: float
+
+    def at(self, price: float) -> float:
+        """Time and what is missing, at its price."""
+        return self.seconds + price * self.missing_bytes

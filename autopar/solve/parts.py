@@ -98,45 +98,125 @@ class Parts:
 
 def parts_of(table: ChoiceTable, training: Training, zero: int) -> Parts:
     """The parts of a table's options under a ZeRO level."""
-    choices, sizes = _options(table)
-    known = {size: data_traffic(*size, training) for size in dict.fromkeys(sizes)}
-    traffic = [known[size] for size in sizes]
-    level = training.level(zero)
-    forward = np.array([c.forward_s for c in choices])
-    backward = np.array([c.backward_s for c in choices])
-    weight = np.array([c.backward_weight_s if training.splits_backward else 0.0 for c in choices])
-    gather = np.array([t.gather_s for t in traffic])
-    scatter = np.array([t.reduce_s if level == 0 else t.scatter_s for t in traffic])
-    across = np.array([t.across_s for t in traffic])
-    down, up = _moved(choices, forward, backward, training)
-    overlap = training.cluster.device.overlap
-    kind = np.array([index for index, options in enumerate(table.kinds) for _ in options])
-    # What a stage's first block holds, tied parameters included.
-    largest = [max(c.trainable_elements for c in options) for options in table.kinds]
-    first_s = np.array([data_traffic(elements, 0, training).scatter_s for elements in largest])[kind]
-    saved = np.array([float(c.saved_bytes) for c in choices])
-    stays = 0.0 if "activations" in training.offload else 1.0
-    # Of a block alone, all but what it saves and needs in between depends on its parameters alone.
-    idle = replace(choices[0], saved_bytes=0, transient_bytes=0)
-    of_size = {size: stage_pieces([holding(idle, *size)], training, zero) for size in known}
-    pieces = [of_size[size] for size in sizes]
-    own_bytes = np.array([float(c.transient_bytes) for c in choices]) + (1.0 - stays) * saved
-    return Parts(
-        kind=kind,
-        forward_s=_combined(forward, _in_forward(level, overlap, forward, gather), down),
-        input_s=_combined(
-            backward - weight, _in_backward(level, overlap, backward, gather, scatter, first_s), up
-        ),
-        weight_s=weight,
-        sync_s=_once(
-            level, overlap, 0.0 * backward if training.splits_backward else backward, gather, scatter, across
-        ),
-        update_s=element_update_s(zero, training)
-        * np.array([c.update_weight * trainable for c, (trainable, _) in zip(choices, sizes, strict=True)]),
-        held_bytes=np.array([float(p.state.total) for p in pieces]),
-        saved_bytes=stays * saved,
-        running_bytes=np.array([float(p.running + p.reduced) for p in pieces]) + own_bytes,
-    )
+    return PartsOf(table).under(training, zero)
+
+
+class PartsOf:
+    """The parts of one table's options in whatever training; what many have in common is worked out once."""
+
+    def __init__(self, table: ChoiceTable) -> None:
+        choices, self._sizes = _options(table)
+        self._first = choices[0]
+        self._forward = np.array([c.forward_s for c in choices])
+        self._backward = np.array([c.backward_s for c in choices])
+        self._weight = np.array([c.backward_weight_s for c in choices])
+        self._saved = np.array([float(c.saved_bytes) for c in choices])
+        self._transient = np.array([float(c.transient_bytes) for c in choices])
+        self._update_weight = np.array(
+            [c.update_weight * trainable for c, (trainable, _) in zip(choices, self._sizes, strict=True)]
+        )
+        self._kind = np.array([index for index, options in enumerate(table.kinds) for _ in options])
+        # What a stage's first block holds, tied parameters included.
+        self._largest = [(max(c.trainable_elements for c in options), 0) for options in table.kinds]
+        self._traffic: dict[tuple[object, ...], _Traffic] = {}
+        self._memory: dict[tuple[object, ...], _Memory] = {}
+
+    def under(self, training: Training, zero: int) -> Parts:
+        """The parts under a ZeRO level."""
+        level, overlap = training.level(zero), training.cluster.device.overlap
+        traffic, memory = self._traffic_of(training), self._memory_of(training, zero)
+        forward, backward, gather, across = self._forward, self._backward, traffic.gather, traffic.across
+        scatter = traffic.reduce if level == 0 else traffic.scatter
+        weight = self._weight if training.splits_backward else 0.0 * self._weight
+        down, up = self._moved(training)
+        stays = 0.0 if "activations" in training.offload else 1.0
+        return Parts(
+            kind=self._kind,
+            forward_s=_combined(forward, _in_forward(level, overlap, forward, gather), down),
+            input_s=_combined(
+                backward - weight, _in_backward(level, overlap, backward, gather, scatter, traffic.first), up
+            ),
+            weight_s=weight,
+            sync_s=_once(
+                level,
+                overlap,
+                0.0 * backward if training.splits_backward else backward,
+                gather,
+                scatter,
+                across,
+            ),
+            update_s=element_update_s(zero, training) * self._update_weight,
+            held_bytes=memory.held,
+            saved_bytes=stays * self._saved,
+            running_bytes=memory.running + self._transient + (1.0 - stays) * self._saved,
+        )
+
+    def _traffic_of(self, training: Training) -> _Traffic:
+        key = training.stride, training.group, training.data, "parameters" in training.offload
+        if key not in self._traffic:
+            sizes = dict.fromkeys((*self._sizes, *self._largest))
+            known = {size: data_traffic(*size, training) for size in sizes}
+            own = [known[size] for size in self._sizes]
+            self._traffic[key] = _Traffic(
+                gather=np.array([t.gather_s for t in own]),
+                scatter=np.array([t.scatter_s for t in own]),
+                reduce=np.array([t.reduce_s for t in own]),
+                across=np.array([t.across_s for t in own]),
+                first=np.array([known[size].scatter_s for size in self._largest])[self._kind],
+            )
+        return self._traffic[key]
+
+    def _memory_of(self, training: Training, zero: int) -> _Memory:
+        key = zero, training.group, training.data > 1, training.offload
+        if key not in self._memory:
+            # Of a block alone, all but what it saves and needs in between depends on its parameters alone.
+            idle = replace(self._first, saved_bytes=0, transient_bytes=0)
+            known = {
+                size: stage_pieces([holding(idle, *size)], training, zero)
+                for size in dict.fromkeys(self._sizes)
+            }
+            own = [known[size] for size in self._sizes]
+            self._memory[key] = _Memory(
+                held=np.array([float(p.state.total) for p in own]),
+                running=np.array([float(p.running + p.reduced) for p in own]),
+            )
+        return self._memory[key]
+
+    def _moved(self, training: Training) -> tuple[Row, Row]:
+        """By what moving activations to the host and back exceeds the compute beside it; negative: hides."""
+        if "activations" not in training.offload:
+            return 0.0 * self._forward, 0.0 * self._backward
+        moved = training.host_s(1.0) * self._saved
+        beside = 0.0 if training.cluster.device.kind == "cpu" else 1.0
+        return moved - beside * self._forward, moved - beside * self._backward
+
+
+@dataclass(frozen=True, slots=True)
+class _Traffic:
+    """Of every option on the data axis, seconds (``DataTraffic``).
+
+    Attributes:
+        first: scattering its gradients, where its block is the first of a stage.
+    """
+
+    gather: Row
+    scatter: Row
+    reduce: Row
+    across: Row
+    first: Row
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Of every option, bytes.
+
+    Attributes:
+        held: all through a step.
+        running: while it runs, beside what it saves and needs in between.
+    """
+
+    held: Row
+    running: Row
 
 
 def least_of(parts: Sequence[Parts]) -> Parts:
@@ -176,17 +256,6 @@ def _options(table: ChoiceTable) -> tuple[list[BlockChoice], list[tuple[int, int
             trainable = max(0, choice.trainable_elements - repeated.get(index, 0))
             sizes.append((trainable, choice.frozen_elements))
     return choices, sizes
-
-
-def _moved(
-    choices: Sequence[BlockChoice], forward: Row, backward: Row, training: Training
-) -> tuple[Row, Row]:
-    """By what moving activations to the host and back exceeds the compute beside it; negative: it hides."""
-    if "activations" not in training.offload:
-        return 0.0 * forward, 0.0 * backward
-    moved = np.array([training.host_s(c.saved_bytes) for c in choices])
-    beside = 0.0 if training.cluster.device.kind == "cpu" else 1.0
-    return moved - beside * forward, moved - beside * backward
 
 
 def _in_forward(level: int, overlap: float, forward: Row, gather: Row) -> Rows:

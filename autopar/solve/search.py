@@ -1,6 +1,6 @@
 """The best plan over all outer decisions, with how far it may be off and what is shown beside it.
 
-``work_queue`` searches; the last look, the runners-up and the baselines come after it.
+``work_queue`` searches; the last looks, the runners-up and the baselines come after it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from autopar.solve.candidates import Space
 from autopar.solve.considered import News, considered
 from autopar.solve.errands import Errands
 from autopar.solve.floors import Progress
-from autopar.solve.last_look import look_again
+from autopar.solve.last_look import add_found, last_looks
 from autopar.solve.runners_up import plans_of_other_meshes, promised_plans, runners_up
 from autopar.solve.solved_ahead import LARGE_UNITS
 from autopar.solve.work_queue import Search
@@ -65,9 +65,7 @@ def search(
             )
         return None
     num_solved = len(state.solved) + len(state.shortfalls)
-    look_again(state, bound_s)
-    bound_s = state.prove()
-    alternatives, by_hand = _beside(state, legal, num_alternatives, with_baselines)
+    bound_s, alternatives, by_hand = _finish(state, legal, bound_s, num_alternatives, with_baselines)
     best = state.best
     assert best is not None
     bound_s = min(bound_s, best.step_s)
@@ -84,19 +82,27 @@ def search(
     )
 
 
-def _beside(
-    state: Search, legal: Sequence[Family], num_alternatives: int, with_baselines: bool
-) -> tuple[tuple[Alternative, ...], tuple[BaselineFound, ...]]:
-    """The runners-up and the plans that people write by hand; a better one than the best becomes the best."""
+def _finish(
+    state: Search, legal: Sequence[Family], bound_s: float, num_alternatives: int, with_baselines: bool
+) -> tuple[float, tuple[Alternative, ...], tuple[BaselineFound, ...]]:
+    """The bound in the end, the runners-up, and the plans that people write by hand; whatever is better than
+    the best becomes the best. Forks begin with the plans while this process goes on with the proof.
+    """
     assert state.best is not None
+    looks = last_looks(state, bound_s)
     promised = promised_plans(state, num_alternatives)
     kinds = baselines(state, legal) if with_baselines else []
+    errands = [*looks, *promised, *kinds]
     are_large = state.units_of(state.best.candidate) >= LARGE_UNITS
-    with Errands(state.choices, state.floors.of_tables, [*promised, *kinds], are_large=are_large) as errands:
-        found = errands.results()
+    with Errands(state.choices, state.floors.of_tables, errands, are_large=are_large) as forked:
+        bound_s = state.prove()
+        found = forked.results()
+    for one in found[: len(looks)]:
+        add_found(state, one)
+    del found[: len(looks)]
     by_hand = found[len(promised) :]
     plans = plans_of_other_meshes(state, num_alternatives, found[: len(promised)])
     for plan in (*plans, *legal_plans(state, by_hand)):
-        if state.best is None or plan.step_s < state.best.step_s:
+        if plan.step_s < state.best.step_s:
             state.add(plan)
-    return runners_up(state, num_alternatives, plans), tuple(by_hand)
+    return bound_s, runners_up(state, num_alternatives, plans), tuple(by_hand)
