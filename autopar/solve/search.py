@@ -93,8 +93,9 @@ def _finish(
     promised = promised_plans(state, num_alternatives)
     kinds = baselines(state, legal) if with_baselines else []
     errands = [*looks, *promised, *kinds]
-    are_large = state.units_of(state.best.candidate) >= LARGE_UNITS
-    with Errands(state.choices, state.floors.of_tables, errands, are_large=are_large) as forked:
+    top = state.best.candidate
+    size = max(state.units_of(top), state.choices.num_blocks * top.num_stages)
+    with Errands(state.choices, state.floors.of_tables, errands, are_large=size >= LARGE_UNITS) as forked:
         bound_s = state.prove()
         found = forked.results()
     for one in found[: len(looks)]:
