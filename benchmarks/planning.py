@@ -5,7 +5,7 @@
 Each row is planned in a process of its own, for its peak memory. Everything is counted but Python's imports:
 loading the model file, building and capturing the model, the tables of its blocks, the search with its
 runners-up and baselines, and writing the plan. The second table plans a model and the same model with four
-times the layers; the time may grow by a half.
+times the layers, three times in turns, and compares the medians; the time may grow by a half.
 """
 
 from __future__ import annotations
@@ -103,6 +103,8 @@ def _deep_llama(num_layers: int) -> Row:
 
 GROWTH = ((_deep_gpt(16), _deep_gpt(64)), (_deep_llama(24), _deep_llama(96)))
 GROWTH_TARGET = 1.5
+# A ratio of two single runs says little on a machine whose speed changes.
+_FEWEST_OF_GROWTH = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,24 +184,29 @@ def _import_everything(row: Row) -> None:
     assert all(loaded)
 
 
-def measure(row: Row, repeat: int) -> Measured:
-    """Plans a row in fresh processes; the repetition of median total time.
+def measure(rows: Sequence[Row], repeat: int) -> list[Measured]:
+    """Plans rows in fresh processes, one after the other in turns; of each the repetition of median total
+    time.
 
     Raises:
         SystemExit: planning failed; its output is shown.
     """
-    found = []
+    found: list[list[Measured]] = [[] for _ in rows]
     for _ in range(repeat):
-        command = [sys.executable, __file__, "--row", json.dumps(asdict(row))]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-        done = subprocess.run(
-            command, capture_output=True, text=True, cwd=ROOT, timeout=_ROW_TIMEOUT_S, env=environment
-        )
-        if done.returncode:
-            raise SystemExit(f"{row.name} failed:\n{done.stderr}")
-        found.append(Measured(**json.loads(done.stdout.splitlines()[-1])))
-    found.sort(key=lambda measured: measured.total_s)
-    return found[len(found) // 2]
+        for row, own in zip(rows, found, strict=True):
+            own.append(_measure_once(row))
+    return [sorted(own, key=lambda measured: measured.total_s)[len(own) // 2] for own in found]
+
+
+def _measure_once(row: Row) -> Measured:
+    command = [sys.executable, __file__, "--row", json.dumps(asdict(row))]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, timeout=_ROW_TIMEOUT_S, env=environment
+    )
+    if done.returncode:
+        raise SystemExit(f"{row.name} failed:\n{done.stderr}")
+    return Measured(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def main() -> None:
@@ -235,7 +242,7 @@ def _print_rows(rows: Sequence[Row], repeat: int) -> list[Measured]:
         )
         print("| --- | ---: | ---: | ---: | ---: | ---: | --- | ---: | --- |")
     for row in rows:
-        m = measure(row, repeat)
+        (m,) = measure([row], repeat)
         figures.append(m)
         print(
             f"| {m.name} · {m.num_devices} {row.device} | {m.capture_s:.1f} | {m.solve_s:.1f} "
@@ -252,7 +259,7 @@ def _print_growth(pairs: Sequence[tuple[Row, Row]], repeat: int) -> list[dict[st
         print("\n| model | total s | four times the layers, total s | ratio | target |")
         print("| --- | ---: | ---: | ---: | ---: |")
     for small, large in pairs:
-        few, many = measure(small, repeat), measure(large, repeat)
+        few, many = measure([small, large], max(repeat, _FEWEST_OF_GROWTH))
         ratio = many.total_s / few.total_s
         figures.append({"small": few.name, "large": many.name, "ratio": ratio})
         print(
