@@ -26,18 +26,21 @@ from autopar.schedule.actions import rank_stages, schedule_actions, stage_rank
 from autopar.schedule.simulator import Timeline, finish_times, simulate
 
 
-def predict(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Prediction:
+def predict(
+    layout: Layout, cluster: Cluster, memory_limit_bytes: int, memory: Sequence[StageMemory] = ()
+) -> Prediction:
     """Step time, throughput, MFU and memory of a plan.
 
     Args:
         memory_limit_bytes: of a device; only recorded, for ``Prediction.fits``.
+        memory: of every rank of the pipeline axis, where it is known (``fitting_memory``).
 
     Raises:
         UsageError: the optimiser is unknown, or the schedule does not run so many stages on a rank.
     """
     pieces = step_pieces(layout, cluster)
     seconds, step_s = pieces.seconds, pieces.step_s
-    memory = tuple(rank_memories(layout, training_of(layout, cluster)))
+    memory = memory or list(rank_memories(layout, training_of(layout, cluster)))
     model_flops = sum(b.model_flops for blocks in layout.stages for b in blocks)
     step_flops = 3 * model_flops * layout.num_micro_batches * layout.data
     peak = layout.num_devices * cluster.device.peak(layout.precision)
@@ -70,8 +73,24 @@ def fits(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> bool:
 def fitting_ranks(layout: Layout, cluster: Cluster, memory_limit_bytes: int) -> Iterator[bool]:
     """Of a rank at each position of the pipeline axis, one after the other, whether its stages fit."""
     for memory in rank_memories(layout, training_of(layout, cluster)):
-        on_host = memory.host_bytes <= cluster.host_bytes_per_device
-        yield memory.total_bytes <= memory_limit_bytes and on_host
+        yield _is_enough(cluster, memory_limit_bytes, memory)
+
+
+def fitting_memory(
+    layout: Layout, cluster: Cluster, memory_limit_bytes: int
+) -> tuple[StageMemory, ...] | None:
+    """Of a rank at each position of the pipeline axis, what its stages need; None where one does not fit."""
+    found = []
+    for memory in rank_memories(layout, training_of(layout, cluster)):
+        if not _is_enough(cluster, memory_limit_bytes, memory):
+            return None
+        found.append(memory)
+    return tuple(found)
+
+
+def _is_enough(cluster: Cluster, memory_limit_bytes: int, needed: StageMemory) -> bool:
+    on_host = needed.host_bytes <= cluster.host_bytes_per_device
+    return needed.total_bytes <= memory_limit_bytes and on_host
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from itertools import accumulate
 
 from autopar.cost.choice import BlockChoice
 from autopar.cost.layout import Layout
-from autopar.cost.prediction import Prediction
-from autopar.cost.step import fits, predict, step_pieces
+from autopar.cost.prediction import Prediction, StageMemory
+from autopar.cost.step import fitting_memory, predict, step_pieces
 from autopar.plan.bounds import Bound
 from autopar.plan.decisions import Recompute
 from autopar.schedule.actions import stage_rank
@@ -73,6 +73,18 @@ class Tried:
         return tuple(choice for stage in self.layout.stages for choice in stage)
 
 
+@dataclass(frozen=True, slots=True)
+class _Fit:
+    """A layout that fits.
+
+    Attributes:
+        memory: of every rank; empty: not known.
+    """
+
+    layout: Layout
+    memory: tuple[StageMemory, ...] = ()
+
+
 @dataclass(slots=True)
 class Recipes:
     """The recipes of the tables of one tensor degree and micro-batch; the quicker first."""
@@ -100,17 +112,18 @@ class Recipes:
         self, candidate: Candidate, job: Job, index: int, recipes: Sequence[Recipe]
     ) -> Tried | None:
         """The quickest; else, if the leanest fits, the first on the way to it."""
-        layout = self._fitting(candidate, job, index, 0)
+        fit = self._fitting(candidate, job, index, 0)
         leanest = {min(range(len(recipes)), key=lambda number: lean(recipes[number])) for lean in _LEAN}
         for last in sorted(leanest - {0}):
-            if layout is None and (layout := self._fitting(candidate, job, index, last)) is not None:
+            if fit is None and (fit := self._fitting(candidate, job, index, last)) is not None:
                 between = (self._fitting(candidate, job, index, number) for number in range(1, last))
-                layout = next((other for other in between if other is not None), layout)
-        if layout is None:
+                fit = next((other for other in between if other is not None), fit)
+        if fit is None:
             return None
-        return Tried(candidate, layout, predict(layout, job.cluster, job.memory_limit_bytes), index)
+        prediction = predict(fit.layout, job.cluster, job.memory_limit_bytes, fit.memory)
+        return Tried(candidate, fit.layout, prediction, index)
 
-    def _fitting(self, candidate: Candidate, job: Job, index: int, number: int) -> Layout | None:
+    def _fitting(self, candidate: Candidate, job: Job, index: int, number: int) -> _Fit | None:
         """The plan of a recipe, if it fits; of two cuts, the quicker."""
         recipe, table = self._recipes()[index][number], self.tables[index]
 
@@ -126,7 +139,7 @@ class Recipes:
             other = self._near(together, candidate, job, layout_at)
             if found is None or other is None:
                 return found or other
-            found = min(found, other, key=lambda one: step_pieces(one, job.cluster).step_s)
+            found = min(found, other, key=lambda one: step_pieces(one.layout, job.cluster).step_s)
         return found
 
     def _near(
@@ -135,14 +148,16 @@ class Recipes:
         candidate: Candidate,
         job: Job,
         layout_at: Callable[[tuple[int, ...]], Layout],
-    ) -> Layout | None:
+    ) -> _Fit | None:
         """The plan of a cut, or of one near it, if it fits."""
         layout = layout_at(firsts)
-        if fits(layout, job.cluster, job.memory_limit_bytes):
-            return layout
+        memory = fitting_memory(layout, job.cluster, job.memory_limit_bytes)
+        if memory is not None:
+            return _Fit(layout, memory)
         if job.first_blocks is not None or not 1 < candidate.num_stages <= _MOST_STAGES_SHIFTED:
             return None
-        return shifted(firsts, sum(len(blocks) for blocks in layout.stages), job, layout_at)
+        moved = shifted(firsts, sum(len(blocks) for blocks in layout.stages), job, layout_at)
+        return None if moved is None else _Fit(moved)
 
     def _recipes(self) -> list[list[Recipe]]:
         if self._made is None:
