@@ -3,6 +3,10 @@
 Collectives, and what else a program asks of its axis, stay as they are, so that nothing depends on how a
 compiler orders communication. Runs of operators between them are compiled with static shapes. Runs that are
 equal (the blocks of a transformer) are compiled once.
+
+On a CPU the compiler lays images out with channels last wherever there is a convolution, and lays them out
+again at both ends of a run. So that runs agree, convolutions are given images with channels last, which their
+results and gradients keep from one run to the next.
 """
 
 from __future__ import annotations
@@ -19,6 +23,10 @@ from autopar.capture.operator_facts import is_random
 Compile = Callable[[fx.GraphModule, bool], Callable[..., Any]]
 """Compiles a graph; the flag says whether it draws random numbers."""
 
+_aten = torch.ops.aten
+_CONVOLUTIONS = {_aten.conv2d.default, _aten.conv2d.padding, _aten.convolution.default}
+# Samples, channels, height, width.
+_IMAGE_DIMS = 4
 # A run of views alone has nothing to gain.
 _LEAST_OPERATORS = 2
 
@@ -30,12 +38,14 @@ class Compiler:
     Args:
         compile_run: default: torch.compile with its default backend. Random numbers are drawn as without
             it, so that masks of dropout do not change.
+        channels_last: whether images of convolutions have their channels last.
 
     Attributes:
         num_runs: distinct runs so far.
     """
 
     compile_run: Compile | None = None
+    channels_last: bool = False
     _compiled: dict[str, Callable[..., Any]] = field(default_factory=dict)
 
     @property
@@ -72,7 +82,7 @@ class Compiler:
         inside = set(run)
         inputs = tuple(dict.fromkeys(x for node in run for x in node.all_input_nodes if x not in inside))
         outputs = [node for node in run if any(user not in inside for user in node.users)]
-        body = _body(run, inputs, outputs)
+        body = _body(run, inputs, outputs, channels_last=self.channels_last)
         function = self._function(body, inputs, any(is_random(node) for node in run))
         call = graph.call_function(function, tuple(values[x] for x in inputs))
         for index, node in enumerate(outputs):
@@ -107,15 +117,21 @@ def _readers_of_non_tensors(graph: fx.Graph) -> frozenset[fx.Node]:
     return frozenset(user for node in plain for user in node.users)
 
 
-def _body(run: Sequence[fx.Node], inputs: Sequence[fx.Node], outputs: Sequence[fx.Node]) -> fx.GraphModule:
+def _body(
+    run: Sequence[fx.Node], inputs: Sequence[fx.Node], outputs: Sequence[fx.Node], *, channels_last: bool
+) -> fx.GraphModule:
     """The run as a graph of its own, with names that depend on positions alone."""
     graph = fx.Graph()
     values = {node: graph.placeholder(f"x{index}") for index, node in enumerate(inputs)}
     for index, node in enumerate(run):
+        args = fx.map_arg(node.args, values.__getitem__)
+        if channels_last and node.target in _CONVOLUTIONS and node.args[0].meta["val"].dim() == _IMAGE_DIMS:
+            layout = {"memory_format": torch.channels_last}
+            args = (graph.call_method("contiguous", (args[0],), layout), *args[1:])
         values[node] = graph.create_node(
             node.op,
             node.target,
-            fx.map_arg(node.args, values.__getitem__),
+            args,
             fx.map_arg(dict(node.kwargs), values.__getitem__),
             name=f"y{index}",
         )

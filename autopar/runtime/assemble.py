@@ -224,7 +224,7 @@ def assemble(
         ),
         axis=ProcessGroupAxis(mesh.tensor_group) if mesh.tensor_group is not None else FakeAxis(1),
         copies=ComputeCopies(options.compute_dtype(plan)),
-        compiler=Compiler() if plan.compile else None,
+        compiler=Compiler(channels_last=mesh.device.type == "cpu") if plan.compile else None,
     )
     indices = rank_stages(schedule, here, mesh.pipeline, virtual)
     builder.lower(indices)
