@@ -17,16 +17,20 @@ def settle(request: PlanRequest) -> tuple[Plan, tuple[str, ...]]:
     """The constraints with model, cluster, batch, optimiser and precision filled in; and the defaults taken.
 
     Raises:
-        UsageError: the device cannot compute in the precision asked for.
+        PlanError: the device cannot compute in the precision that the constraints fix.
+        UsageError: nor in that of the request.
     """
     constraints, device, notes = request.constraints, request.cluster.device, []
     precision = constraints.precision or request.precision
     if precision is None:
         precision = Precision(device.default_precision)
     elif not device.supports(precision):
-        raise UsageError(
+        problem = (
             f"{device.name} has no units for {precision}; choose one of {', '.join(device.peak_flops_per_s)}"
         )
+        if constraints.precision is None:
+            raise UsageError(problem)
+        raise constraints.error("precision", problem)
     global_batch = constraints.global_batch or request.global_batch
     if global_batch is None:
         global_batch = _default_global_batch(constraints, request.cluster.num_devices)

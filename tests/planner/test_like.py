@@ -58,7 +58,7 @@ def test_without_takes_every_decision_away(text: str) -> None:
 
 
 def planned_like(
-    n_layer: int, gpus: int, sets: tuple[str, ...] = ()
+    n_layer: int, gpus: int, sets: tuple[str, ...] = (), old: str = OLD
 ) -> tuple[PlanResult, dict[str, OldLine]]:
     args = {"n_layer": n_layer, "n_embd": 32, "n_head": 4, "seq": 16, "vocab": 64}
     source = load_target("examples/gpt.py", args)
@@ -70,7 +70,7 @@ def planned_like(
         top=1,
         with_baselines=False,
     )
-    result, lines = plan_like(request, parse_plan(OLD, "old.yaml"))
+    result, lines = plan_like(request, parse_plan(old, "old.yaml"))
     return result, {line.text.partition(": ")[0]: line for line in lines}
 
 
@@ -94,6 +94,15 @@ def test_like_keeps_what_the_new_model_and_cluster_allow_and_says_why_not_the_re
         "old.yaml:8:3: tensor.blocks.*.mlp.gate: column: not"
     )
     assert str(lines["batch.micro"]) == "old.yaml:1:9: batch.micro: 2: kept"
+
+
+def test_like_gives_up_a_precision_that_the_device_does_not_have_and_nothing_else() -> None:
+    old = OLD.replace("zero: 1", "zero: 1\nprecision: bf16").replace("batch: {", "batch: {global: 8, ")
+    result, lines = planned_like(4, 4, old=old)
+    assert (result.plan.precision, result.plan.global_batch, result.plan.mesh.tensor) == ("fp32", 8, 2)
+    refused = {key: line.why_not for key, line in lines.items() if line.why_not}
+    assert set(refused) == {"precision", "tensor.blocks.*.mlp.gate"}
+    assert refused["precision"] == "cpu has no units for bf16; choose one of fp32"
 
 
 @pytest.mark.slow
