@@ -155,8 +155,7 @@ def with_decision(first: Plan, second: Plan, difference: Difference) -> Plan:
         PlanError: the decision contradicts the rest of the first plan.
     """
     if difference.of_second == Plan():
-        gone = {line.pattern for line in difference.of_first.operators}
-        return replace(first, operators=tuple(x for x in first.operators if x.pattern not in gone))
+        return _without(first, second, difference)
     change = difference.of_second
     after = replace(first, mesh=second.mesh) if difference.key == "mesh" else first
     if difference.key == "pipeline.schedule":
@@ -169,3 +168,19 @@ def with_decision(first: Plan, second: Plan, difference: Difference) -> Plan:
             changed, tensor=second.tensor, activations=second.activations, operators=second.operators
         )
     return changed
+
+
+def _without(first: Plan, second: Plan, difference: Difference) -> Plan:
+    """The first plan without a decision that the second does not take.
+
+    Raises:
+        PlanError: the second has no choice there.
+    """
+    if difference.key == "pipeline.schedule":
+        raise PlanError("the second plan has one stage, which has one schedule: it follows from the mesh")
+    if difference.key == "shard_group":
+        if second.zero in (0, None):
+            raise PlanError("the second plan divides no state, so that its groups do nothing")
+        return replace(first, shard_group=None)
+    gone = {line.pattern for line in difference.of_first.operators}
+    return replace(first, operators=tuple(x for x in first.operators if x.pattern not in gone))

@@ -124,7 +124,7 @@ _DECISIONS: tuple[tuple[str, Callable[[Plan], Plan], Callable[[Plan], str]], ...
     ("pipeline.schedule", _schedule, _schedule_text),
     ("pipeline.stages", _stages, _stages_text),
     ("zero", lambda p: Plan(zero=_levels(p)), _zero_text),
-    ("shard_group", _group, lambda p: str(p.shard_group or p.mesh.data)),
+    ("shard_group", _group, lambda p: f"{p.shard_group or p.mesh.data} of {p.mesh.data}"),
     ("offload", lambda p: Plan(offload=p.offload or "none"), lambda p: p.offload or "none"),
 )
 

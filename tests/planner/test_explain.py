@@ -9,7 +9,7 @@ import pytest
 
 from autopar.cost.breakdown import TERMS
 from autopar.errors import UsageError
-from autopar.plan.decisions import Mesh, PatternLine, Plan
+from autopar.plan.decisions import Mesh, PatternLine, Plan, ScheduleName
 from autopar.planner.compare import Side, compare_plans
 from autopar.planner.differences import differences
 from autopar.planner.explain import Costing, Explanation, cost_plan, explain_plan, fallbacks
@@ -148,6 +148,29 @@ def test_a_mesh_with_another_number_of_stages_brings_its_stages() -> None:
     mesh = next(effect for effect in found.effects if effect.key == "mesh")
     assert (mesh.first, mesh.second) == ("2 x 1 x 2", "1 x 4 x 1") and mesh.extra_s is not None
     assert "pipeline.stages" not in [effect.key for effect in found.effects]
+
+
+def test_what_the_second_plan_has_no_choice_in_is_no_decision_without_effect() -> None:
+    plan = costing().resolved.plan
+    assert plan.stages is not None
+    whole = tuple(name for stage in plan.stages for name in stage)
+    other = replace(plan, mesh=Mesh(1, 4, 1), stages=(whole,), schedule=ScheduleName.GPIPE)
+    other = replace(other, tensor=(), activations=(), operators=())
+    sides = [Side(one, CLUSTER, None) for one in (plan, other)]
+    found = compare_plans(*sides, captured(SUBJECT).source, captured(SUBJECT))
+    schedule = next(effect for effect in found.effects if effect.key == "pipeline.schedule")
+    assert schedule.extra_s is None and "one stage, which has one schedule" in schedule.remark
+
+
+def test_a_group_that_becomes_the_whole_data_axis_is_tried() -> None:
+    plan = planned(SUBJECT, "mesh.data=4", "zero=3", "shard_group=2").plan
+    other = replace(plan, shard_group=None)
+    sides = [Side(one, CLUSTER, None) for one in (plan, other)]
+    found = compare_plans(*sides, captured(SUBJECT).source, captured(SUBJECT))
+    (group,) = found.effects
+    assert (group.key, group.first, group.second) == ("shard_group", "2 of 4", "4 of 4")
+    whole_bytes = found.second.prediction.peak_memory_bytes - found.first.prediction.peak_memory_bytes
+    assert group.extra_bytes == whole_bytes < 0 == found.rest_bytes
 
 
 def test_a_picture_holds_every_block_and_passes_through_the_plan_itself() -> None:
