@@ -1,10 +1,11 @@
 """``--batch auto``: the global batch of the best predicted throughput.
 
 Tried are multiples of the number of devices (of the least common multiple with what a pinned micro-batch and
-data degree divide) by 1, 2, 3, 4, 6, 8, 12, ...: 2^i and 3 * 2^i samples a device, up to 64. Since a larger
-batch only divides what a step costs once among more samples, the throughput levels off: the search ends when
-three batches in a row bring less than 1% over the best before them. All batches share one capture and one set
-of tables, which depend on the micro-batch alone.
+data degree divide) by 1, 2, 3, 4, 6, 8, 12, ...: 2^i and 3 * 2^i samples a device, up to 64, or to eight of
+the least micro-batch that is allowed. Where the largest that is allowed divides none of these, such multiples
+of it are tried as well. Since a larger batch only divides what a step costs once among more samples, the
+throughput levels off: the search ends when three batches in a row bring less than 1% over the best before.
+All batches share one capture and one set of tables, which depend on the micro-batch alone.
 """
 
 from __future__ import annotations
@@ -15,23 +16,37 @@ from math import lcm
 
 from autopar.capture.capture import Capture
 from autopar.errors import CaptureError, InfeasibleError
+from autopar.plan.bounds import Bound
 from autopar.plan.decisions import Plan
 from autopar.planner.legal_families import legal_families
 from autopar.planner.planner import PlanningTask, Progress, Watch, captured_for, choices_for
 from autopar.planner.request import BatchTried, PlanRequest, PlanResult
 from autopar.planner.settle import settle
 
-_MOST_SAMPLES = 64
+_MOST_SAMPLES, _MOST_MICRO_BATCHES = 64, 8
 _WORTH_GOING_ON = 0.01
 _MOST_IN_VAIN = 3
 
 
 def batch_sizes(num_devices: int, constraints: Plan) -> tuple[int, ...]:
     """The global batches that are tried, ascending."""
-    unit = lcm(num_devices, (constraints.micro_batch or 1) * (constraints.mesh.data or 1))
-    most = max(1, _MOST_SAMPLES * num_devices // unit)
-    factors = {base << power for base in (1, 3) for power in range(most.bit_length())}
-    return tuple(unit * factor for factor in sorted(factors) if factor <= most)
+    bound = constraints.bounds.get("batch.micro", Bound())
+    data = constraints.mesh.data or 1
+    least = constraints.micro_batch or max(1, bound.least)
+    most = max(_MOST_SAMPLES, _MOST_MICRO_BATCHES * least) * num_devices
+    sizes = _multiples(lcm(num_devices, (constraints.micro_batch or 1) * data), most)
+    largest = (bound.most or 1) * data
+    if all(size % largest for size in sizes):
+        larger = lcm(num_devices, largest)
+        sizes |= _multiples(larger, most) if larger <= most else set()
+    return tuple(sorted(sizes))
+
+
+def _multiples(unit: int, most: int) -> set[int]:
+    """The multiples by 2^i and 3 * 2^i up to ``most``; the unit itself in any case."""
+    times = max(1, most // unit)
+    factors = {base << power for base in (1, 3) for power in range(times.bit_length())}
+    return {unit * factor for factor in factors if factor <= times}
 
 
 def plan_best_batch(

@@ -47,7 +47,20 @@ def test_batches_are_smooth_multiples_of_the_devices() -> None:
     assert batch_sizes(8, Plan()) == tuple(8 * k for k in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64))
     assert batch_sizes(8, Plan(micro_batch=3))[:3] == (24, 48, 72)
     assert batch_sizes(8, Plan(micro_batch=4, mesh=Mesh(data=4)))[:3] == (16, 32, 48)
-    assert batch_sizes(2, Plan(micro_batch=500)) == (500,)
+
+
+def test_large_micro_batches_come_in_steps_of_several() -> None:
+    assert batch_sizes(2, Plan(micro_batch=500)) == tuple(500 * k for k in (1, 2, 3, 4, 6, 8, 12, 16))
+    assert batch_sizes(8, Plan(micro_batch=64, mesh=Mesh(data=8)))[-1] == 8 * 512
+    assert batch_sizes(8, parse_sets(("batch.micro=>=100",)))[-1] == 8 * 768
+
+
+def test_a_bound_on_the_micro_batch_has_batches_that_its_largest_divides() -> None:
+    usual = set(batch_sizes(8, Plan()))
+    tried = set(batch_sizes(8, parse_sets(("batch.micro=5-7",))))
+    assert tried > usual and tried - usual == {56 * k for k in (1, 2, 3, 4, 6, 8)}
+    for bound in ("<=4", "2-6", "<=1000", ">=2"):
+        assert set(batch_sizes(8, parse_sets((f"batch.micro={bound}",)))) == usual
 
 
 def test_the_best_throughput_is_chosen_and_each_is_told(best: PlanResult, captured: Capture) -> None:
