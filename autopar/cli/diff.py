@@ -86,7 +86,7 @@ def _to_summary(args: argparse.Namespace, comparison: Comparison) -> str:
     table = plain_table("decision", "in the first", "in the second", ">step", ">peak memory")
     for effect in comparison.effects:
         if effect.extra_s is None or effect.extra_bytes is None:
-            table.add_row(effect.key, effect.first, effect.second, "", "not alone")
+            table.add_row(effect.key, effect.first, effect.second, "", "not tried")
         else:
             extra = signed_seconds(effect.extra_s), signed_bytes(effect.extra_bytes)
             table.add_row(effect.key, effect.first, effect.second, *extra)
@@ -104,7 +104,7 @@ def _to_summary(args: argparse.Namespace, comparison: Comparison) -> str:
     ]
     refused = [effect for effect in comparison.effects if effect.extra_s is None]
     if refused:
-        parts += [Text(), *(Text(f"{effect.key} cannot change alone: {effect.remark}") for effect in refused)]
+        parts += [Text(), *(Text(f"{effect.key} is not tried alone: {effect.remark}") for effect in refused)]
     return rendered(parts)
 
 

@@ -25,7 +25,7 @@ class Effect:
     """What one decision of the second plan does to the first.
 
     Attributes:
-        extra_s: of the step; None where the decision cannot be tried alone.
+        extra_s: of the step; None where the decision cannot be tried alone, or is not costed.
         extra_bytes: of the fullest device.
         remark: why not.
     """
@@ -141,6 +141,8 @@ def _extra(other: Costing, mine: Costing) -> tuple[float, int]:
 
 def _effect(difference: Difference, trial: _Trial, mine: Costing, second: Plan) -> Effect:
     said = difference.key, difference.first, difference.second
+    if difference.key == "compile":
+        return Effect(*said, None, None, "it is run, but not costed: predictions are of eager PyTorch")
     try:
         other = trial.cost(with_decision(mine.resolved.plan, second, difference))
     except (PlanError, CaptureError) as problem:

@@ -126,6 +126,7 @@ _DECISIONS: tuple[tuple[str, Callable[[Plan], Plan], Callable[[Plan], str]], ...
     ("zero", lambda p: Plan(zero=_levels(p)), _zero_text),
     ("shard_group", _group, lambda p: f"{p.shard_group or p.mesh.data} of {p.mesh.data}"),
     ("offload", lambda p: Plan(offload=p.offload or "none"), lambda p: p.offload or "none"),
+    ("compile", lambda p: Plan(compile=bool(p.compile)), lambda p: str(bool(p.compile)).lower()),
 )
 
 

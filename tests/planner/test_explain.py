@@ -162,6 +162,15 @@ def test_what_the_second_plan_has_no_choice_in_is_no_decision_without_effect() -
     assert schedule.extra_s is None and "one stage, which has one schedule" in schedule.remark
 
 
+def test_compile_is_told_as_a_difference_that_nobody_costs() -> None:
+    plan = costing().resolved.plan
+    sides = [Side(one, CLUSTER, None) for one in (plan, replace(plan, compile=True))]
+    found = compare_plans(*sides, captured(SUBJECT).source, captured(SUBJECT))
+    (effect,) = found.effects
+    assert (effect.key, effect.first, effect.second, effect.extra_s) == ("compile", "false", "true", None)
+    assert "not costed" in effect.remark
+
+
 def test_a_group_that_becomes_the_whole_data_axis_is_tried() -> None:
     plan = planned(SUBJECT, "mesh.data=4", "zero=3", "shard_group=2").plan
     other = replace(plan, shard_group=None)
