@@ -1,7 +1,7 @@
 """A quick look at every family before any is solved: recipes, judged by the step model.
 
 The tables of a tensor degree are made at one micro-batch; for others they are stretched: bytes grow with the
-samples, times as the operators' on one rank do. What a look promises is only an estimate; the candidates that
+samples, times by how much of them does. What a look promises is only an estimate; the candidates that
 promise most are then tried with tables of their own, and their plans are plans.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 
 from autopar.cost.choice import BlockChoice
 from autopar.cost.step import step_pieces
@@ -26,14 +27,14 @@ _MOST_LOOKS_WITH_OFFLOAD, _MEMORY_DECIDES = 150, 1.5
 _MOST_LOOKS_CLOSELY = 200
 _FAMILIES_LOOKED_AT_CLOSELY = 6
 _STEP = 16
+# Times what FLOPs and bytes take at least: where operators take more, what they take to begin is most of it.
+_MOST_OFF = 4.0
 _TOO_SLOW = 1.1
 # Links decide where the best look takes so many times what FLOPs would: over several nodes, or where no rank
 # computes for more than so much of it. Other orders of the axes and other groups are looked at then, for so
 # many meshes, with so many looks and actions of schedules in all.
 _LINKS_DECIDE, _BUSY = 1.5, 0.6
 _MESHES_LOOKED_AROUND, _MOST_LOOKS_AROUND, _MOST_ACTIONS = 16, 800, 400_000
-# Of the message that tells how much slower a tensor axis across nodes is.
-_USUAL_BYTES = 2**24
 # Times the pipeline is filled in a look; in the last of them a schedule repeats itself.
 _FEWEST_ROUNDS = 2
 _ROUNDS = {ScheduleName.ZBV: 3, ScheduleName.INTERLEAVED: 4}
@@ -246,25 +247,39 @@ class Scout:
         if key not in self._recipes:
             base = _base(self._sizes[candidate.tensor], candidate.micro_batch)
             tables = self._choices.tables(candidate.tensor, base)
-            slower = self._slower(candidate)
-            if base != candidate.micro_batch or slower != 1.0:
-                times = self._choices.floor_s(candidate.tensor, candidate.micro_batch)
-                once = self._choices.floor_s(candidate.tensor, base)
+            if base != candidate.micro_batch or stride != 1:
                 samples = candidate.micro_batch / base
-                compute = times / once if once else samples
-                tables = tuple(_stretch(t, samples, compute, samples * slower) for t in tables)
+                compute = self._times(candidate.tensor, base, candidate.micro_batch)
+                slower = partial(self._slower, candidate.tensor, stride, samples)
+                tables = tuple(_stretch(t, samples, compute, slower) for t in tables)
             self._recipes[key] = Recipes(tables)
         return self._recipes[key]
 
-    def _slower(self, candidate: Candidate) -> float:
-        """How many times longer collectives of the tensor axis take than between neighbours."""
-        if candidate.tensor_stride == 1 or candidate.tensor == 1:
+    def _times(self, tensor: int, base: int, size: int) -> float:
+        """How many times longer a micro-batch computes than the one whose tables are stretched."""
+        once_s, least_s = (self._choices.floor_s(tensor, one) for one in (base, size))
+        samples, largest = size / base, self._sizes[tensor][-1]
+        if size > base and once_s and _least_s(self._choices.tables(tensor, base)) > _MOST_OFF * once_s:
+            # What does not grow with the samples is most of it: the largest micro-batch tells how much.
+            base_s, largest_s = (_least_s(self._choices.tables(tensor, one)) for one in (base, largest))
+            more = (largest_s / base_s - 1) / (largest / base - 1)
+            return 1 + min(max(more, 0.0), 1.0) * (samples - 1)
+        return least_s / once_s if once_s else samples
+
+    def _slower(self, tensor: int, stride: int, samples: float, num_bytes: int) -> float:
+        """How many times longer collectives of the tensor axis take with so many times the samples than
+        between neighbours.
+
+        Args:
+            num_bytes: of a message between neighbours. Of a small one, what it takes to begin is most.
+        """
+        if tensor == 1:
             return 1.0
-        usual_s, own_s = (
-            self._job.cluster.collective_s(CollectiveKind.ALL_REDUCE, _USUAL_BYTES, candidate.tensor, stride)
-            for stride in (1, candidate.tensor_stride)
+        once_s, own_s = (
+            self._job.cluster.collective_s(CollectiveKind.ALL_REDUCE, size, tensor, distance)
+            for size, distance in ((num_bytes, 1), (num_bytes * samples, stride))
         )
-        return own_s / usual_s
+        return own_s / once_s if once_s else samples
 
 
 def shortened(candidate: Candidate) -> tuple[Candidate, int]:
@@ -309,16 +324,34 @@ def _differs_only(one: Candidate, other: Candidate, names: tuple[str, ...]) -> b
     return alike and one != other
 
 
-def _stretch(table: ChoiceTable, samples: float, times: float, slower: float) -> ChoiceTable:
-    """The table at so many times the samples, the compute and the communication."""
+def _least_s(tables: Sequence[ChoiceTable]) -> float:
+    """What the blocks of a chain compute at least."""
+    return min(
+        sum(
+            min(c.forward_compute_s + c.backward_compute_s for c in table.kinds[kind])
+            for kind in table.blocks
+        )
+        for table in tables
+    )
+
+
+def _stretch(table: ChoiceTable, samples: float, times: float, slower: Callable[[int], float]) -> ChoiceTable:
+    """The table at so many times the samples and the compute.
+
+    Args:
+        slower: times its communication, by the bytes of a message: those of what a block hands over, or, as
+            the last hands over next to nothing, of what the others hand over at least.
+    """
+    usual_bytes = min((c.output_bytes for kind in table.kinds[:-1] for c in kind), default=0)
 
     def stretched(c: BlockChoice) -> BlockChoice:
+        comm = slower(max(c.output_bytes, usual_bytes))
         return replace(
             c,
             forward_compute_s=c.forward_compute_s * times,
-            forward_comm_s=c.forward_comm_s * slower,
+            forward_comm_s=c.forward_comm_s * comm,
             backward_compute_s=c.backward_compute_s * times,
-            backward_comm_s=c.backward_comm_s * slower,
+            backward_comm_s=c.backward_comm_s * comm,
             saved_bytes=int(c.saved_bytes * samples),
             transient_bytes=int(c.transient_bytes * samples),
             output_bytes=int(c.output_bytes * samples),
