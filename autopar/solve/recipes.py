@@ -19,8 +19,9 @@ from autopar.plan.bounds import Bound
 from autopar.plan.decisions import Recompute
 from autopar.schedule.actions import stage_rank
 from autopar.solve.candidate import Candidate, ChoiceTable, Job
-from autopar.solve.chain_build import chosen_stages, layout_of
+from autopar.solve.chain_build import chosen_stages, layout_of, messages_s
 from autopar.solve.cheapest_chain import cheapest_chains, least_by_words, unwound
+from autopar.solve.light_cuts import are_long, light_cut
 from autopar.solve.shifted_cuts import is_legal, shifted
 
 # A byte of activations saved, and one of a parameter's state, is weighed against the time that it takes to
@@ -87,11 +88,13 @@ class _Fit:
 
 @dataclass(slots=True)
 class Recipes:
-    """The recipes of the tables of one tensor degree and micro-batch; the quicker first."""
+    """The recipes of the tables of one tensor degree and micro-batch, for one job; the quicker first."""
 
     tables: Sequence[ChoiceTable]
     _made: list[list[Recipe]] | None = None
     _cuts: dict[tuple[int, int, int], tuple[int, ...]] = field(default_factory=dict)
+    _fitting_ones: dict[tuple[Candidate, int | None], Tried | None] = field(default_factory=dict)
+    _light_cuts: dict[tuple[object, ...], tuple[int, ...] | None] = field(default_factory=dict)
 
     def first_fitting(self, candidate: Candidate, job: Job, num_tables: int | None = None) -> Tried | None:
         """The best over the tables of the quickest recipe that fits.
@@ -99,6 +102,12 @@ class Recipes:
         Args:
             num_tables: tables to try, those with the quickest recipes; None: all.
         """
+        key = candidate, num_tables
+        if key not in self._fitting_ones:
+            self._fitting_ones[key] = self._first_fitting(candidate, job, num_tables)
+        return self._fitting_ones[key]
+
+    def _first_fitting(self, candidate: Candidate, job: Job, num_tables: int | None) -> Tried | None:
         best: Tried | None = None
         by_speed = sorted((r[0].total_s, index) for index, r in enumerate(self._recipes()) if r)
         for _, index in by_speed[:num_tables]:
@@ -124,7 +133,7 @@ class Recipes:
         return Tried(candidate, fit.layout, prediction, index)
 
     def _fitting(self, candidate: Candidate, job: Job, index: int, number: int) -> _Fit | None:
-        """The plan of a recipe, if it fits; of two cuts, the quicker."""
+        """The plan of a recipe, if it fits; of several cuts, the quickest."""
         recipe, table = self._recipes()[index][number], self.tables[index]
 
         def layout_at(firsts: tuple[int, ...]) -> Layout:
@@ -133,14 +142,15 @@ class Recipes:
         if job.first_blocks is not None:
             return self._near(job.first_blocks, candidate, job, layout_at)
         even = self._even_cut(candidate, job, index, number)
-        found = self._near(even, candidate, job, layout_at)
-        together = with_ties_on_one_rank(even, candidate, table, job)
-        if together != even:
-            other = self._near(together, candidate, job, layout_at)
-            if found is None or other is None:
-                return found or other
-            found = min(found, other, key=lambda one: step_pieces(one.layout, job.cluster).step_s)
-        return found
+        cuts = [even, with_ties_on_one_rank(even, candidate, table, job)]
+        light = self._light_cut(even, candidate, job, index, number)
+        if light is not None:
+            cuts.append(light)
+        near = (self._near(cut, candidate, job, layout_at) for cut in dict.fromkeys(cuts))
+        found = [fit for fit in near if fit is not None]
+        if len(found) < 2:
+            return found[0] if found else None
+        return min(found, key=lambda one: step_pieces(one.layout, job.cluster).step_s)
 
     def _near(
         self,
@@ -174,6 +184,32 @@ class Recipes:
             seconds, sizes = self._recipes()[index][number].seconds, job.sizes(candidate.num_stages)
             self._cuts[key] = even_cut(seconds, candidate.num_stages, sizes)
         return self._cuts[key]
+
+    def _light_cut(
+        self, even: tuple[int, ...], candidate: Candidate, job: Job, index: int, number: int
+    ) -> tuple[int, ...] | None:
+        """Stages that send little under a recipe, where those of even times send for long."""
+        if candidate.pipeline == 1:
+            return None
+        key = (index, number, *_way_of_sending(candidate))
+        if key not in self._light_cuts:
+            recipe, table = self._recipes()[index][number], self.tables[index]
+            options = zip(table.blocks, recipe.options, table.carried_bytes, strict=True)
+            handed = [table.kinds[kind][option].output_bytes + carried for kind, option, carried in options]
+            by_bytes = {num_bytes: messages_s(candidate, job, num_bytes) for num_bytes in set(handed)}
+            sent_s = [[2 * by_bytes[num_bytes][at] for num_bytes in handed] for at in range(len(even) - 1)]
+            sizes, num_micro_batches = job.sizes(len(even)), candidate.num_micro_batches
+            is_worth_it = are_long(even, recipe.seconds, sent_s)
+            self._light_cuts[key] = (
+                light_cut(recipe.seconds, sent_s, num_micro_batches, sizes) if is_worth_it else None
+            )
+        return self._light_cuts[key]
+
+
+def _way_of_sending(candidate: Candidate) -> tuple[object, ...]:
+    """What the messages of a candidate's stages depend on."""
+    schedule, order = (candidate.schedule, candidate.virtual), candidate.order
+    return candidate.mesh, schedule, order, candidate.num_micro_batches
 
 
 _LEAN: tuple[Callable[[Recipe], int], ...] = (
