@@ -50,7 +50,6 @@ class Climb:
         self._by_mesh: dict[Degrees, dict[int, Family]] = {}
         for family in families:
             self._by_mesh.setdefault(family.mesh, {})[family.micro_batch] = family
-        self._recipes: dict[tuple[int, int, int], Recipes] = {}
         self._seen: dict[Candidate, float] = {}
         self._attempted: set[Candidate] = set()
         self._tables_left, self._work_left = _MOST_NEW_TABLES, _MOST_WORK
@@ -172,15 +171,16 @@ class Climb:
             return float("inf")
         if candidate not in self._seen:
             place = candidate.tensor, candidate.micro_batch, candidate.tensor_stride
+            known = self._state.floors.recipes
             try:
-                if place not in self._recipes:
+                if place not in known:
                     self._state.floors.table_floor(candidate)  # which counts the work
-                    self._recipes[place] = Recipes(tables_of(self._state.choices, candidate))
+                    known[place] = Recipes(tables_of(self._state.choices, candidate))
                 short, left = shortened(candidate)
                 if short.num_actions > self._work_left:
                     return float("inf")
                 self._work_left -= short.num_actions
-                tried = self._recipes[place].first_fitting(short, self._state.job)
+                tried = known[place].first_fitting(short, self._state.job)
             except CaptureError:
                 tried = None
             found_s = lengthened_s(tried, left, self._state.job) if tried is not None else float("inf")

@@ -23,6 +23,7 @@ from autopar.solve.chain_build import candidate_training
 from autopar.solve.memory_floor import MemoryFloor
 from autopar.solve.mesh import least_state_bytes
 from autopar.solve.parts import Parts, PartsOf, least_of
+from autopar.solve.recipes import Recipes
 from autopar.solve.relaxation import Relaxed, relaxed_step_s
 from autopar.solve.table_floor import TableFloor
 from autopar.solve.traffic_floor import TrafficFloor
@@ -48,6 +49,7 @@ class Floors:
 
     Attributes:
         of_tables: of every table made so far, by tensor degree, micro-batch and stride.
+        recipes: over tables made so far, likewise.
         units: of work that making tables has taken.
     """
 
@@ -64,6 +66,8 @@ class Floors:
         self._memory: dict[tuple[tuple[int, int, int], int], MemoryFloor] = {}
         self._of_options: dict[_Place, PartsOf] = {}
         self._known_parts: dict[tuple[_Place, Training, int], Parts] = {}
+        self.recipes: dict[tuple[int, int, int], Recipes] = {}
+        self._relaxed_ones: dict[tuple[_Place, tuple[Candidate, ...]], Relaxed] = {}
 
     def note(self, family: Family) -> None:
         """Learns which micro-batches there are."""
@@ -272,10 +276,17 @@ class Floors:
             if floor_s < worth_s:
                 size = one.num_stages * max(1, one.num_stages // _MANY_STAGES)
                 self.units += _RELAXATION_UNITS * size
-                slowest_s = floor.slowest_s(index, one.pipeline)
                 place = of_tables.tensor, of_tables.micro_batch, of_tables.tensor_stride, index
-                parts = [part for member in members for part in self._parts(table, place, member)]
-                found = relaxed_step_s(table, members, parts, self._job, slowest_s=slowest_s)
+                key = place, tuple(members)
+                # Searches beside each other ask for the same candidates, one by one.
+                known = self._relaxed_ones.get(key) if len(members) == 1 else None
+                if known is None:
+                    slowest_s = floor.slowest_s(index, one.pipeline)
+                    parts = [part for member in members for part in self._parts(table, place, member)]
+                    known = relaxed_step_s(table, members, parts, self._job, slowest_s=slowest_s)
+                    if len(members) == 1:
+                        self._relaxed_ones[key] = known
+                found = known
             result.append(Relaxed(max(found.step_s, floor_s), max(found.free_s, floor_s)))
         return result
 

@@ -1,7 +1,7 @@
 """Candidates that a search is about to solve one after the other, solved beside it by forks.
 
 Each is solved as the search would, with what it knew when it forked; where the search has learned more when
-it comes to a candidate, it solves that one itself.
+it comes to a candidate, it solves that one itself. What a search beside it has solved is not solved again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from autopar.errors import CaptureError
 from autopar.solve.candidate import Candidate, MeshSolution, Shortfall
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # Units of work of a candidate from which on a fork is worth its start.
 LARGE_UNITS = 500
+_Key: TypeAlias = tuple[Candidate, tuple[float, ...]]
 
 
 class SolvedAhead:
@@ -28,10 +29,12 @@ class SolvedAhead:
 
     Args:
         state: of the search.
+        beside: what solves those of a search beside it.
     """
 
-    def __init__(self, state: Search) -> None:
+    def __init__(self, state: Search, beside: SolvedAhead | None = None) -> None:
         self._state = state
+        self._known: dict[_Key, MeshSolution | Shortfall] = beside._known if beside else {}
         self._errands: Errands | None = None
         self._positions: dict[Candidate, int] = {}
 
@@ -56,6 +59,12 @@ class SolvedAhead:
 
     def solution(self, candidate: Candidate, floors_s: Sequence[float]) -> MeshSolution | Shortfall:
         """As ``solve_mesh`` finds it."""
+        key = candidate, tuple(floors_s)
+        if key not in self._known:
+            self._known[key] = self._solution(candidate, floors_s)
+        return self._known[key]
+
+    def _solution(self, candidate: Candidate, floors_s: Sequence[float]) -> MeshSolution | Shortfall:
         if self._errands is not None and candidate in self._positions:
             made = self._errands.taken(self._positions[candidate])
             if made is not None and made[0] == tuple(floors_s):

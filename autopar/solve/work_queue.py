@@ -102,7 +102,7 @@ class Search:
         self.floors: Floors = beside.floors if beside else Floors(choices, space, job, self._progress)
         # Which of several searches makes the tables that they share does not decide how far each gets.
         self.work = WorkAllowed(None if beside else self.floors, units)
-        self._ahead = SolvedAhead(self)
+        self._ahead: SolvedAhead = SolvedAhead(self, beside._ahead if beside else None)
 
     @property
     def num_candidates(self) -> int:
