@@ -108,6 +108,35 @@ def test_a_look_ranks_what_it_saw(seed: int) -> None:
     assert {promise.candidate.family for promise in promises} <= set(guesses)
 
 
+class _MostlyLaunches(FakeChoices):
+    """Blocks whose operators take about as long of eight samples as of one."""
+
+    def floor_s(self, tensor: int, micro_batch: int) -> float:
+        return sum(self.kinds[kind].seconds for kind in self.blocks) * micro_batch / tensor
+
+
+@pytest.mark.parametrize("tensor", [1, 2])
+def test_a_look_knows_what_does_not_grow_with_the_samples(tensor: int) -> None:
+    kinds = [FakeKind(2e-6, 2.0, MILLION, 1_000, 1_000, 1_000, False, 1)]
+    choices = _MostlyLaunches(kinds, (0,) * 8, ())
+    cluster = make_cluster(load_device("a100-sxm-80gb"), 1, 2 * tensor)
+    job = Job(cluster, Precision.BF16, "adamw", 8, cluster.device.memory_bytes)
+    pins = OuterPins(Mesh(2, 1, tensor))
+    space = Space(pins, 8, 1, 2 * tensor)
+    legal = list(families(8, [Mesh(2, 1, tensor)], pins))
+    guesses = dict.fromkeys(legal, 1e-6)
+
+    promises = Scout(choices, space, job, lambda: False).look(guesses)
+
+    assert [family.micro_batch for family in legal] == [1, 2, 4, 8]
+    assert promises[0].candidate.micro_batch == 8
+    for promise in promises:
+        tables = choices.tables(tensor, promise.candidate.micro_batch)
+        recipe = Recipes(tables).first_fitting(promise.candidate, job)
+        assert recipe is not None
+        assert promise.step_s == pytest.approx(recipe.step_s, rel=0.05)
+
+
 def test_where_nothing_fits_without_offloading_a_look_finds_what_does_with_it() -> None:
     cluster = make_cluster(load_device("l4-24gb"), 2, 2)
     job = Job(cluster, Precision.BF16, "adamw", 16, cluster.device.framework_reserved_bytes + 2_500 * MILLION)
