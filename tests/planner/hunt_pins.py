@@ -11,7 +11,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -42,10 +42,14 @@ class Quarry:
     global_batch: int
     memory_limit_bytes: int | None = None
     device: str = "a100-sxm-80gb"
+    network_bytes_per_s: float | None = None
 
     @property
     def cluster(self) -> Cluster:
-        return make_cluster(load_device(self.device), self.nodes, self.devices_per_node)
+        cluster = make_cluster(load_device(self.device), self.nodes, self.devices_per_node)
+        if self.network_bytes_per_s is None:
+            return cluster
+        return replace(cluster, network=replace(cluster.network, bytes_per_s=self.network_bytes_per_s))
 
 
 def _gpt(n_layer: int, n_embd: int, n_head: int, seq: int, vocab: int) -> dict[str, int]:
