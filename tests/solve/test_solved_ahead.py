@@ -8,8 +8,8 @@ import pytest
 
 from autopar import forked
 from autopar.cost.choice import BlockChoice
-from autopar.solve import last_look, solved_ahead
 from autopar.solve import search as search_module
+from autopar.solve import solved_ahead
 from autopar.solve.candidate import Candidate, Choices, ChoiceTable, MeshSolution, SearchResult
 from autopar.solve.errands import Errands
 from autopar.solve.mesh import solve_mesh
@@ -33,7 +33,6 @@ def test_forks_change_nothing(seed: int, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(forked, "num_spare_processors", lambda: 2)
     monkeypatch.setattr(solved_ahead, "LARGE_UNITS", 0)
     monkeypatch.setattr(search_module, "LARGE_UNITS", 0)
-    monkeypatch.setattr(last_look, "LARGE_UNITS", 0)
     assert facts(found_by(random_case(random.Random(seed)))) == alone
 
 
