@@ -124,19 +124,25 @@ def _body(
     graph = fx.Graph()
     values = {node: graph.placeholder(f"x{index}") for index, node in enumerate(inputs)}
     for index, node in enumerate(run):
-        args = fx.map_arg(node.args, values.__getitem__)
-        if channels_last and node.target in _CONVOLUTIONS and node.args[0].meta["val"].dim() == _IMAGE_DIMS:
-            layout = {"memory_format": torch.channels_last}
-            args = (graph.call_method("contiguous", (args[0],), layout), *args[1:])
+        args = [fx.map_arg(argument, values.__getitem__) for argument in node.args]
+        if channels_last and _reads_images(node):
+            args[0] = graph.call_method("contiguous", (args[0],), {"memory_format": torch.channels_last})
         values[node] = graph.create_node(
             node.op,
             node.target,
-            args,
+            tuple(args),
             fx.map_arg(dict(node.kwargs), values.__getitem__),
             name=f"y{index}",
         )
     graph.output(tuple(values[node] for node in outputs))
     return fx.GraphModule(torch.nn.Module(), graph)
+
+
+def _reads_images(node: fx.Node) -> bool:
+    if node.target not in _CONVOLUTIONS:
+        return False
+    images = node.args[0]
+    return isinstance(images, fx.Node) and images.meta["val"].dim() == _IMAGE_DIMS
 
 
 def _form(value: Any) -> Any:
