@@ -67,7 +67,7 @@ class Floors:
         self._of_options: dict[_Place, PartsOf] = {}
         self._known_parts: dict[tuple[_Place, Training, int], Parts] = {}
         self.recipes: dict[tuple[int, int, int], Recipes] = {}
-        self._relaxed_ones: dict[tuple[_Place, tuple[Candidate, ...]], Relaxed] = {}
+        self._relaxed: dict[tuple[_Place, tuple[Candidate, ...]], Relaxed] = {}
 
     def note(self, family: Family) -> None:
         """Learns which micro-batches there are."""
@@ -278,15 +278,11 @@ class Floors:
                 self.units += _RELAXATION_UNITS * size
                 place = of_tables.tensor, of_tables.micro_batch, of_tables.tensor_stride, index
                 key = place, tuple(members)
-                # Searches beside each other ask for the same candidates, one by one.
-                known = self._relaxed_ones.get(key) if len(members) == 1 else None
-                if known is None:
+                if key not in self._relaxed:  # searches beside each other ask for the same
                     slowest_s = floor.slowest_s(index, one.pipeline)
                     parts = [part for member in members for part in self._parts(table, place, member)]
-                    known = relaxed_step_s(table, members, parts, self._job, slowest_s=slowest_s)
-                    if len(members) == 1:
-                        self._relaxed_ones[key] = known
-                found = known
+                    self._relaxed[key] = relaxed_step_s(table, members, parts, self._job, slowest_s=slowest_s)
+                found = self._relaxed[key]
             result.append(Relaxed(max(found.step_s, floor_s), max(found.free_s, floor_s)))
         return result
 
