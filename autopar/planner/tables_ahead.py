@@ -42,7 +42,7 @@ class TablesAhead(Ending):
     def __init__(self, choices: ModelChoices, families: Sequence[Family]) -> None:
         self._choices = choices
         sure, likely = likely_keys(families)
-        self._keys, self._num_sure = (*sure, *likely), len(sure)
+        self._keys = (*sure, *likely)
         self._positions = {key: position for position, key in enumerate(self._keys)}
         self._ahead: Ahead | None = None
         self._spent_s = self._slowest_s = 0.0
@@ -104,9 +104,9 @@ class TablesAhead(Ending):
         return tables
 
     def _make_another(self) -> bool:
-        """Makes tables that will surely be asked for and that nobody has begun, if there are any."""
+        """Makes tables that are likely to be asked for and that nobody has begun, if there are any."""
         assert self._ahead is not None
-        for position, key in enumerate(self._keys[: self._num_sure]):
+        for position, key in enumerate(self._keys):
             if self._ahead.begin(position):
                 with suppress(AutoparError):  # said when they are asked for
                     self._make(key)
