@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, fx
 
 from autopar.capture.operator_facts import is_random
+from autopar.lower.relu_by_result import relu
 
 Compile = Callable[[fx.GraphModule, bool], Callable[..., Any]]
 """Compiles a graph; the flag says whether it draws random numbers."""
@@ -123,13 +124,14 @@ def _body(
     """The run as a graph of its own, with names that depend on positions alone."""
     graph = fx.Graph()
     values = {node: graph.placeholder(f"x{index}") for index, node in enumerate(inputs)}
+    ends = set(outputs)
     for index, node in enumerate(run):
         args = [fx.map_arg(argument, values.__getitem__) for argument in node.args]
         if channels_last and _reads_images(node):
             args[0] = graph.call_method("contiguous", (args[0],), {"memory_format": torch.channels_last})
         values[node] = graph.create_node(
             node.op,
-            node.target,
+            relu if node.target is _aten.relu.default and node in ends else node.target,
             tuple(args),
             fx.map_arg(dict(node.kwargs), values.__getitem__),
             name=f"y{index}",
