@@ -122,7 +122,7 @@ def start(
             )
             assembly = assemble(resolved, initial, rank_mesh, options, watchdog)
             assembly.executor.connect(plan.num_micro_batches)
-        if device.type == "cpu":
+        if device.type == "cpu" and not plan.compile:
             keep_pages()  # after what building the stage took and left
     except BaseException:
         watchdog.stop("has stopped in parallelize()")

@@ -20,6 +20,7 @@ from autopar.runtime.driving import Driving
 from autopar.runtime.first_step import report_first_step
 from autopar.runtime.grad_modes import check_trains, outside_inference_mode
 from autopar.runtime.gradients import GradientNorm, add_back, scale_gradients, set_aside
+from autopar.runtime.heap import keep_pages
 from autopar.runtime.loss_scale import LossScale
 from autopar.runtime.mean_loss import MeanLoss
 from autopar.runtime.mesh import RankMesh
@@ -82,6 +83,8 @@ class ParallelModel(WholeTensors):
         self._driving = Driving(assembly, mesh, self._loss_scale, self._driven_backward)
         self._outputs = ModelOutputs(graph, assembly, mesh, self._driving)
         self._num_driven = 0  # micro-batches since the last update
+        # What a compiler takes in the first step and leaves is given back before.
+        self._keeps_pages_later = plan.compile and mesh.device.type == "cpu"
         self._optimizers = OptimizerWatch(self.parameters, self._approve, self._note_update)
 
     def named_parameters(
@@ -358,6 +361,9 @@ class ParallelModel(WholeTensors):
         self._num_driven = 0
         if self._driving.note_update():
             self.num_steps += 1
+        if self._keeps_pages_later:
+            self._keeps_pages_later = False
+            keep_pages()
 
 
 def _several(optimizer: Optimizers | None) -> tuple[torch.optim.Optimizer, ...]:

@@ -50,3 +50,43 @@ def test_thresholds_of_the_environment_stand() -> None:
     kept, faults = kept_and_faults(MALLOC_TRIM_THRESHOLD_="131072", MALLOC_MMAP_THRESHOLD_="131072")
     assert not kept
     assert faults > 19 * _PAGES_OF_A_ROUND
+
+
+_WHEN = """
+import sys, torch
+from dataclasses import replace
+import autopar
+from autopar.capture.capture import capture
+from autopar.capture.target import load_target
+from autopar.runtime import parallel, parallel_model
+from tests.runtime.plans import make_plan
+
+torch.compile = lambda body, **options: body
+calls = []
+parallel.keep_pages = parallel_model.keep_pages = lambda: calls.append(model is not None)
+model, source = None, load_target("tests/runtime/models/tied_gpt.py", {"n_layer": 1})
+plan = replace(make_plan(capture(source).at(2), num_micro_batches=1), compile=sys.argv[1] == "compiled")
+model = autopar.parallelize(
+    source.build_model, plan, loss=source.loss, example_batch=source.example_batch, dtype=torch.float32
+)
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+for _ in range(3):
+    if sys.argv[2] == "step":
+        model.step(source.example_batch(2))
+    else:
+        batch = source.example_batch(2)
+        source.loss(model(**batch), batch).backward()
+    optimizer.step()
+print(calls)
+"""
+
+
+@pytest.mark.parametrize(
+    ("kind", "way", "calls"),
+    [("plain", "step", "[False]"), ("compiled", "step", "[True]"), ("compiled", "driven", "[True]")],
+)
+def test_pages_of_a_compiled_model_are_kept_once_it_is_compiled(kind: str, way: str, calls: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WHEN, kind, way], capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.stdout.strip() == calls, done.stderr

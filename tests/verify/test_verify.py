@@ -60,6 +60,15 @@ def test_in_the_plans_precision_no_more_is_allowed_than_rounding_explains(source
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("degrees", [{"data": 2, "zero": 3}, {"pipeline": 2}, {"tensor": 2}])
+def test_a_compiled_plan_is_equal(degrees):
+    source = load_target("examples/resnet.py", {"depth": 18, "width": 8, "num_classes": 10})
+    plan = make_plan(capture(source).at(4), **degrees)
+    report = run_verify(replace(plan, compile=True), source, num_steps=2)
+    report.check()
+
+
+@pytest.mark.slow
 def test_too_little_time_is_an_error(source, plan):
     with pytest.raises(DistributedError, match=r"did not finish within 9.00 s|waited in vain"):
         run_verify(plan, source, num_steps=10**6, timeout_s=9.0)
