@@ -3,7 +3,8 @@ plan saved.
 
 Keys: ``model.<parameter or buffer>``, ``optimizer.<parameter>.<state>`` (``exp_avg``, ``step``, ...), and
 ``training.step``, ``training.optimizer_classes`` (their names), ``training.optimizer_groups`` (learning rates
-and the like), of fp16 runs ``training.loss_scale``, and ``training.layout`` (original shapes, tied names).
+and the like; ``optimizer_groups.py``), of fp16 runs ``training.loss_scale``, and ``training.layout``
+(original shapes, tied names).
 Parameters with fused parts are stored as ``(g, n/g, ...)`` at every degree.
 """
 
@@ -26,6 +27,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from autopar.errors import AutoparError, DistributedError, UsageError, closest_match
 from autopar.runtime import checkpoint_folders
 from autopar.runtime.export import LAYOUT_KEY, StateLayout
+from autopar.runtime.optimizer_groups import Options, describe_groups, options_to_restore, restore_options
 from autopar.runtime.same_outcome import same_outcome
 from autopar.runtime.state_source import load_alone
 from autopar.units import format_bytes
@@ -70,6 +72,11 @@ def save_checkpoint(
         state[_LOSS_SCALE] = loss_scale
     with same_outcome(f"prepare the checkpoint '{path}'", group):
         names = names_of_parameters(parameters, optimizers)
+    if optimizers:
+        # As texts: a list of dicts would be cut into one entry for each of its leaves.
+        state[_GROUPS] = describe_groups(optimizers, names, group)
+        state[_CLASSES] = json.dumps([type(optimizer).__name__ for optimizer in optimizers])
+    with same_outcome(f"prepare the checkpoint '{path}'", group):
         if is_first:
             checkpoint_folders.begin(path)
     partial = checkpoint_folders.partial_folder(path)
@@ -83,9 +90,6 @@ def save_checkpoint(
         for parameter in _held(optimizer):
             for key, value in optimizer.state.get(parameter, {}).items():
                 state[f"optimizer.{names[parameter]}.{key}"] = value
-    if optimizers:
-        state[_GROUPS] = _group_options(optimizers)
-        state[_CLASSES] = json.dumps([type(optimizer).__name__ for optimizer in optimizers])
     try:
         with _named_failures(f"write the checkpoint '{path}'", "free space or save elsewhere", path.parent):
             save(state, checkpoint_id=partial, process_group=group)
@@ -121,6 +125,7 @@ def load_checkpoint(
     """
     state: dict[str, Any] = _model_state(parameters, buffers)
     optimizer_state: dict[nn.Parameter, dict[str, Any]] = {}
+    options: list[Options] = []
     names: dict[nn.Parameter, str] = {}
     place = checkpoint_folders.find_checkpoint(path)
     with same_outcome(f"read the checkpoint '{path}'", group):
@@ -139,13 +144,14 @@ def load_checkpoint(
             names = names_of_parameters(parameters, optimizers)
             for parameter, name in names.items():
                 optimizer_state[parameter] = _empty_state(name, parameter, saved)
+            described = {_GROUPS: ""}
+            load_alone(described, place)
+            options = options_to_restore(described[_GROUPS], optimizers, names)
     state[_STEP] = torch.tensor(0)
     if loss_scale is not None and _LOSS_SCALE in saved:
         state[_LOSS_SCALE] = loss_scale
     for parameter, entries in optimizer_state.items():
         state.update({f"optimizer.{names[parameter]}.{key}": value for key, value in entries.items()})
-    if optimizers:
-        state[_GROUPS] = ""
     with _named_failures(f"read the checkpoint '{path}'", "load an earlier one"):
         load(state, checkpoint_id=place, process_group=group)
     for optimizer in optimizers:
@@ -153,8 +159,7 @@ def load_checkpoint(
             optimizer.state[parameter] = {
                 key: state[f"optimizer.{names[parameter]}.{key}"] for key in optimizer_state[parameter]
             }
-    if optimizers:
-        _set_group_options(optimizers, state[_GROUPS])
+    restore_options(optimizers, options)
     return int(state[_STEP])
 
 
@@ -230,7 +235,13 @@ def _check_classes(path: str, place: Path, optimizers: Sequence[torch.optim.Opti
     """Refuses state and options that would mean something else, if anything, to another optimiser."""
     described = {_CLASSES: ""}
     load_alone(described, place)
-    for saved, optimizer in zip(json.loads(described[_CLASSES]), optimizers, strict=False):
+    classes: list[str] = json.loads(described[_CLASSES])
+    if len(classes) != len(optimizers):
+        raise UsageError(
+            f"the checkpoint '{path}' holds the state of {len(classes)} optimisers ({', '.join(classes)}),"
+            f" and {len(optimizers)} were given; give as many, in the same order"
+        )
+    for saved, optimizer in zip(classes, optimizers, strict=True):
         given = type(optimizer).__name__
         if saved != given:
             raise UsageError(
@@ -256,33 +267,3 @@ def _empty_state(name: str, parameter: nn.Parameter, saved: Mapping[str, Any]) -
             # Scalars (AdamW's step) live on the CPU, as the optimisers themselves keep them.
             entries[key[len(prefix) :]] = torch.zeros(metadata.size, dtype=metadata.properties.dtype)
     return entries
-
-
-def _group_options(optimizers: Sequence[torch.optim.Optimizer]) -> str:
-    # As text: a list of dicts would be cut into one entry for each of its leaves.
-    groups = [
-        {
-            key: value.item() if isinstance(value, Tensor) else value
-            for key, value in group.items()
-            if key != "params" and isinstance(value, (Tensor, bool, int, float, str, tuple, list, type(None)))
-        }
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-    ]
-    return json.dumps(groups)
-
-
-def _set_group_options(optimizers: Sequence[torch.optim.Optimizer], text: str) -> None:
-    options: list[dict[str, Any]] = json.loads(text)
-    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    if len(options) != len(groups):
-        raise UsageError(
-            f"the checkpoint was saved from optimisers with {len(options)} parameter groups, those given have"
-            f" {len(groups)}; give as many optimisers, in the same order, and make them with the same groups"
-        )
-    for group, saved in zip(groups, options, strict=True):
-        for key, value in saved.items():
-            if isinstance(group.get(key), Tensor):
-                group[key].fill_(value)
-            else:
-                group[key] = tuple(value) if isinstance(value, list) else value
