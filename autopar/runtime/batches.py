@@ -9,6 +9,8 @@ from torch import Tensor
 
 from autopar.capture.model_graph import ModelGraph, TensorSpec
 from autopar.errors import UsageError, closest_match
+from autopar.runtime.marked_sum import MarkedSum
+from autopar.runtime.mesh import RankMesh
 
 
 def split_batch(
@@ -97,6 +99,34 @@ def count_micro_batches(batch: Mapping[str, Tensor], graph: ModelGraph, caller: 
             )
         return num_samples // graph.batch[key].shape[dim]
     raise UsageError(f"{caller}: the batch holds none of the model's entries {', '.join(graph.batch)}")
+
+
+def check_counts(count: int, mesh: RankMesh, call: str) -> None:
+    """Refuses an evaluation of more micro-batches on some ranks than on others; a collective of all ranks.
+
+    Their losses would count alike in the mean, and ranks that hold pieces of one another's parameters would
+    wait for those with fewer.
+
+    Args:
+        count: micro-batches of this rank.
+        call: what the ranks do, with the step.
+
+    Raises:
+        UsageError: ranks differ; on every rank.
+    """
+    if mesh.size == 1:
+        return
+    total = MarkedSum(mesh, f"{call}, micro-batches")
+    total.begin(torch.tensor(float(count), dtype=total.dtype, device=mesh.device))
+    mean = float(total.wait()) / mesh.size
+    spread = MarkedSum(mesh, f"{call}, differing")
+    spread.begin(torch.tensor(float(count != mean), dtype=spread.dtype, device=mesh.device))
+    if float(spread.wait()):
+        raise UsageError(
+            f"eval_step(): this rank gives {count} micro-batches, and the ranks give {mean:.2f} on average:"
+            " the mean would not be that of all samples; give as many on every rank: drop or pad the last"
+            " samples"
+        )
 
 
 def _check_is_dict(batch: object, graph: ModelGraph, caller: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, Replicate
 
 from autopar.runtime.buckets import all_reduce_in_buckets
+from autopar.runtime.marked_sum import MarkedSum
 from autopar.runtime.mesh import RankMesh, own_group
 from autopar.runtime.storage import StoredParameter, local_tensor
 
@@ -103,19 +104,22 @@ class GradientNorm:
             for name, form in stored.items()
         }
 
-    def total(self, parameters: Mapping[str, nn.Parameter]) -> Tensor:
-        """2-norm over all parameters and ranks; a collective of all of them."""
+    def total(self, parameters: Mapping[str, nn.Parameter], call: str) -> Tensor:
+        """2-norm over all parameters and ranks; a collective of all of them.
+
+        Args:
+            call: what the ranks do, with the step.
+        """
         by_copies: dict[int, list[Tensor]] = {}
         for name, parameter in parameters.items():
             if parameter.grad is not None:
                 by_copies.setdefault(self._num_copies[name], []).append(local_tensor(parameter.grad))
-        precise = torch.float64 if self._mesh.device.type == "cpu" else torch.float32
-        squares = torch.zeros((), dtype=precise, device=self._mesh.device)
+        total = MarkedSum(self._mesh, call)
+        squares = torch.zeros((), dtype=total.dtype, device=self._mesh.device)
         for copies, gradients in by_copies.items():
             squares += nn.utils.get_total_norm(gradients).to(squares) ** 2 / copies
-        if self._mesh.size > 1:
-            dist.all_reduce(squares, group=self._mesh.world_group)
-        return squares.sqrt()
+        total.begin(squares)
+        return total.wait().sqrt()
 
 
 def add_up_late_gradients(parameters: Iterable[nn.Parameter], mesh: RankMesh) -> None:

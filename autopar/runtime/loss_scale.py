@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from autopar.runtime.gradients import scale_gradients
+from autopar.runtime.marked_sum import MarkedSum
 from autopar.runtime.mesh import RankMesh
 from autopar.runtime.storage import local_tensor
 
@@ -75,12 +75,12 @@ class LossScale:
 
 def all_finite(gradients: Iterable[Tensor], mesh: RankMesh) -> bool:
     """Whether no rank has an infinite or undefined gradient; a collective of all ranks."""
-    worst = torch.zeros((), device=mesh.device)
+    number = MarkedSum(mesh, "ranks with an overflow")
+    own = torch.zeros((), dtype=number.dtype, device=mesh.device)
     for gradient in gradients:
         local = local_tensor(gradient)
         if local.numel() and not bool(local.isfinite().all()):
-            worst.fill_(1.0)
+            own.fill_(1.0)
             break
-    if mesh.size > 1:
-        dist.all_reduce(worst, dist.ReduceOp.MAX, group=mesh.world_group)
-    return not bool(worst)
+    number.begin(own)
+    return not bool(number.wait())

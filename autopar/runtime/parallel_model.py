@@ -15,7 +15,7 @@ from autopar.capture.model_graph import ModelGraph
 from autopar.errors import UsageError
 from autopar.plan.decisions import Plan
 from autopar.runtime.assemble import Assembly
-from autopar.runtime.batches import count_micro_batches, split_batch
+from autopar.runtime.batches import check_counts, count_micro_batches, split_batch
 from autopar.runtime.driving import Driving
 from autopar.runtime.first_step import report_first_step
 from autopar.runtime.grad_modes import check_trains, outside_inference_mode
@@ -175,7 +175,7 @@ class ParallelModel(WholeTensors):
         num_micro_batches = self._plan.num_micro_batches
         parameters = dict(self.stages.named_originals())
         label = f"step {self.num_steps}"
-        began_s, mean = time.perf_counter(), MeanLoss(self._mesh)
+        began_s, mean = time.perf_counter(), MeanLoss(self._mesh, label)
         with self._guard(label), self._traces.around() as work:
             check_trains()
             self._optimizers.check()
@@ -213,14 +213,16 @@ class ParallelModel(WholeTensors):
             Mean loss over all samples of all data ranks, equal on every rank.
 
         Raises:
-            UsageError: the batch does not fit, or the model draws random numbers otherwise than by dropout.
+            UsageError: the batch does not fit, ranks give different numbers of samples, or the model draws
+                random numbers otherwise than by dropout.
             DistributedError: another rank failed or did not answer; names it.
         """
         label = f"eval_step after step {self.num_steps - 1}"
-        mode, mean = self.stages.training, MeanLoss(self._mesh)
+        mode, mean = self.stages.training, MeanLoss(self._mesh, label)
         with self._guard(label):
             count = count_micro_batches(batch, self._graph, "eval_step()")
             batches = split_batch(batch, self._graph, count, self._mesh.device, "eval_step()")
+            check_counts(count, self._mesh, label)
             self._trained.take_over()
             self._assembly.shared_buffers.share()
             self.stages.eval()
@@ -240,8 +242,9 @@ class ParallelModel(WholeTensors):
             The norm before, the same on every rank and as in one process.
         """
         parameters = self._trained.named()
-        with self._guard(f"clip_grad_norm_ after step {self.num_steps - 1}"):
-            norm = self._norm.total(parameters)
+        label = f"clip_grad_norm_ after step {self.num_steps - 1}"
+        with self._guard(label):
+            norm = self._norm.total(parameters, label)
             # Coefficient as in torch.nn.utils.clip_grads_with_norm_.
             scale_gradients(list(parameters.values()), torch.clamp(max_norm / (norm + 1e-6), max=1.0))
         return norm

@@ -55,10 +55,23 @@ def test_a_full_disk_on_one_rank_is_told_on_all_and_costs_nothing(tmp_path):
         assert steps == [1, 2]
 
 
-@pytest.mark.parametrize("how", ["full_state_dict", "save"])
-def test_a_call_on_rank_0_alone_is_told_as_such(how, tmp_path):
+@pytest.mark.parametrize(
+    ("how", "zero"), [("full_state_dict", 1), ("save", 1), ("eval_step", 0), ("clip_grad_norm_", 0)]
+)
+def test_a_call_on_rank_0_alone_is_told_as_such(how, zero, tmp_path):
     extra = {"how": how, "folder": str(tmp_path), "timeout_s": TIMEOUT_S}
-    case = Case(how, "waits:differ", options={"data": 2, "zero": 1}, extra=extra)
+    case = Case(how, "waits:differ", options={"data": 2, "zero": zero}, extra=extra)
     first, _ = run_cases(2, [case])[how]
     assert first is not None and f"ranks differ: 0 in {how}" in first
     assert "1 in step 1; every rank makes the same calls in the same order" in first
+
+
+@pytest.mark.parametrize("how", ["data", "pipeline"])
+def test_evaluation_of_more_samples_on_some_ranks_is_refused_on_all(how):
+    case = Case(how, "waits:uneven_evaluation", options=MESHES[how])
+    for rank, (message, loss) in enumerate(check(run_cases(2, [case])[how], 2)):
+        assert message.startswith(
+            f"UsageError: eval_step(): this rank gives {rank + 1} micro-batches, and the"
+        )
+        assert "1.50 on average" in message
+        assert loss > 0

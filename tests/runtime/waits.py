@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from autopar.runtime import parallel
 from tests.runtime import world
-from tests.runtime.bodies import Run
+from tests.runtime.bodies import Run, said
 
 prepare = world.source_and_graph
 
@@ -52,6 +52,17 @@ def differ(case):
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "no error"
+
+
+def uneven_evaluation(case):
+    """Rank 0 evaluates one micro-batch, rank 1 two; then both evaluate one."""
+    run = Run(case)
+    batches = run.micro_batches(0)
+    both = {key: torch.cat([batch[key] for batch in batches[:2]]) for key in batches[0]}
+    message = said(lambda: run.model.eval_step(both if dist.get_rank() else batches[0]))
+    loss = float(run.model.eval_step(batches[0]))
+    run.model.close()
+    return message, loss
 
 
 def ways(run, folder):
