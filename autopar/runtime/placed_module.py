@@ -95,6 +95,18 @@ class PlacedModule(nn.Module):
             " parallelize(..., init=state_dict), or call load(path) for a checkpoint"
         )
 
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> NoReturn:
+        """What ``DistributedDataParallel`` asks first of a module that it wraps, which this one needs not.
+
+        Raises:
+            UsageError: always; says what to do.
+        """
+        raise UsageError(
+            "a model under a plan averages the gradients of its data ranks by itself: leave out"
+            " DistributedDataParallel(model), and train with model.step(batch)"
+        )
+
     def __reduce_ex__(self, protocol: object) -> NoReturn:
         """Not offered: neither a copy nor a pickle could talk to the other ranks.
 

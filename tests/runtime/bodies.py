@@ -278,6 +278,7 @@ def misuse(case):
     messages["device"] = said(lambda: run.model.to("meta"))
     messages["stays"] = str(run.model.to("cpu") is run.model.cpu())
     messages["copy"] = said(lambda: copy.deepcopy(run.model))
+    messages["wrapped"] = said(lambda: torch.nn.parallel.DistributedDataParallel(run.model))
     for name in ("Adafactor", "LBFGS"):
         messages[name] = said(lambda name=name: told_to_step(name, run.model, good))
         run.model.zero_grad()

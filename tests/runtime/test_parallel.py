@@ -173,6 +173,7 @@ def test_exact_initialisation_equals_manual_seed(found, case):
             "to(memory_format=torch.channels_last): the parameters of a model under a plan lie as",
         ),
         ("copy", "can be neither copied nor pickled: call save(path) for a checkpoint; for a moving average"),
+        ("wrapped", "leave out DistributedDataParallel(model), and train with model.step(batch)"),
         ("Adafactor", "Adafactor looks at rows and columns, and 'blocks."),
         ("LBFGS", "LBFGS looks at all parameters at once, of which a rank of this pipeline of 2 holds some"),
         (
