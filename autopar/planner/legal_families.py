@@ -39,7 +39,7 @@ def legal_families(
         if next(candidates(family, space), None) is not None
     )
     if not found:
-        raise no_candidate(settled, pins, degrees, choices.num_blocks, cluster)
+        raise no_candidate(settled, degrees, space)
     return found, space
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
-from autopar.errors import InfeasibleError, UsageError
-from autopar.hardware.cluster import Cluster
-from autopar.plan.decisions import Plan, ScheduleName
-from autopar.solve.candidates import OuterPins, divisors
+from autopar.errors import InfeasibleError
+from autopar.plan.decisions import MESH_AXES, Mesh, Plan, ScheduleName
+from autopar.solve.candidates import OuterPins, Space, candidates, divisors, families, meshes
 
 _OF_TWO_OR_MORE = (ScheduleName.INTERLEAVED, ScheduleName.ZBV)
 
 
-def no_candidate(
-    settled: Plan, pins: OuterPins, degrees: Sequence[int], num_blocks: int, cluster: Cluster
-) -> InfeasibleError | UsageError:
-    """Which pin leaves no legal setting, and the values that would be legal."""
-    num_devices, mesh = cluster.num_devices, settled.mesh
+def no_candidate(settled: Plan, degrees: Sequence[int], space: Space) -> InfeasibleError:
+    """Which pin leaves no legal setting, and the values that would be legal.
+
+    Args:
+        degrees: legal ones of the tensor axis.
+    """
+    pins, num_blocks, mesh = space.pins, space.num_blocks, settled.mesh
+    num_devices = space.nodes * space.devices_per_node
     assert settled.global_batch is not None
     for axis, degree, legal in (
         ("tensor", mesh.tensor, tuple(degrees)),
@@ -40,6 +43,9 @@ def no_candidate(
             f"to {num_devices}; change or free one of them",
             binding="mesh",
         )
+    legal_meshes = tuple(meshes(num_devices, num_blocks, degrees, pins))
+    if not legal_meshes and (unfillable := _unfillable(settled, degrees, space)) is not None:
+        return unfillable
     most_data = mesh.data or num_devices // product
     if pins.shard_group is not None and most_data % pins.shard_group:
         return InfeasibleError(
@@ -58,12 +64,12 @@ def no_candidate(
                 "that a stage holds being one; choose 1f1b, or fewer ranks or stages",
                 binding=key,
             )
-    if pins.micro_batch is not None:
-        samples = settled.global_batch // (mesh.data or 1)
+    micro_batches = _micro_batches(settled.global_batch, legal_meshes)
+    if pins.micro_batch is not None and micro_batches and pins.micro_batch not in micro_batches:
         return InfeasibleError(
             f"batch.micro {pins.micro_batch} does not divide the samples of a data rank"
             f"{_at(settled, 'batch.micro')}: batch.global is {settled.global_batch} and legal "
-            f"micro-batches are {_list(divisors(max(samples, 1)))}",
+            f"micro-batches are {_list(micro_batches)}",
             binding="batch.micro",
         )
     if isinstance(pins.zero, tuple):
@@ -82,12 +88,95 @@ def no_candidate(
             f"micro-batches that divide batch.global {settled.global_batch}: widen a bound",
             binding=next(iter(bounds)),
         )
+    if micro_batches and any(_freed(pins)):
+        return _exclude_each_other(settled, degrees, space)
     return InfeasibleError(
         f"batch.global {settled.global_batch} does not divide over any mesh of {num_devices} devices with at "
         f"most {num_blocks} stages and tensor degrees {_list(tuple(degrees))}; use a multiple of "
         f"{num_devices}",
         binding="batch.global",
     )
+
+
+def _unfillable(settled: Plan, degrees: Sequence[int], space: Space) -> InfeasibleError | None:
+    """Each degree that is fixed would be possible, but what is left cannot be filled by the other axes; None
+    where no other value of one of them could."""
+    num_devices, fixed, others = space.nodes * space.devices_per_node, [], []
+    for axis in MESH_AXES:
+        degree = getattr(settled.mesh, axis)
+        if degree is None:
+            continue
+        fixed.append(f"{axis} {degree}{_at(settled, f'mesh.{axis}')}")
+        freed = _without_degree(space.pins, axis)
+        legal = {getattr(mesh, axis) for mesh in meshes(num_devices, space.num_blocks, degrees, freed)}
+        if legal:
+            others.append(f"mesh.{axis} {_list(sorted(legal))}")
+    if not others:
+        return None
+    within = "".join(
+        f" within {key} {bound}" for key, bound in space.pins.bounds.items() if key.startswith("mesh.")
+    )
+    return InfeasibleError(
+        f"mesh {' x '.join(fixed)} cannot fill {num_devices} devices{within}: the "
+        f"model has {space.num_blocks} block{'s' if space.num_blocks > 1 else ''}, of which each stage needs "
+        f"one, and legal tensor degrees are {_list(degrees)}; with the rest as it is, legal would be "
+        f"{' or '.join(others)}",
+        binding="mesh",
+    )
+
+
+def _micro_batches(global_batch: int, legal: Sequence[Mesh]) -> tuple[int, ...]:
+    """What divides the samples of a data rank of some mesh."""
+    shares = {global_batch // mesh.data for mesh in legal if mesh.data and global_batch % mesh.data == 0}
+    return tuple(sorted({size for share in shares for size in divisors(share)}))
+
+
+def _exclude_each_other(settled: Plan, degrees: Sequence[int], space: Space) -> InfeasibleError:
+    """Constraints each of which is possible, and which leave nothing together."""
+    num_devices = space.nodes * space.devices_per_node
+    told, keys, free = [], [], []
+    assert settled.global_batch is not None
+    for key, value, freed in _freed(space.pins):
+        keys.append(key)
+        told.append(f"{key} {value}{_at(settled, key)}")
+        rest = replace(space, pins=freed)
+        legal = meshes(num_devices, space.num_blocks, degrees, freed)
+        within = families(settled.global_batch, legal, freed)
+        if any(next(candidates(family, rest), None) is not None for family in within):
+            free.append(key)
+    remedy = f"leave {' or '.join(free)} to the planner" if free else "leave more of them to the planner"
+    return InfeasibleError(
+        f"no mesh of {num_devices} devices goes with all of {', '.join(told)}, and batch.global "
+        f"{settled.global_batch}, for a model of {space.num_blocks} blocks with tensor degrees "
+        f"{_list(degrees)}; {remedy}",
+        binding=(free or keys)[0],
+    )
+
+
+def _freed(pins: OuterPins) -> Iterator[tuple[str, object, OuterPins]]:
+    """Each decision that is fixed: its key and value, and the others."""
+    if pins.shard_group is not None:
+        yield "shard_group", pins.shard_group, replace(pins, shard_group=None)
+    if pins.schedule is not None:
+        yield "pipeline.schedule", pins.schedule, replace(pins, schedule=None)
+    if pins.virtual is not None:
+        yield "pipeline.virtual", pins.virtual, replace(pins, virtual=None)
+    if pins.num_stages is not None:
+        yield "pipeline.stages", f"of {pins.num_stages} stages", replace(pins, num_stages=None)
+    if pins.zero is not None:
+        yield "zero", pins.zero, replace(pins, zero=None)
+    if pins.offload is not None:
+        yield "offload", ", ".join(pins.offload) or "none", replace(pins, offload=None)
+    if pins.micro_batch is not None:
+        yield "batch.micro", pins.micro_batch, replace(pins, micro_batch=None)
+    for axis in MESH_AXES:
+        if (degree := getattr(pins.mesh, axis)) is not None:
+            yield f"mesh.{axis}", degree, _without_degree(pins, axis)
+
+
+def _without_degree(pins: OuterPins, axis: str) -> OuterPins:
+    degrees = {name: getattr(pins.mesh, name) for name in MESH_AXES if name != axis}
+    return replace(pins, mesh=Mesh(**degrees, order=pins.mesh.order))
 
 
 def _at(settled: Plan, key: str) -> str:

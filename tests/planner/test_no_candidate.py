@@ -4,13 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from autopar.hardware.catalog import load_device
-from autopar.hardware.cluster import cluster_of
 from autopar.plan.decisions import Mesh, Plan, ScheduleName
 from autopar.planner.legal_families import outer_pins
 from autopar.planner.no_candidate import no_candidate
-
-CLUSTER = cluster_of(load_device("a100-sxm-80gb"), 4)
+from autopar.solve.candidates import Space, divisors
 
 
 @pytest.mark.parametrize(
@@ -32,5 +29,41 @@ CLUSTER = cluster_of(load_device("a100-sxm-80gb"), 4)
 )
 def test_names_what_leaves_nothing(plan: Plan, match: str) -> None:
     settled = replace(plan, global_batch=16)
-    found = no_candidate(settled, outer_pins(settled), (1, 2, 4), 3, CLUSTER)
-    assert match in str(found)
+    assert match in str(no_candidate(settled, (1, 2, 4), Space(outer_pins(settled), 3, 1, 4)))
+
+
+def test_a_degree_that_leaves_too_much_to_the_others_is_told_with_what_would_do() -> None:
+    # One block makes one stage and no dim divides, so that all devices are on the data axis.
+    settled = Plan(mesh=Mesh(data=2), global_batch=256)
+    found = no_candidate(settled, (1,), Space(outer_pins(settled), 1, 1, 8))
+    assert "mesh data 2 cannot fill 8 devices" in str(found) and "legal would be mesh.data 8" in str(found)
+
+
+def test_micro_batches_told_as_legal_are_those_of_meshes_that_there_are() -> None:
+    settled = Plan(micro_batch=64, global_batch=256)
+    found = no_candidate(settled, (1,), Space(outer_pins(settled), 1, 1, 8))
+    assert "legal micro-batches are 1, 2, 4, 8, 16, 32" in str(found)
+    assert "64" not in str(found).partition("micro-batches are")[2]
+
+
+@pytest.mark.parametrize(
+    ("plan", "batch", "devices", "remedy"),
+    [
+        # Nine samples leave one rank to the data axis.
+        (Plan(shard_group=2), 9, 8, "leave shard_group to the planner"),
+        # All devices are on the pipeline, which folded has more stages than there are blocks.
+        (
+            Plan(mesh=Mesh(data=1, tensor=1), schedule=ScheduleName.ZBV),
+            16,
+            2,
+            "leave pipeline.schedule or mesh.data or mesh.tensor to the planner",
+        ),
+    ],
+)
+def test_constraints_that_exclude_each_other_are_told_with_those_that_would_do_freed(
+    plan: Plan, batch: int, devices: int, remedy: str
+) -> None:
+    settled = replace(plan, global_batch=batch)
+    degrees = divisors(devices)
+    found = no_candidate(settled, degrees, Space(outer_pins(settled), 3, 1, devices))
+    assert str(found).endswith(remedy)
