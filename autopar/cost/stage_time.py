@@ -25,6 +25,7 @@ class StageSeconds(Passes):
         sync_s: once a step: gradient synchronisation after the last backward.
         update_s: once a step: the optimiser.
         weight_s: the part of ``backward_compute_s`` that a split backward pass puts off.
+        sync_hidden_s: once a step: gradient synchronisation beside the last backward.
     """
 
     forward_compute_s: float
@@ -34,6 +35,7 @@ class StageSeconds(Passes):
     sync_s: float
     update_s: float
     weight_s: float = 0.0
+    sync_hidden_s: float = 0.0
 
     @property
     def once_s(self) -> float:
@@ -75,6 +77,7 @@ def stage_seconds(
         sync_s=sticking_out.step_s,
         update_s=step_update_s(_updated_elements(blocks, owned), zero, training) + training.step_s(zero),
         weight_s=weight_s + action_s if training.splits_backward else 0.0,
+        sync_hidden_s=sticking_out.hidden_s,
     )
 
 

@@ -119,12 +119,15 @@ class StepPieces:
     update_stretch: float = 1.0
 
     def synchronisations(self, rank: int) -> list[tuple[int, float, float]]:
-        """Stage, start and end of each synchronisation of gradients of a rank, in order."""
+        """Stage, start and end of what sticks out of each synchronisation of gradients of a rank, in order.
+
+        All take the same links: while one goes on, nothing of the next runs beside the backward either.
+        """
         found, finished_s = [], 0.0
         for end_s, sync_s, stage in sorted(
             (self.ends_s[s], self.seconds[s].sync_s, s) for s in self.ranks[rank]
         ):
-            start_s = max(finished_s, end_s)
+            start_s = max(end_s, finished_s + self.seconds[stage].sync_hidden_s)
             finished_s = start_s + sync_s
             found.append((stage, start_s, finished_s))
         return found
@@ -270,7 +273,10 @@ def _synchronised_as_one(
     one = stage_seconds(whole.stages[0], training, max(layout.zero), *repeated_elements(whole, training))
     cut_s = sum(s.forward_s + s.backward_s for s in seconds)
     spared_s = max(0.0, layout.num_micro_batches * (one.forward_s + one.backward_s - cut_s))
-    return [replace(s, sync_s=0.0 if stage else one.sync_s + spared_s) for stage, s in enumerate(seconds)]
+    return [
+        replace(s, sync_s=0.0 if stage else one.sync_s + spared_s, sync_hidden_s=0.0)
+        for stage, s in enumerate(seconds)
+    ]
 
 
 def _message_s(layout: Layout, cluster: Cluster, busy: float) -> list[float]:

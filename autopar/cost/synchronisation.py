@@ -10,7 +10,7 @@ shard group, and once a step each rank adds up its shard of the gradients with i
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autopar.cost.parameter_state import GRADIENT_BYTES, MASTER_BYTES, compute_bytes
 from autopar.cost.training import Training
@@ -42,11 +42,15 @@ class Exposed:
         forward_s: of every micro-batch's forward.
         backward_s: of every micro-batch's backward.
         step_s: once a step.
+        tail_s: the part of it that follows the last backward.
+        hidden_s: what runs beside the last backward instead of following it.
     """
 
     forward_s: float
     backward_s: float
     step_s: float
+    tail_s: float = 0.0
+    hidden_s: float = 0.0
 
 
 def data_traffic(trainable: int, frozen: int, training: Training) -> DataTraffic:
@@ -88,14 +92,17 @@ def exposed(
     """
     last_s = backward_s if last_backward_s is None else last_backward_s
     hiding = _exposed(zero, traffic, forward_s, backward_s, last_s)
-    if overlap == 1.0:
-        return hiding
     idle = [0.0] * len(traffic)
     bare = _exposed(zero, traffic, idle, idle, idle)
+    hidden_s = overlap * (bare.tail_s - hiding.tail_s)
+    if overlap == 1.0:
+        return replace(hiding, hidden_s=hidden_s)
     return Exposed(
         overlap * hiding.forward_s + (1 - overlap) * bare.forward_s,
         overlap * hiding.backward_s + (1 - overlap) * bare.backward_s,
         overlap * hiding.step_s + (1 - overlap) * bare.step_s,
+        overlap * hiding.tail_s + (1 - overlap) * bare.tail_s,
+        hidden_s,
     )
 
 
@@ -122,18 +129,21 @@ def _exposed(
     scatters = [t.scatter_s for t in traffic]
     across = [t.across_s for t in traffic]
     if zero == 0:
-        return Exposed(0.0, 0.0, _tail(last_s, [t.reduce_s for t in traffic]))
+        tail_s = _tail(last_s, [t.reduce_s for t in traffic])
+        return Exposed(0.0, 0.0, tail_s, tail_s)
     # The first block's gather hides behind the end of the micro-batch before; the first of a step cannot.
     forward = _leftover(forward_s, gathers[1:] + gathers[:1])
     if zero == 1:
-        return Exposed(0.0, 0.0, gathers[0] + forward + _tail(last_s, scatters, across))
+        tail_s = _tail(last_s, scatters, across)
+        return Exposed(0.0, 0.0, gathers[0] + forward + tail_s, tail_s)
     # Gradients are scattered in every micro-batch; over the groups they are added up in the last alone.
-    once = gathers[0] + scatters[0] + _tail(last_s, across)
+    tail_s = _tail(last_s, across)
+    once = gathers[0] + scatters[0] + tail_s
     if zero == 2:
         backward = _leftover(backward_s[::-1], [0.0, *scatters[:0:-1]])
-        return Exposed(0.0, backward, once + forward)
+        return Exposed(0.0, backward, once + forward, tail_s)
     behind = [gather + scatter for gather, scatter in zip(_ahead(gathers), _behind(scatters), strict=True)]
-    return Exposed(forward, _leftover(backward_s[::-1], behind), once)
+    return Exposed(forward, _leftover(backward_s[::-1], behind), once, tail_s)
 
 
 def _leftover(compute_s: Sequence[float], hidden_s: Sequence[float]) -> float:

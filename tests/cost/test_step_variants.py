@@ -149,6 +149,39 @@ def test_gradients_after_a_split_backward_have_nothing_to_hide_behind() -> None:
     assert exposed(0, traffic, [5.0] * 3, [9.0] * 3, 1.0, [0.0] * 3).step_s == pytest.approx(6.0)
 
 
+@pytest.mark.parametrize("zero", [0, 1])
+@pytest.mark.parametrize(("schedule", "virtual"), VARIANTS)
+def test_a_block_that_takes_longer_makes_no_step_shorter(
+    cluster: Cluster, schedule: ScheduleName, virtual: int, zero: int
+) -> None:
+    # Adding up the gradients of a stage takes longer than its backward and that of the rank's next one.
+    big = heavy(parameters=(ParameterShare("w", "replicate", 8 * 10**9, True),))
+    blocks = [big] * 8
+    per_stage = 4 // virtual
+
+    def step_s(chain: list[BlockChoice]) -> float:
+        stages = tuple(tuple(chain[i : i + per_stage]) for i in range(0, 8, per_stage))
+        changes = {"pipeline": 2, "data": 4, "zero": (zero,) * 2 * virtual, "num_micro_batches": 1}
+        whole = layout(stages, schedule=schedule, virtual=virtual, **changes)
+        return predict(whole, cluster, 80 * GiB).step_time_s
+
+    slower = replace(big, backward_compute_s=2 * big.backward_compute_s)
+    for position in range(8):
+        changed = [*blocks[:position], slower, *blocks[position + 1 :]]
+        assert step_s(changed) >= step_s(blocks) * (1 - 1e-12)
+
+
+def test_a_rank_sends_the_gradients_of_its_stages_one_after_the_other(cluster: Cluster) -> None:
+    big = heavy(parameters=(ParameterShare("w", "replicate", 2 * 10**9, True),))
+    whole = layout(((big, big),) * 4, pipeline=2, virtual=2, data=4, schedule=ScheduleName.INTERLEAVED)
+    pieces = step_pieces(replace(whole, zero=(0,) * 4), cluster)
+    both_s = 2 * cluster.collective_s(CollectiveKind.ALL_REDUCE, 2 * 10**9 * 4, 4)
+    for rank, stages in enumerate(pieces.ranks):
+        first = min(stages, key=lambda stage: pieces.ends_s[stage])
+        first_s = pieces.ends_s[first] + pieces.seconds[first].sync_s
+        assert pieces.synchronised_s(rank) == pytest.approx(first_s + both_s)
+
+
 def test_offloading_the_optimizer_frees_its_state_and_costs_the_link(cluster: Cluster) -> None:
     big = block(parameters=(ParameterShare("w", "replicate", 10**9, True),))
     stays = predict(layout(((big,),)), cluster, 80 * GiB)
