@@ -3,7 +3,7 @@ times, and little of it tables."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -17,6 +17,7 @@ from autopar.solve.mesh import least_state_bytes, shortfall_of, solve_mesh
 
 _MOST_TRIED = 64
 _MOST_PROOFS = 10
+_MOST_COMPARED = 8
 _FACTORS = (
     *(2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48),
     *(64, 80, 96, 128, 160, 192, 256, 320, 384, 512),
@@ -46,7 +47,7 @@ def diagnose(
         may_grow: whether more devices may be proposed: not where pins fix how many take part.
     """
     considered = tuple(families)
-    least = _proven(choices, least_shortfall(choices, considered, space, job), job)
+    least = _least_proven(choices, _shortfalls(choices, considered, space, job), job)
     folded = _folded_shortfall(choices, considered, space, job)
     if folded is not None and folded.missing_bytes < least.missing_bytes:
         folded = _proven(choices, folded, job)
@@ -85,7 +86,17 @@ def fits(choices: Choices, families: Iterable[Family], space: Space, job: Job) -
 
 
 def least_shortfall(choices: Choices, families: Iterable[Family], space: Space, job: Job) -> Shortfall:
-    """The least of what the meshes miss, each at its leanest; best first by what none can avoid.
+    """The least of what the meshes miss, each at its leanest.
+
+    Raises:
+        ValueError: there is nothing to consider.
+    """
+    return _shortfalls(choices, families, space, job)[0]
+
+
+def _shortfalls(choices: Choices, families: Iterable[Family], space: Space, job: Job) -> list[Shortfall]:
+    """What meshes miss, each at its leanest, the least first; looked at are those that may miss least by what
+    none can avoid.
 
     Raises:
         ValueError: there is nothing to consider.
@@ -94,16 +105,17 @@ def least_shortfall(choices: Choices, families: Iterable[Family], space: Space, 
     lean = list(_leanest(families, space))
     lean = [c for c in lean if _host_has_room(elements, c, job)] or lean
     ordered = sorted((least_state_bytes(elements, c, job) - job.memory_limit_bytes, c) for c in lean)
-    best: Shortfall | None = None
+    tried: list[Shortfall] = []
+    least_bytes: int | None = None
     for unavoidable_bytes, candidate in ordered[:_MOST_TRIED]:
-        if best is not None and (unavoidable_bytes >= best.missing_bytes or best.missing_bytes <= 0):
+        if least_bytes is not None and (unavoidable_bytes >= least_bytes or least_bytes <= 0):
             break
         found = shortfall_of(choices, candidate, job)
-        if best is None or found.missing_bytes < best.missing_bytes:
-            best = found
-    if best is None:
+        tried.append(found)
+        least_bytes = found.missing_bytes if least_bytes is None else min(least_bytes, found.missing_bytes)
+    if not tried:
         raise ValueError("nothing to consider")
-    return best
+    return sorted(tried, key=lambda shortfall: shortfall.missing_bytes)
 
 
 def _leanest(families: Iterable[Family], space: Space) -> Iterator[Candidate]:
@@ -156,6 +168,23 @@ def _host_has_room(trainable_elements: int, candidate: Candidate, job: Job) -> b
     elements = trainable_elements // (candidate.pipeline * candidate.tensor)
     needed = host_state_bytes(elements, 0, min(candidate.zero), training)
     return needed <= job.cluster.host_bytes_per_device
+
+
+def _least_proven(choices: Choices, found: Sequence[Shortfall], job: Job) -> Shortfall:
+    """The least of shortfalls by the step model's count of memory: what the chain counts is too little,
+    by more for some than for others.
+
+    Args:
+        found: by the chain's count, the least first.
+    """
+    best = _proven(choices, found[0], job)
+    for other in found[1:_MOST_COMPARED]:
+        if other.missing_bytes >= best.missing_bytes:
+            break
+        proven = _proven(choices, other, job)
+        if proven.missing_bytes < best.missing_bytes:
+            best = proven
+    return best
 
 
 def _proven(choices: Choices, least: Shortfall, job: Job) -> Shortfall:

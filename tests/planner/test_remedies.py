@@ -70,6 +70,18 @@ def test_a_smaller_micro_batch_is_the_largest_that_fits(planner: Planner) -> Non
         planner(*sets, f"batch.micro={2 * size}", room_bytes=500_000_000)
 
 
+def test_the_memory_that_is_told_is_the_least_of_all_ways_of_offloading(planner: Planner) -> None:
+    sets = (*MESH, "zero=0")
+    with pytest.raises(InfeasibleError, match=r"it would fit on devices with") as caught:
+        planner(*sets, room_bytes=20_000_000, batch=16)
+    enough_bytes = caught.value.remedies["memory_per_device_bytes"]
+    assert isinstance(enough_bytes, int)
+    room_bytes = enough_bytes - DEVICE.framework_reserved_bytes
+    assert planner(*sets, room_bytes=room_bytes, batch=16).prediction.fits
+    with pytest.raises(InfeasibleError):
+        planner(*sets, room_bytes=int(0.97 * room_bytes), batch=16)
+
+
 @pytest.mark.parametrize(("room_bytes", "nodes"), [(30_000_000, 3), (35_000_000, 2)])
 def test_so_many_devices_are_enough_and_a_node_less_is_not(
     room_bytes: int, nodes: int, planner: Planner
