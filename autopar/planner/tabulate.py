@@ -245,7 +245,7 @@ class _Builder:
                 for operand, demand in zip(node.operands, strategy.demands, strict=True):
                     demands.setdefault(operand, {})[demand] = None
         by_index = {index: node for node, index in self._index.items()}
-        parameters = {index for index, _ in self._parameters.values()}
+        parameters = {index for index, _ in self._parameters.values()} - self._at_odds()
         for index, wanted in demands.items():
             value = by_index[index].meta.get("val")
             if not isinstance(value, torch.Tensor) or by_index[index].name in self._statistics:
@@ -262,6 +262,20 @@ class _Builder:
                         spec, source, demand, has_gradient, keeps_shard
                     )
             self._nodes[index] = replace(node, conversions=costs)
+
+    def _at_odds(self) -> set[int]:
+        """Parameters of an operator that takes none of the placements asked for together: one is gathered."""
+        found: set[int] = set()
+        for index, rules in self._rules.items():
+            asked: dict[int, str] = {}  # by position among the operands
+            for position, operand in enumerate(self._nodes[index].operands):
+                item = self._sources.get(self._nodes[operand].name)
+                placement = self._asked_for.get(item.source) if item is not None else None
+                if placement is not None and operand in {i for i, _ in self._parameters.values()}:
+                    asked[position] = str(placement)
+            if not any(all(str(rule.inputs[at]) == one for at, one in asked.items()) for rule in rules):
+                found.update(self._nodes[index].operands[at] for at in asked)
+        return found
 
     def _used_placements(self) -> dict[str, tuple[int, ...]]:
         wanted: dict[int, set[str]] = {}

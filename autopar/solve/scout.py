@@ -325,14 +325,15 @@ def _differs_only(one: Candidate, other: Candidate, names: tuple[str, ...]) -> b
 
 
 def _least_s(tables: Sequence[ChoiceTable]) -> float:
-    """What the blocks of a chain compute at least."""
-    return min(
+    """What the blocks of a chain compute at least; nothing where there are no tables."""
+    chains_s = (
         sum(
             min(c.forward_compute_s + c.backward_compute_s for c in table.kinds[kind])
             for kind in table.blocks
         )
         for table in tables
     )
+    return min(chains_s, default=0.0)
 
 
 def _stretch(table: ChoiceTable, samples: float, times: float, slower: Callable[[int], float]) -> ChoiceTable:
