@@ -17,6 +17,9 @@ from autopar.solve.candidate import Family, Job
 from autopar.solve.candidates import Space, divisors
 from autopar.solve.diagnosis import Diagnosis, fits
 
+# Tables are made under these constraints.
+_IN_TABLES = frozenset(("recompute", "tensor", "activations", "operators"))
+
 
 @dataclass(frozen=True, slots=True)
 class Remedies:
@@ -64,7 +67,7 @@ class _Trial:
             if key == "mesh" and any(other.startswith("mesh.") for other in found):
                 continue
             choices = self._choices
-            if key == "recompute":  # is part of the tables
+            if key in _IN_TABLES:
                 choices = ModelChoices(self._captured, self._job.cluster, self._job.precision, freed)
             if self.fits(freed, choices):
                 found.append(key)
@@ -112,6 +115,18 @@ def _freed(settled: Plan) -> Iterator[tuple[str, Plan]]:
         yield "shard_group", replace(settled, shard_group=None)
     if settled.offload is not None:
         yield "offload", replace(settled, offload=None)
+    if settled.schedule is not None:
+        yield "pipeline.schedule", replace(settled, schedule=None)
+    if settled.virtual is not None:
+        yield "pipeline.virtual", replace(settled, virtual=None)
+    if settled.stages is not None:
+        yield "pipeline.stages", replace(settled, stages=None)
+    if settled.tensor:
+        yield "tensor", replace(settled, tensor=())
+    if settled.activations:
+        yield "activations", replace(settled, activations=())
+    if settled.operators:
+        yield "operators", replace(settled, operators=())
     if settled.stage_sizes:
         yield "pipeline.blocks_per_stage", replace(settled, stage_sizes=())
     for key in settled.bounds:

@@ -46,6 +46,12 @@ def planner() -> Planner:
         ((*MESH, "zero=0", "offload=none"), "offload", 200_000_000),
         ((*MESH, "recompute=none", "offload=none", "batch.micro=16"), "recompute", 500_000_000),
         (("mesh.tensor=1", "mesh.data=4", "zero=0", "offload=none"), "mesh.data", 200_000_000),
+        (
+            ("mesh.pipeline=4", "pipeline.schedule=gpipe", "recompute=none", "offload=none"),
+            "pipeline.schedule",
+            300_000_000,
+        ),
+        (("mesh.tensor=4", "tensor.*=replicate", "zero=0", "offload=none"), "tensor", 150_000_000),
     ],
 )
 def test_a_pin_that_is_told_to_bind_does(
