@@ -264,17 +264,15 @@ class _Builder:
             self._nodes[index] = replace(node, conversions=costs)
 
     def _at_odds(self) -> set[int]:
-        """Parameters of an operator that takes none of the placements asked for together: one is gathered."""
+        """Parameters of an operator that takes none of the shards asked for together: one is gathered."""
+        parameters = {index: name for name, (index, _) in self._parameters.items()}
         found: set[int] = set()
         for index, rules in self._rules.items():
-            asked: dict[int, str] = {}  # by position among the operands
-            for position, operand in enumerate(self._nodes[index].operands):
-                item = self._sources.get(self._nodes[operand].name)
-                placement = self._asked_for.get(item.source) if item is not None else None
-                if placement is not None and operand in {i for i, _ in self._parameters.values()}:
-                    asked[position] = str(placement)
-            if not any(all(str(rule.inputs[at]) == one for at, one in asked.items()) for rule in rules):
-                found.update(self._nodes[index].operands[at] for at in asked)
+            operands = self._nodes[index].operands
+            asked = {at: self._asked_for.get(parameters.get(one, "")) for at, one in enumerate(operands)}
+            sharded = {at: str(placement) for at, placement in asked.items() if isinstance(placement, Shard)}
+            if not any(all(str(rule.inputs[at]) == one for at, one in sharded.items()) for rule in rules):
+                found.update(operands[at] for at in sharded)
         return found
 
     def _used_placements(self) -> dict[str, tuple[int, ...]]:
