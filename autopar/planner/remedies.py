@@ -107,28 +107,20 @@ class _Trial:
 
 def _freed(settled: Plan) -> Iterator[tuple[str, Plan]]:
     """The constraints without one of them: its key, and the rest."""
-    if settled.recompute:
-        yield "recompute", replace(settled, recompute=())
-    if settled.zero is not None:
-        yield "zero", replace(settled, zero=None)
-    if settled.shard_group is not None:
-        yield "shard_group", replace(settled, shard_group=None)
-    if settled.offload is not None:
-        yield "offload", replace(settled, offload=None)
-    if settled.schedule is not None:
-        yield "pipeline.schedule", replace(settled, schedule=None)
-    if settled.virtual is not None:
-        yield "pipeline.virtual", replace(settled, virtual=None)
-    if settled.stages is not None:
-        yield "pipeline.stages", replace(settled, stages=None)
-    if settled.tensor:
-        yield "tensor", replace(settled, tensor=())
-    if settled.activations:
-        yield "activations", replace(settled, activations=())
-    if settled.operators:
-        yield "operators", replace(settled, operators=())
-    if settled.stage_sizes:
-        yield "pipeline.blocks_per_stage", replace(settled, stage_sizes=())
+    without = (
+        ("recompute", replace(settled, recompute=())),
+        ("zero", replace(settled, zero=None)),
+        ("shard_group", replace(settled, shard_group=None)),
+        ("offload", replace(settled, offload=None)),
+        ("pipeline.schedule", replace(settled, schedule=None)),
+        ("pipeline.virtual", replace(settled, virtual=None)),
+        ("pipeline.stages", replace(settled, stages=None)),
+        ("tensor", replace(settled, tensor=())),
+        ("activations", replace(settled, activations=())),
+        ("operators", replace(settled, operators=())),
+        ("pipeline.blocks_per_stage", replace(settled, stage_sizes=())),
+    )
+    yield from ((key, freed) for key, freed in without if freed != settled)
     for key in settled.bounds:
         yield key, replace(settled, bounds={k: bound for k, bound in settled.bounds.items() if k != key})
     pinned = [axis for axis in MESH_AXES if getattr(settled.mesh, axis) is not None]
